@@ -1,0 +1,113 @@
+"""States of a job, outcomes of an attempt, and the one table of allowed transitions.
+
+The names are Balsam's. Nothing else in the package decides what may follow what: the store refuses a
+transition that is not in ``TRANSITIONS``, whoever asks for it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class State(str, Enum):
+    """State of a job."""
+
+    CREATED = "CREATED"
+    """Inserted; seen only as the origin of the first event."""
+    AWAITING_PARENTS = "AWAITING_PARENTS"
+    """At least one parent is not JOB_FINISHED."""
+    READY = "READY"
+    """May be placed by a launcher."""
+    PREPROCESSED = "PREPROCESSED"
+    """Its preprocess script is done; may be placed."""
+    RUNNING = "RUNNING"
+    """Claimed by the lease in the job's row; its attempt is starting or running."""
+    RUN_DONE = "RUN_DONE"
+    """The program ended with a valid result."""
+    POSTPROCESSED = "POSTPROCESSED"
+    """Its postprocess script is done."""
+    JOB_FINISHED = "JOB_FINISHED"
+    """Done, with a result. Final."""
+    RUN_ERROR = "RUN_ERROR"
+    """The program failed, gave no valid result, or passed its own time limit."""
+    FAILED = "FAILED"
+    """No retry is left. Final, until a person says ``retry``."""
+    RUN_TIMEOUT = "RUN_TIMEOUT"
+    """The allocation ended while it ran."""
+    RESTART_READY = "RESTART_READY"
+    """May be placed again; the interruption cost it nothing."""
+    USER_KILLED = "USER_KILLED"
+    """Ended by a person or because its search ended. Final, until a person says ``retry``."""
+
+
+class Outcome(str, Enum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    INVALID_RESULT = "invalid_result"
+    TIMEOUT = "timeout"
+    START_FAILED = "start_failed"
+    WALLTIME = "walltime"
+    LOST = "lost"
+    KILLED = "killed"
+
+
+class Actor(str, Enum):
+    """Who makes a transition."""
+
+    COMMAND = "command"
+    LAUNCHER = "launcher"
+    SEARCH = "search"
+
+
+S, A = State, Actor
+_ANYBODY = frozenset(Actor)
+_LAUNCHER = frozenset({A.LAUNCHER})
+_KILLERS = frozenset({A.COMMAND, A.LAUNCHER, A.SEARCH})
+
+TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
+    (S.CREATED, S.READY): _ANYBODY,
+    (S.CREATED, S.AWAITING_PARENTS): _ANYBODY,
+    (S.CREATED, S.JOB_FINISHED): frozenset({A.SEARCH}),  # a cached evaluation: done before it began
+    (S.AWAITING_PARENTS, S.READY): _ANYBODY,
+    (S.AWAITING_PARENTS, S.FAILED): _LAUNCHER,
+    (S.READY, S.PREPROCESSED): _LAUNCHER,
+    (S.READY, S.RUNNING): _LAUNCHER,
+    (S.PREPROCESSED, S.RUNNING): _LAUNCHER,
+    (S.RESTART_READY, S.RUNNING): _LAUNCHER,
+    (S.RUNNING, S.RUN_DONE): _LAUNCHER,
+    (S.RUN_DONE, S.POSTPROCESSED): _LAUNCHER,
+    (S.RUN_DONE, S.JOB_FINISHED): _LAUNCHER,
+    (S.POSTPROCESSED, S.JOB_FINISHED): _LAUNCHER,
+    (S.RUNNING, S.RUN_ERROR): _LAUNCHER,
+    (S.RUN_ERROR, S.RESTART_READY): _LAUNCHER,
+    (S.RUN_ERROR, S.FAILED): _LAUNCHER,
+    (S.RUNNING, S.RUN_TIMEOUT): _LAUNCHER,
+    (S.RUN_TIMEOUT, S.RESTART_READY): _LAUNCHER,
+    (S.RUNNING, S.RESTART_READY): _LAUNCHER,  # start_failed, lost
+    (S.RUNNING, S.FAILED): _LAUNCHER,  # lost the third time
+    (S.RUNNING, S.USER_KILLED): _KILLERS,
+    (S.AWAITING_PARENTS, S.USER_KILLED): _KILLERS,
+    (S.READY, S.USER_KILLED): _KILLERS,
+    (S.PREPROCESSED, S.USER_KILLED): _KILLERS,
+    (S.RESTART_READY, S.USER_KILLED): _KILLERS,
+    (S.FAILED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
+    (S.USER_KILLED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
+    (S.JOB_FINISHED, S.RESTART_READY): frozenset({A.COMMAND}),  # a search whose limit was raised
+}
+
+FINAL = frozenset({S.JOB_FINISHED, S.FAILED, S.USER_KILLED})
+RUNNABLE = frozenset({S.READY, S.PREPROCESSED, S.RESTART_READY})
+ACTIVE = frozenset({S.RUNNING})
+WAITING = frozenset({S.CREATED, S.AWAITING_PARENTS})
+
+
+def may_follow(old: State, new: State, actor: Actor) -> bool:
+    """Whether ``actor`` may move a job from ``old`` to ``new``."""
+    return actor in TRANSITIONS.get((old, new), frozenset())
+
+
+def is_path(states: list[State]) -> bool:
+    """Whether consecutive ``states`` are all transitions of the table."""
+    return all(pair in TRANSITIONS for pair in zip(states, states[1:]))

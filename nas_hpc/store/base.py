@@ -1,0 +1,152 @@
+"""The protocol of a job database.
+
+Every call takes and returns batches, runs in one transaction and returns after the commit
+(acknowledged means committed). Implementations are not thread-safe: one thread owns a store.
+
+Fencing: ``claim`` writes the lease and a new attempt number into the job; ``finish``, ``adopt`` and every
+other write about a running job names both and changes nothing when they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nas_hpc.records import App, Attempt, Event, Job, Lease, Result
+from nas_hpc.states import Actor, State
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A wish to start a job now on these resources."""
+
+    job: str
+    nodes: tuple[str, ...] = ()
+    cores: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an attempt. ``path`` are the states entered, in order, from RUNNING on."""
+
+    job: str
+    attempt: int
+    lease: str
+    result: Result
+    path: tuple[State, ...]
+    tail: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs; empty fields do not restrict. ``ids`` may be full ids or unique prefixes (>= 4 digits)."""
+
+    ids: tuple[str, ...] = ()
+    workflow: str = ""
+    name: str = ""
+    states: frozenset[State] = field(default_factory=frozenset)
+    creator: str = ""
+    lease: str = ""
+    application: str = ""
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished evaluation as its search sees it; ``order`` is the id of its final event."""
+
+    job: Job
+    attempt: Attempt | None
+    """None for one that never ran (cancelled while it waited)."""
+    order: int
+
+
+class Store(Protocol):
+    """A job database."""
+
+    def close(self) -> None:
+        """Release the database."""
+
+    # -- applications ------------------------------------------------------------------------------
+    def put_app(self, app: App, *, replace: bool = False) -> None:
+        """Register ``app``. Raises WrongCall if another application has that name and not ``replace``."""
+
+    def apps(self) -> list[App]:
+        """All applications, by name."""
+
+    def remove_app(self, name: str) -> None:
+        """Raises WrongCall if it is unknown or a job that is not final uses it."""
+
+    # -- jobs --------------------------------------------------------------------------------------
+    def add_jobs(self, jobs: Sequence[Job], actor: Actor) -> list[Job]:
+        """Insert; state READY, or AWAITING_PARENTS while a parent is not finished. Returns the jobs as stored,
+        in order. A job whose (creator, seq) exists already is not inserted: the existing one is returned.
+        Raises WrongCall, inserting none, for an unknown application, an unknown parent or a cycle."""
+
+    def add_finished(self, jobs: Sequence[tuple[Job, Result]]) -> list[Finished]:
+        """Insert evaluations that are done before they began (cache hits), state JOB_FINISHED, same idempotence."""
+
+    def jobs(self, where: JobFilter) -> list[Job]:
+        """The jobs, in the order of insertion. Raises WrongCall for an id prefix that fits none or several."""
+
+    def counts(self, where: JobFilter) -> dict[State, int]:
+        """How many jobs are in each state."""
+
+    def modify(self, changed: Sequence[Job]) -> None:
+        """Replace name, args, environ, resources, parents, retries, data of jobs that are not RUNNING. Raises WrongCall
+        for one that runs, changing none."""
+
+    def remove(self, where: JobFilter) -> list[Job]:
+        """Delete jobs (with attempts and events) that are not RUNNING; WrongCall, deleting none, if one runs.
+        Evaluations of a deleted search go with it. Jobs that have a deleted one as parent: refused."""
+
+    def set_state(self, ids: Iterable[str], state: State, actor: Actor, message: str = "") -> list[Job]:
+        """Move those jobs to which the table allows it (kill, retry); returns the ones that moved, as they were
+        before (so that the caller sees which were RUNNING). Children of a job: see ``finish``."""
+
+    # -- running -----------------------------------------------------------------------------------
+    def claim(self, lease: str, claims: Sequence[Claim]) -> list[Job]:
+        """Make the runnable ones RUNNING under ``lease`` with attempt + 1 and record an Attempt. Returns those that
+        were won, as stored. Raises LeaseLost, claiming none, if the lease has ended."""
+
+    def finish(self, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
+        """Close attempts. Those whose (lease, attempt) is not current are skipped; returns the others. A job that
+        reaches JOB_FINISHED makes its children READY when all their parents are; one that reaches FAILED or
+        USER_KILLED fails its waiting children. Raises LeaseLost, writing nothing, if ``lease`` has ended."""
+
+    def adopt(self, new: str, dead: str, attempts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Take over running (job, attempt) pairs of a dead lease by compare-and-set; returns those won."""
+
+    def exchange(
+        self, lease: str, finishes: Sequence[Finish], claims: Sequence[Claim]
+    ) -> tuple[list[Finished], list[Job]]:
+        """``finish`` and ``claim`` in one transaction: what a launcher does when a slot becomes free."""
+
+    # -- leases ------------------------------------------------------------------------------------
+    def open_lease(self, lease: Lease, *, ending: Sequence[str] = (), proven: bool = False, exclusive: bool) -> None:
+        """Record a new lease and end those of ``ending`` in the same transaction. Raises LeaseLost, writing nothing,
+        if one of ``ending`` was ended by somebody else, or is unexpired at ``time.time()`` and its death is not
+        ``proven``; and, if ``exclusive``, when any other live lease remains."""
+
+    def renew_lease(self, lease: str, expires: float) -> None:
+        """Raises LeaseLost if it has ended."""
+
+    def close_lease(self, lease: str, now: float) -> None:
+        """Give it up in order. No error if it has ended already."""
+
+    def leases(self, *, live_only: bool = True) -> list[Lease]:
+        """The leases, oldest first."""
+
+    # -- history -----------------------------------------------------------------------------------
+    def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:
+        """Evaluations of a search that are final, in the order of their final events with id > ``after``.
+        Those in state JOB_FINISHED, FAILED and USER_KILLED; a job that was retried appears under its newest."""
+
+    def attempts(self, job_ids: Sequence[str]) -> list[Attempt]:
+        """Attempts, by job and number."""
+
+    def events(self, job_ids: Sequence[str] = (), after: int = 0, limit: int = 0) -> list[Event]:
+        """Events in their order; of all jobs when ``job_ids`` is empty."""
