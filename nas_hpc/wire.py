@@ -205,6 +205,9 @@ _TYPES: dict[str, type[Any]] = {
     )
 }  # fmt: skip
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
+_TUPLES = {
+    cls: tuple(i for i, f in enumerate(fields(cls)) if str(f.type).startswith("tuple")) for cls in _TYPES.values()
+}  # positions to be made tuples again: in the user's JSON a list stays a list
 _RECORD = 1  # msgpack extension code of a dataclass of this module
 
 
@@ -219,10 +222,12 @@ def _pack_default(value: object) -> object:
 def _unpack_record(code: int, body: bytes) -> object:
     if code != _RECORD:
         raise ProtocolError(f"a message has extension {code}; this version knows {_RECORD}")
-    name, *values = msgpack.unpackb(body, ext_hook=_unpack_record, use_list=False)
+    name, *values = msgpack.unpackb(body, ext_hook=_unpack_record)
     cls = _TYPES.get(name)
     if cls is None or len(values) != len(_FIELDS[cls]):
         raise ProtocolError(f"a message of kind {name!r} with {len(values)} fields is unknown in protocol {PROTOCOL}")
+    for position in _TUPLES[cls]:
+        values[position] = tuple(values[position])
     return cls(*values)
 
 
@@ -234,7 +239,7 @@ def pack(message: Message) -> bytes:
 def unpack(body: bytes) -> Message:
     """The message of ``body``. Raises ProtocolError for anything else."""
     try:
-        message = msgpack.unpackb(body, ext_hook=_unpack_record, use_list=False)
+        message = msgpack.unpackb(body, ext_hook=_unpack_record)
     except ProtocolError:
         raise
     except Exception as error:
