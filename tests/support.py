@@ -1,0 +1,92 @@
+"""What tests of every room use: waiting for a condition, and finding the processes that a test started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+TEST_ID = "NAS_HPC_TEST_ID"
+"""Environment variable that everything a test starts inherits."""
+
+
+def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = "the condition") -> T:
+    """Return the first true value of ``predicate()``; fail with ``what`` when ``timeout_s`` have passed."""
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.002
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"waited {timeout_s:g} s for {what}; the last value was {value!r}")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.05)
+
+
+def stays(predicate: Callable[[], object], duration_s: float, what: str = "the condition") -> None:
+    """Fail as soon as ``predicate()`` is false within ``duration_s``: for what must *not* happen."""
+    deadline = time.monotonic() + duration_s
+    while time.monotonic() < deadline:
+        value = predicate()
+        assert value, f"{what} held no longer: {value!r}"
+        time.sleep(0.01)
+
+
+def processes_of(test_id: str) -> list[psutil.Process]:
+    """Live processes that carry ``test_id`` in the environment they were started with, without this one.
+
+    Zombies are not counted: they run nothing, and their environment is gone. A process that was started
+    with an environment of its own making (``env -i``) is not found.
+    """
+    marker = f"{TEST_ID}={test_id}".encode()
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if marker in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                found.append(psutil.Process(int(entry.name)))
+        except (OSError, psutil.Error):
+            continue  # ended while we looked, or another user's
+    return found
+
+
+def describe(processes: list[psutil.Process]) -> str:
+    """One line naming the processes, for a failure's message."""
+    parts = []
+    for process in processes:
+        try:
+            parts.append(f"{process.pid}: {' '.join(process.cmdline())[:120]}")
+        except psutil.Error:
+            parts.append(f"{process.pid}: (ended)")
+    return "; ".join(parts)
+
+
+def end_processes(processes: list[psutil.Process]) -> None:
+    """Kill ``processes``, stopped ones included."""
+    for process in processes:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.Error:
+            continue
+
+
+def assert_no_processes(test_id: str, timeout_s: float = 10.0) -> None:
+    """Fail, after killing them, if processes of ``test_id`` are still there after ``timeout_s``."""
+    try:
+        wait_until(lambda: not processes_of(test_id), timeout_s, "the test's processes to end")
+    except AssertionError:
+        left = processes_of(test_id)
+        if not left:
+            return
+        names = describe(left)
+        end_processes(left)
+        raise AssertionError(f"processes are left: {names}") from None
