@@ -1,0 +1,103 @@
+"""The launcher's own files beside the job directories, from which analytics works without a database.
+
+Lines are appended by one thread, after the commit of what they tell. They are not synced: what a crash of the
+machine or a kill leaves out is written again from the database when the next launcher takes over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from nas_hpc.records import Attempt, Job
+
+
+def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
+    """The line of ``attempts.jsonl`` for an ended attempt."""
+    result = attempt.result
+    if result is None:
+        raise ValueError(f"attempt {attempt.number} of {job.name} has not ended")
+    share = 1 / job.resources.node_packing_count if job.resources.num_nodes == 1 else job.resources.num_nodes
+    return {
+        "job": job.id,
+        "name": job.name,
+        "number": attempt.number,
+        "launcher": attempt.lease,
+        "creator": job.creator,
+        "seq": job.seq or None,
+        "nodes": list(attempt.nodes),
+        "cores": list(attempt.cores),
+        "slots": share,
+        "submitted": job.created,
+        "start": result.start,
+        "end": result.end,
+        "outcome": result.outcome.value,
+        "return_code": result.return_code,
+        "objective": result.objective,
+        "reason": result.reason,
+        "cached": attempt.number == 0,
+    }
+
+
+class Journal:
+    """Appends to ``data/{workflow}/attempts.jsonl`` and ``launchers.jsonl`` from one thread."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+
+    def attempts(self, ended: Iterable[tuple[Job, Attempt]]) -> None:
+        """Append a line per ended attempt."""
+        by_workflow: dict[str, list[dict[str, Any]]] = {}
+        for job, attempt in ended:
+            by_workflow.setdefault(job.workflow, []).append(attempt_line(job, attempt))
+        for workflow, lines in by_workflow.items():
+            self._append(workflow, "attempts.jsonl", lines)
+
+    def launcher(self, workflow: str, line: dict[str, Any]) -> None:
+        """Append what became of the launcher or of its capacity."""
+        self._append(workflow, "launchers.jsonl", [line])
+
+    def _append(self, workflow: str, name: str, lines: list[dict[str, Any]]) -> None:
+        self._thread.submit(append_lines, self._data / workflow / name, lines)
+
+    def known(self, workflow: str) -> set[tuple[str, int]]:
+        """The (job, number) of the attempts that have a line."""
+        path = self._data / workflow / "attempts.jsonl"
+        return {(line["job"], line["number"]) for line in read_lines(path) if "job" in line and "number" in line}
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._thread.shutdown()
+
+
+def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Append JSON lines in one write; a torn last line of a killed writer is closed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    with path.open("a+b") as file:
+        if file.tell() > 0:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                text = "\n" + text
+        file.write(text.encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The readable JSON objects of a file of lines; torn ones and a missing file give nothing."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return []
+    lines = []
+    for part in raw.split(b"\n"):
+        try:
+            value = json.loads(part)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            lines.append(value)
+    return lines

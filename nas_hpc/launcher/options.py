@@ -1,0 +1,50 @@
+"""How a launcher is to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nas_hpc.errors import WrongCall
+
+Progress = Callable[[Mapping[str, object]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherOptions:
+    """All that a command or a batch script decides about a launcher. Seconds throughout."""
+
+    workflow: str = ""
+    """Only jobs of this workflow; empty: all."""
+    job_mode: str = "mpi"
+    nodes: int = 1
+    """Virtual nodes on this machine."""
+    cores_per_node: int = 0
+    """0: the machine's."""
+    time_limit_s: float = 0.0
+    """The allocation's length from the launcher's start; 0: no end."""
+    idle_timeout_s: float = 0.0
+    """End after so long with nothing running and nothing to run."""
+    fresh_interpreter: bool = False
+    """Never fork evaluations from a warm interpreter."""
+    grace_s: float = 10.0
+    """Between SIGTERM and SIGKILL."""
+    lease_s: float = 60.0
+    heartbeat_s: float = 10.0
+    stop_margin_s: float = 15.0
+    """So long before the end of the allocation running jobs are told to stop."""
+    lost_limit: int = 3
+    progress: Progress | None = None
+    """Called with the launcher's view at most every ``progress_s`` seconds, and at the end."""
+    progress_s: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.job_mode not in ("mpi", "serial"):
+            raise WrongCall(f"job mode {self.job_mode!r} is unknown; it is mpi or serial")
+        for name in ("time_limit_s", "idle_timeout_s", "grace_s", "stop_margin_s"):
+            if getattr(self, name) < 0:
+                raise WrongCall(f"{name.removesuffix('_s')} is {getattr(self, name):g} s; it must not be negative")
+        if not 0 < self.heartbeat_s < self.lease_s:
+            raise WrongCall(
+                f"heartbeat {self.heartbeat_s:g} s and lease {self.lease_s:g} s: the lease must outlast a heartbeat"
+            )

@@ -1,0 +1,85 @@
+"""What follows from what: decisions of the launcher as functions of plain values."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from fractions import Fraction
+
+from nas_hpc.records import Attempt, Job, Result
+from nas_hpc.resources import Request
+from nas_hpc.states import Outcome, State
+
+LAUNCHER_GONE = "its launcher was gone"
+"""Reason of an attempt lost with its launcher. Such losses are nobody's fault and are not counted."""
+RESTART_MARGIN_S = 120.0
+"""A restartable application starts only if so much time remains."""
+ENOUGH_SAMPLES = 10
+
+_OWN_FAULT = (Outcome.ERROR, Outcome.INVALID_RESULT, Outcome.TIMEOUT)
+_ENDED_FROM_OUTSIDE = tuple(-s for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+
+def request_of(job: Job, mode: str, *, shares_node: bool) -> Request:
+    """What ``job`` occupies in ``mode``; a search that shares its node with its evaluators takes no share."""
+    need = job.resources
+    gpus = need.gpus_per_rank * need.ranks_per_node
+    if shares_node:
+        return Request(need.num_nodes, Fraction(0), 0)
+    if mode == "mpi" or need.num_nodes > 1:
+        return Request(need.num_nodes, Fraction(1), gpus)
+    return Request(1, Fraction(1, need.node_packing_count), gpus)
+
+
+def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
+    """A restartable program that a stranger's signal ended was lost, not in error: it goes on where it was."""
+    if restartable and result.outcome is Outcome.ERROR and result.return_code in _ENDED_FROM_OUTSIDE:
+        return Outcome.LOST
+    return result.outcome
+
+
+def follow(
+    outcome: Outcome, earlier: Sequence[Attempt], *, retries: int, lost_limit: int, reason: str = ""
+) -> tuple[State, ...]:
+    """The states that a RUNNING job enters when an attempt ends with ``outcome``.
+
+    ``earlier`` are the job's attempts before this one. Only faults of the program use up its retries;
+    only losses that it may have caused (its node or its keeper died) count towards ``lost_limit``.
+    """
+    if outcome is Outcome.OK:
+        return (State.RUN_DONE, State.JOB_FINISHED)
+    if outcome is Outcome.KILLED:
+        return (State.USER_KILLED,)
+    if outcome is Outcome.WALLTIME:
+        return (State.RUN_TIMEOUT, State.RESTART_READY)
+    results = [a.result for a in earlier if a.result is not None]
+    if outcome is Outcome.LOST:
+        losses = sum(r.outcome is Outcome.LOST and r.reason != LAUNCHER_GONE for r in results)
+        final = reason != LAUNCHER_GONE and losses + 1 >= lost_limit
+        return (State.FAILED,) if final else (State.RESTART_READY,)
+    if outcome is Outcome.START_FAILED:
+        failed = sum(r.outcome is Outcome.START_FAILED for r in results)
+        return (State.FAILED,) if failed + 1 >= lost_limit else (State.RESTART_READY,)
+    faults = sum(r.outcome in _OWN_FAULT for r in results)
+    return (State.RUN_ERROR, State.RESTART_READY if faults < retries else State.FAILED)
+
+
+def estimate_s(job: Job, durations_s: Sequence[float]) -> float:
+    """How long an attempt of ``job`` takes, at a guess: its own limit or estimate, else the 95th percentile of
+    ``durations_s`` of its like once there are ten, else 0 (unknown)."""
+    own = [v for v in (job.resources.timeout_s, job.resources.wall_time_minutes * 60) if v > 0]
+    if own:
+        return min(own)
+    if len(durations_s) < ENOUGH_SAMPLES:
+        return 0.0
+    ordered = sorted(durations_s)
+    return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+def may_start(job: Job, durations_s: Sequence[float], remaining_s: float, *, restartable: bool) -> bool:
+    """Whether ``job`` should be started when ``remaining_s`` are left (infinite: no end) before jobs are stopped."""
+    if remaining_s == float("inf"):
+        return True
+    if restartable:
+        return remaining_s >= RESTART_MARGIN_S or remaining_s >= estimate_s(job, durations_s) > 0
+    return remaining_s > 0 and estimate_s(job, durations_s) <= remaining_s
