@@ -1,0 +1,175 @@
+"""Settings: built-in < site.toml < environment (NAS_HPC_…) < flag; each value knows where it comes from."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
+
+from nas_hpc.errors import ConfigError
+
+T = TypeVar("T", str, int, float, bool)
+PREFIX = "NAS_HPC_"
+BUILT_IN = "built-in"
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """One value and its origin: "built-in", the path of a site.toml, "environment NAS_HPC_…", or "flag
+    --…".
+    """
+
+    value: T
+    origin: str = BUILT_IN
+
+
+def _setting(value: T) -> Setting[T]:
+    return Setting(value)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings. Their meaning stands in ``HELP``, what is allowed in ``_CHECKS``."""
+
+    job_mode: Setting[str] = _setting("mpi")
+    nodes: Setting[int] = _setting(1)
+    cores_per_node: Setting[int] = _setting(0)
+    lease_s: Setting[float] = _setting(60.0)
+    heartbeat_s: Setting[float] = _setting(10.0)
+    grace_s: Setting[float] = _setting(10.0)
+    stop_margin_s: Setting[float] = _setting(30.0)
+    idle_timeout_s: Setting[float] = _setting(0.0)
+    lost_limit: Setting[int] = _setting(3)
+    fresh_interpreter: Setting[bool] = _setting(False)
+
+    def items(self) -> list[tuple[str, Setting[Any]]]:
+        """Name and setting, in the order of this class."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+HELP: Mapping[str, str] = {
+    "job_mode": "mpi: a job has whole nodes; serial: several one-node jobs share a node",
+    "nodes": "nodes of a launcher that no batch system gave any (virtual nodes of this machine)",
+    "cores_per_node": "cores of a node; 0: as many as the machine has",
+    "lease_s": "seconds after which a launcher that fell silent has lost its jobs",
+    "heartbeat_s": "seconds between two renewals of a launcher's lease",
+    "grace_s": "seconds between asking a process to end (TERM) and ending it (KILL)",
+    "stop_margin_s": "seconds before the allocation's end at which running jobs are interrupted",
+    "idle_timeout_s": "seconds that a launcher waits without any work before it ends; 0: it ends at once",
+    "lost_limit": "a job whose node, agent or launcher was lost so many times fails",
+    "fresh_interpreter": "start a new Python for each evaluation instead of forking a warm one",
+}
+
+_Check = tuple[Callable[[Any], bool], str]
+_POSITIVE: _Check = (lambda v: 0 < v < math.inf, "a number above 0")
+_NOT_NEGATIVE: _Check = (lambda v: 0 <= v < math.inf, "a number, 0 or more")
+_CHECKS: Mapping[str, _Check] = {
+    "job_mode": (lambda v: v in ("mpi", "serial"), '"mpi" or "serial"'),
+    "nodes": (lambda v: v >= 1, "a whole number, 1 or more"),
+    "cores_per_node": (lambda v: v >= 0, "a whole number, 0 (the machine's) or more"),
+    "lease_s": _POSITIVE,
+    "heartbeat_s": _POSITIVE,
+    "grace_s": _NOT_NEGATIVE,
+    "stop_margin_s": _NOT_NEGATIVE,
+    "idle_timeout_s": _NOT_NEGATIVE,
+    "lost_limit": (lambda v: v >= 1, "a whole number, 1 or more"),
+    "fresh_interpreter": (lambda _: True, "true or false"),
+}
+_WORDS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def load_settings(
+    environ: Mapping[str, str],
+    flags: Mapping[str, object] | None = None,
+    *,
+    site_values: Mapping[str, Any] | None = None,
+    site_file: str = "site.toml",
+) -> Settings:
+    """The settings that hold. Raises ConfigError naming value and origin.
+
+    ``site_values`` is the content of the site's file (``nas_hpc.site.read_site_file``), ``site_file`` its
+    path. A flag whose value is None was not given.
+    """
+    settings = _take(Settings(), _table(site_values or {}, site_file), lambda _name: site_file, parse=False)
+    given = {name: environ[_variable(name)] for name, _ in settings.items() if environ.get(_variable(name))}
+    settings = _take(settings, given, lambda name: f"environment {_variable(name)}", parse=True)
+    typed = {name: value for name, value in (flags or {}).items() if value is not None}
+    settings = _take(settings, typed, lambda name: f"flag {_flag(name)}", parse=False)
+    if settings.heartbeat_s.value * 2 > settings.lease_s.value:
+        raise ConfigError(
+            f"heartbeat_s {settings.heartbeat_s.value:g} ({settings.heartbeat_s.origin}) must be at most "
+            "half of "
+            f"lease_s {settings.lease_s.value:g} ({settings.lease_s.origin}), or a healthy launcher could "
+            "lose its lease"
+        )
+    return settings
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _flag(name: str) -> str:
+    return "--" + name.removesuffix("_s").replace("_", "-")
+
+
+def _table(body: Mapping[str, Any], file: str) -> Mapping[str, object]:
+    known = ("schema", "created", "settings")
+    for key in body:
+        if key not in known:
+            hint = " (settings stand below [settings])" if key in HELP else _nearest(key, known)
+            raise ConfigError(f"{file}: unknown key {key!r}{hint}; known are {', '.join(known)}")
+    table = body.get("settings", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{file}: settings is {table!r}; it has to be a table: [settings]")
+    return table
+
+
+def _take(
+    settings: Settings, values: Mapping[str, object], origin: Callable[[str], str], *, parse: bool
+) -> Settings:
+    for name, value in values.items():
+        if name not in HELP:
+            raise ConfigError(
+                f"{origin(name)}: unknown setting {name!r}{_nearest(name, HELP)}; known are {', '.join(HELP)}"
+            )
+        kind = type(getattr(Settings, name).value)
+        typed: Any = _parse(kind, value) if parse else _convert(kind, value)
+        allowed, wanted = _CHECKS[name]
+        if typed is None or not allowed(typed):
+            raise ConfigError(f"{origin(name)}: {name} is {value!r}; it has to be {wanted}")
+        changed: dict[str, Any] = {name: Setting(typed, origin(name))}
+        settings = replace(settings, **changed)
+    return settings
+
+
+def _parse(kind: type, value: object) -> object:
+    """The value of a string of the environment, or None."""
+    text = str(value).strip()
+    try:
+        return _WORDS.get(text.lower()) if kind is bool else kind(text)
+    except ValueError:
+        return None
+
+
+def _convert(kind: type, value: object) -> object:
+    """The value as ``kind``, or None: whole numbers are also floats, nothing else is converted."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if type(value) is kind else None
+
+
+def _nearest(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,293 @@
+"""A site: the directory that holds a user's job database, job directories and what belongs to running
+launchers.
+
+``site.toml`` makes a directory a site: the number of its layout, when it was made, and settings. It is
+written last, so that a site which could not be made completely is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_hpc.errors import SiteError
+
+SITE_SCHEMA = 1
+"""Number of the layout below; another number is refused."""
+SITE_VARIABLE = "NAS_HPC_SITE"
+SITE_FILE = "site.toml"
+DIRECTORIES = ("data", "log", "qsubmit", "run", "inbox")
+
+_TEMPLATE = """\
+# A site of nas-hpc. Do not change these two.
+schema = {schema}
+created = {created}
+
+# Settings, for instance:  job_mode = "serial"
+# `nas-hpc doctor` shows every setting, its value and where that comes from.
+[settings]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Paths of one site; ``path`` is absolute (symbolic links in it are kept)."""
+
+    path: Path
+
+    @property
+    def file(self) -> Path:
+        """The site's mark and settings."""
+        return self.path / SITE_FILE
+
+    @property
+    def database(self) -> Path:
+        """The SQLite database."""
+        return self.path / "db.sqlite3"
+
+    @property
+    def data(self) -> Path:
+        """Job directories, by workflow."""
+        return self.path / "data"
+
+    @property
+    def log(self) -> Path:
+        """Logs of launchers."""
+        return self.path / "log"
+
+    @property
+    def qsubmit(self) -> Path:
+        """Scripts given to the batch system, and their output."""
+        return self.path / "qsubmit"
+
+    @property
+    def run(self) -> Path:
+        """Files of running launchers."""
+        return self.path / "run"
+
+    @property
+    def inbox(self) -> Path:
+        """Requests left for an owner on a host that cannot be reached."""
+        return self.path / "inbox"
+
+    @property
+    def endpoint(self) -> Path:
+        """Where the running launcher listens."""
+        return self.run / "endpoint.json"
+
+    @property
+    def owner(self) -> Path:
+        """Which process owns the database."""
+        return self.run / "owner.json"
+
+    def workflow_directory(self, workflow: str) -> Path:
+        """Directory of the jobs of ``workflow``."""
+        return self.data / workflow
+
+    def job_directory(self, workflow: str, directory_name: str) -> Path:
+        """Directory of a job; ``directory_name`` is ``Job.directory_name``."""
+        return self.data / workflow / directory_name
+
+    def check_writable(self) -> None:
+        """Raise SiteError if files cannot be made here."""
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            why = (
+                "is on a file system mounted read-only"
+                if _mounted_read_only(self.path)
+                else "is not writable for you"
+            )
+            raise SiteError(
+                f"the site {self.path} {why}; copy it to where you may write, or use another with --site"
+            )
+
+
+def create_site(path: str | Path, fill: Callable[[Site], None] | None = None) -> Site:
+    """Make a site at ``path``, which does not exist or is an empty directory; mode 0700.
+
+    ``fill`` makes the database; the site's mark is written after it. Raises SiteError, leaving nothing
+    behind, for a site that is there already, a file, a directory with other things in it, a missing parent,
+    no permission, a full disk.
+    """
+    if not str(path).strip():
+        raise SiteError(
+            "the site's path is empty; name the directory to be made, for instance: nas-hpc init testdb"
+        )
+    site = Site(_absolute(path))
+    _check_free(site)
+    made: list[Path] = []
+    try:
+        with _plain_errors(f"the site {site.path} cannot be made"):
+            if not site.path.exists():
+                site.path.mkdir(mode=0o700)
+                made.append(site.path)
+            site.path.chmod(0o700)
+            for name in DIRECTORIES:
+                (site.path / name).mkdir(mode=0o700)
+                made.append(site.path / name)
+        if fill is not None:
+            fill(site)
+        with _plain_errors(f"the site {site.path} cannot be made"):
+            _write_mark(site)
+    except BaseException:
+        _undo(site, made)
+        raise
+    return site
+
+
+def find_site(explicit: str | Path | None, environ: Mapping[str, str], cwd: Path) -> Site:
+    """The site of a flag, else of NAS_HPC_SITE, else the first one found upward from ``cwd``. Raises
+    SiteError.
+    """
+    if explicit is not None and str(explicit):
+        return load_site(explicit, f"--site {explicit}", cwd)
+    named = environ.get(SITE_VARIABLE, "")
+    if named:
+        return load_site(named, f"{SITE_VARIABLE}={named}", cwd)
+    for directory in (cwd, *cwd.parents):
+        if (directory / SITE_FILE).is_file():
+            return load_site(directory, str(directory), cwd)
+    raise SiteError(
+        f"no site: --site is not given, {SITE_VARIABLE} is not set, and neither {cwd} nor a directory above "
+        "it is one; "
+        "make one with: nas-hpc init NAME"
+    )
+
+
+def load_site(path: str | Path, named: str = "", cwd: Path | None = None) -> Site:
+    """The site at ``path``. Raises SiteError if it is none or of another version; ``named`` is how the user
+    named it.
+    """
+    site = Site(_absolute(path, cwd))
+    named = named or str(site.path)
+    with _plain_errors(f"{named}: {site.path} cannot be read"):
+        if not site.path.exists():
+            raise SiteError(
+                f"{named}: {site.path} does not exist; make a site there with: nas-hpc init {site.path}"
+            )
+        if not site.path.is_dir():
+            raise SiteError(f"{named}: {site.path} is a file; a site is a directory made by nas-hpc init")
+        if not site.file.is_file():
+            raise SiteError(
+                f"{named}: {site.path} is no site (it has no {SITE_FILE}); make one with: nas-hpc init NAME"
+            )
+    schema = read_site_file(site).get("schema")
+    if schema != SITE_SCHEMA or isinstance(schema, bool):
+        raise SiteError(
+            f"{named}: {site.file} has schema {schema!r}, this version of nas-hpc reads schema "
+            f"{SITE_SCHEMA}; use the "
+            "version that made it, or make a new site with: nas-hpc init NAME"
+        )
+    missing = [name for name in DIRECTORIES if not (site.path / name).is_dir()]
+    if missing:
+        raise SiteError(
+            f"{named}: the site {site.path} has lost {', '.join(missing)}; bring it back with: "
+            f"mkdir -m 700 {' '.join(str(site.path / name) for name in missing)}"
+        )
+    return site
+
+
+def read_site_file(site: Site) -> dict[str, Any]:
+    """The content of site.toml. Raises SiteError if it cannot be read."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:  # pragma: no cover
+        import tomli as tomllib
+    with _plain_errors(f"{site.file} cannot be read"):
+        body = site.file.read_bytes()
+    try:
+        return tomllib.loads(body.decode())
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise SiteError(f"{site.file} is not valid TOML: {' '.join(str(error).split())}") from error
+
+
+def _absolute(path: str | Path, cwd: Path | None = None) -> Path:
+    """Absolute without resolving symbolic links: a job's directory is named as its user names it."""
+    return Path(os.path.normpath((cwd or Path.cwd()) / Path(path).expanduser()))
+
+
+def _check_free(site: Site) -> None:
+    path = site.path
+    with _plain_errors(f"the site {path} cannot be made"):
+        if not path.parent.exists():
+            raise SiteError(
+                f"the site {path} cannot be made: {path.parent} does not exist; mkdir -p {path.parent} first"
+            )
+        if not path.parent.is_dir():
+            raise SiteError(f"the site {path} cannot be made: {path.parent} is a file, not a directory")
+        if not path.exists():
+            if path.is_symlink():
+                raise SiteError(
+                    f"{path} is a link to {os.readlink(path)}, which does not exist; name another path"
+                )
+            return
+        if not path.is_dir():
+            raise SiteError(f"{path} is a file; name a directory that does not exist yet")
+        if site.file.exists():
+            raise SiteError(
+                f"{path} is a site already, nothing was changed; use it with --site, or name another path"
+            )
+        found = sorted(entry.name for entry in os.scandir(path))
+    if found:
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise SiteError(f"{path} has other things in it ({some}); name a directory that is new or empty")
+
+
+def _write_mark(site: Site) -> None:
+    temporary = site.path / f".{SITE_FILE}.{os.getpid()}"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(_TEMPLATE.format(schema=SITE_SCHEMA, created=round(time.time(), 3)))
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, site.file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    for directory in (site.path, site.path.parent):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _undo(site: Site, made: list[Path]) -> None:
+    """Remove what a failed ``create_site`` has made: only directories it made, and the database's files."""
+    try:
+        for entry in site.path.glob(site.database.name + "*"):
+            entry.unlink()
+        for directory in reversed(made):
+            directory.rmdir()
+    except OSError:
+        return  # the first error is the one to be told
+
+
+@contextmanager
+def _plain_errors(what: str) -> Iterator[None]:
+    """Make an OSError a SiteError that says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.EACCES: "no permission; name a directory in which you may write",
+            errno.EPERM: "no permission; name a directory in which you may write",
+            errno.EROFS: "the file system is mounted read-only; name a directory in which you may write",
+            errno.ENOSPC: "the disk is full; free some space or name a directory on another disk",
+            errno.EDQUOT: "your disk quota is used up; free some space or name a directory on another disk",
+            errno.ENAMETOOLONG: "the name is too long; use a shorter one",
+            errno.ENOTDIR: "a part of the path is a file, not a directory",
+            errno.ELOOP: "its symbolic links lead in a circle",
+        }.get(error.errno or 0, f"{error.strerror or error}")
+        raise SiteError(f"{what}: {advice}") from error
+
+
+def _mounted_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
