@@ -39,7 +39,7 @@ class Settings:
     lease_s: Setting[float] = _setting(60.0)
     heartbeat_s: Setting[float] = _setting(10.0)
     grace_s: Setting[float] = _setting(10.0)
-    stop_margin_s: Setting[float] = _setting(30.0)
+    stop_margin_s: Setting[float] = _setting(15.0)
     idle_timeout_s: Setting[float] = _setting(0.0)
     lost_limit: Setting[int] = _setting(3)
     fresh_interpreter: Setting[bool] = _setting(False)
