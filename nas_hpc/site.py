@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import SiteError
-from nas_hpc.records import Job
 
 SITE_SCHEMA = 1
 """Number of the layout below; another number is refused."""
@@ -92,9 +91,11 @@ class Site:
         """Directory of the jobs of ``workflow``."""
         return self.data / workflow
 
-    def job_directory(self, job: Job) -> Path:
-        """Directory of ``job``: its output, result and metrics."""
-        return self.data / job.workflow / job.directory_name
+    def job_directory(self, workflow: str, directory_name: str) -> Path:
+        """Directory of a job, its output, result and metrics; ``directory_name`` is
+        ``Job.directory_name``.
+        """
+        return self.data / workflow / directory_name
 
     def check_writable(self) -> None:
         """Raise SiteError if files cannot be made here."""

@@ -1,1 +1,1 @@
-
+"""The command line: one file a command group, loaded when its command is called."""

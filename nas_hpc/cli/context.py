@@ -1,0 +1,133 @@
+"""What every command shares: the flags --site and --debug, the site, the settings, the open database.
+
+Imports nothing heavy: the database's library is loaded when a command opens it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nas_hpc.errors import SiteError
+
+if TYPE_CHECKING:
+    from nas_hpc.config import Settings
+    from nas_hpc.site import Site
+    from nas_hpc.store.base import Store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Invocation:
+    """One call of the program."""
+
+    def __init__(self) -> None:
+        self.site_flag = ""
+        self.debug = False
+
+    def site(self) -> Site:
+        """The site that this call is about. Raises SiteError."""
+        from nas_hpc.site import find_site
+
+        return find_site(self.site_flag or None, os.environ, working_directory())
+
+    def settings(self, site: Site | None, flags: Mapping[str, object] | None = None) -> Settings:
+        """The settings that hold for this call. Raises ConfigError."""
+        from nas_hpc.config import load_settings
+        from nas_hpc.site import read_site_file
+
+        if site is None:
+            return load_settings(os.environ, flags)
+        return load_settings(os.environ, flags, site_values=read_site_file(site), site_file=str(site.file))
+
+    @contextmanager
+    def store(self, *, write: bool) -> Iterator[tuple[Site, Store]]:
+        """The site and its open database. Raises SiteError where ``write`` is asked for and not possible."""
+        site = self.site()
+        if write:
+            site.check_writable()
+        with open_database(site) as store:
+            yield site, store
+
+
+@contextmanager
+def open_database(site: Site) -> Iterator[Store]:
+    """The open database of ``site``."""
+    from nas_hpc.store import open_store
+
+    if not site.database.is_file():
+        raise SiteError(
+            f"the site {site.path} has lost its database {site.database.name}; restore it from a copy, or "
+            "make a new "
+            "site with: nas-hpc init NAME"
+        )
+    store = open_store(site.database)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def working_directory() -> Path:
+    """Where the user stands. Raises SiteError if that directory was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise SiteError("the working directory does not exist any more; cd to another one") from None
+
+
+def _take_site(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        if not value.strip():
+            raise SiteError("--site is empty; give the path of a site, or leave the flag out")
+        ctx.ensure_object(Invocation).site_flag = value
+
+
+def _take_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Invocation).debug = True
+
+
+def site_option() -> click.Option:
+    """``--site PATH``."""
+    return click.Option(
+        ["--site"],
+        metavar="PATH",
+        expose_value=False,
+        is_eager=True,
+        callback=_take_site,
+        help="The site to work on.",
+    )
+
+
+def debug_option() -> click.Option:
+    """``--debug``."""
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_take_debug,
+        help="Show tracebacks.",
+    )
+
+
+def site_options(command: Function) -> Function:
+    """Give a command --site and --debug, so that they may stand behind its name too. Goes above
+    ``click.command``.
+    """
+    assert isinstance(command, click.Command)
+    command.params += [site_option(), debug_option()]
+    command.context_settings.setdefault("help_option_names", ["-h", "--help"])
+    return command
+
+
+def note(text: str) -> None:
+    """Say something to the user that is not the command's output."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,146 @@
+"""``nas-hpc launcher``: run the site's jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.types import Amount, Count
+from nas_hpc.errors import WrongCall
+from nas_hpc.store.base import JobFilter
+
+if TYPE_CHECKING:
+    from nas_hpc.config import Settings
+    from nas_hpc.launcher.options import LauncherOptions, Progress
+    from nas_hpc.site import Site
+    from nas_hpc.store.base import Store
+
+
+@site_options
+@click.command()
+@click.option("--job-mode", type=click.Choice(["mpi", "serial"]), default=None, help="[default: mpi]")
+@click.option("--wf-filter", "--workflow", "workflow", default="", help="Only jobs of this workflow.")
+@click.option("--consume-all", is_flag=True, help="All workflows; the default without --wf-filter.")
+@click.option(
+    "--time-limit-minutes",
+    "time_limit_minutes",
+    type=Amount("minutes", positive=True),
+    default=None,
+    help="End after so long; what runs then is interrupted and can go on later.",
+)
+@click.option(
+    "--nodes", type=Count(1), default=None, help="So many virtual nodes on this machine. [default: 1]"
+)
+@click.option(
+    "--cores-per-node", type=Count(0), default=None, help="Cores of a node. [default: the machine's]"
+)
+@click.option(
+    "--idle-timeout", type=Amount("seconds"), default=None, help="Wait so long for new work. [default: 0]"
+)
+@click.option("--fresh-interpreter", is_flag=True, default=None, help="A new Python for every evaluation.")
+@click.option("--json", "as_json", is_flag=True, help="Print the last view as JSON at the end.")
+@click.pass_obj
+def launcher(
+    call: Invocation,
+    job_mode: str | None,
+    workflow: str,
+    consume_all: bool,
+    time_limit_minutes: float | None,
+    nodes: int | None,
+    cores_per_node: int | None,
+    idle_timeout: float | None,
+    fresh_interpreter: bool | None,
+    as_json: bool,
+) -> int:
+    """Run the site's jobs until none is left that can run.
+
+    \b
+    Examples:
+      nas-hpc launcher --job-mode serial --wf-filter TEST
+      nas-hpc launcher --consume-all --time-limit-minutes 55 --nodes 4
+    """
+    if consume_all and workflow:
+        raise WrongCall(f"--consume-all and --wf-filter {workflow!r} do not go together; give one of them")
+    site = call.site()
+    site.check_writable()
+    settings = call.settings(
+        site,
+        {
+            "job_mode": job_mode,
+            "nodes": nodes,
+            "cores_per_node": cores_per_node,
+            "idle_timeout_s": idle_timeout,
+            "fresh_interpreter": fresh_interpreter,
+        },
+    )
+    if workflow:
+        with call.store(write=False) as (_, store):
+            _check_workflow(store, workflow)
+    last = LastView()
+    time_limit_s = (time_limit_minutes or 0.0) * 60
+    options = launcher_options(settings, workflow, time_limit_s, last if as_json else None)
+    if not as_json:
+        return start(site, options)
+    from nas_hpc.cli.output import print_json
+
+    with contextlib.redirect_stdout(sys.stderr):  # the launcher's own lines
+        code = start(site, options)
+    print_json({"exit_code": code, **last.view})
+    return code
+
+
+def start(site: Site, options: LauncherOptions) -> int:
+    """Run a launcher in this process; returns the exit code."""
+    from nas_hpc.launcher.loop import run_launcher
+
+    return run_launcher(site, options)
+
+
+class LastView:
+    """Keeps the newest view of the launcher."""
+
+    def __init__(self) -> None:
+        self.view: dict[str, object] = {}
+
+    def __call__(self, view: Mapping[str, object]) -> None:
+        self.view = dict(view)
+
+
+def launcher_options(
+    settings: Settings, workflow: str, time_limit_s: float, progress: Progress | None = None
+) -> LauncherOptions:
+    """The options of a launcher under ``settings``."""
+    from nas_hpc.launcher.options import LauncherOptions
+
+    return LauncherOptions(
+        workflow=workflow,
+        job_mode=settings.job_mode.value,
+        nodes=settings.nodes.value,
+        cores_per_node=settings.cores_per_node.value,
+        time_limit_s=time_limit_s,
+        idle_timeout_s=settings.idle_timeout_s.value,
+        fresh_interpreter=settings.fresh_interpreter.value,
+        grace_s=settings.grace_s.value,
+        lease_s=settings.lease_s.value,
+        heartbeat_s=settings.heartbeat_s.value,
+        stop_margin_s=settings.stop_margin_s.value,
+        lost_limit=settings.lost_limit.value,
+        progress=progress,
+    )
+
+
+def _check_workflow(store: Store, workflow: str) -> None:
+    """Raise WrongCall for a workflow without any job: most likely a slip of the pen."""
+    if not store.counts(JobFilter(workflow=workflow)):
+        known = sorted({job.workflow for job in store.jobs(JobFilter())})
+        there_are = (
+            f"there are {', '.join(known[:8])}"
+            if known
+            else "there are no jobs yet; add one with: nas-hpc job"
+        )
+        raise WrongCall(f"--wf-filter {workflow!r}: no job belongs to that workflow; {there_are}")

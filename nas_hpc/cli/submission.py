@@ -1,0 +1,156 @@
+"""Making and changing jobs from flags: shared by ``job``, ``modify`` and ``run``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nas_hpc.cli.context import note, working_directory
+from nas_hpc.cli.modules import check_search_args
+from nas_hpc.cli.types import Amount, Count, parse_args, parse_list
+from nas_hpc.errors import WrongCall
+from nas_hpc.records import App, Job, Origin, Resources
+from nas_hpc.states import State
+from nas_hpc.store.base import JobFilter, Store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_RESOURCES: tuple[tuple[str, click.ParamType[Any], str], ...] = (
+    ("num-nodes", Count(1), "Nodes of the job."),
+    ("ranks-per-node", Count(1), "MPI ranks on each node."),
+    ("threads-per-rank", Count(1), "Threads of each rank."),
+    ("threads-per-core", Count(1, 64), "Hardware threads used of each core."),
+    ("gpus-per-rank", Count(0), "GPUs of each rank."),
+    ("node-packing-count", Count(1), "So many such jobs share a node in serial mode."),
+    ("wall-time-minutes", Amount("minutes"), "How long it takes, at a guess; for placement."),
+    ("timeout", Amount("seconds"), "End it after so many seconds; 0: never."),
+)
+_FIELD = {"timeout": "timeout_s"}
+
+
+def resource_options(command: Function) -> Function:
+    """The flags that say what a job occupies; their values are None where not given."""
+    for flag, kind, text in reversed(_RESOURCES):
+        default = getattr(Resources(), _field(flag))
+        shown = f"{text}  [default: {default:g}]" if "never" not in text else text
+        command = click.option(f"--{flag}", type=kind, default=None, help=shown)(command)
+    return command
+
+
+def _field(flag: str) -> str:
+    name = flag.replace("-", "_")
+    return _FIELD.get(name, name)
+
+
+def resources_from(flags: Mapping[str, Any], base: Resources) -> Resources:
+    """``base`` with the given ones of ``resource_options`` put in."""
+    given: dict[str, Any] = {
+        _field(flag): flags[flag.replace("-", "_")]
+        for flag, _, _ in _RESOURCES
+        if flags.get(flag.replace("-", "_")) is not None
+    }
+    return replace(base, **given)
+
+
+def record_origin() -> Origin:
+    """Where this call comes from: what the job needs to run as if it were started here."""
+    from nas_hpc.processes.environment import recordable
+
+    cwd = working_directory()
+    entries = [str(cwd)]
+    for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        if entry:
+            entries.append(os.path.normpath(cwd / Path(entry)))
+    return Origin(
+        directory=str(cwd),
+        sys_path=tuple(dict.fromkeys(entries)),
+        interpreter=os.path.abspath(sys.executable),
+        environ=recordable(os.environ),
+    )
+
+
+def find_app(store: Store, name: str) -> App:
+    """The application ``name``. Raises WrongCall naming those there are."""
+    apps = {app.name: app for app in store.apps()}
+    if name not in apps:
+        there_are = f"known are {', '.join(apps)}" if apps else "none is registered yet"
+        raise WrongCall(
+            f"application {name!r} is unknown; {there_are}; register it with: nas-hpc app --name "
+            f"{name or 'NAME'} "
+            "--exec COMMAND, or the searches of nas-hpc with: nas-hpc app --sync"
+        )
+    return apps[name]
+
+
+def check_args(app: App, args: str, origin: Origin) -> None:
+    """Raise WrongCall if ``args`` cannot be split, or names modules that the search could not find."""
+    words = parse_args(args)
+    check_search_args(app, words, origin)
+
+
+def find_parents(store: Store, text: str) -> tuple[str, ...]:
+    """Full ids of the jobs ``id,id``. Raises WrongCall for one that does not exist; warns of one that
+    failed.
+    """
+    wanted = parse_list(text)
+    if not wanted:
+        return ()
+    for one in wanted:
+        if len(one) < 4 or set(one.lower()) - set("0123456789abcdef") or len(one) > 32:
+            raise WrongCall(
+                f"--parents {one!r} is no job id; give ids as in: nas-hpc ls jobs, at least 4 digits of each"
+            )
+    parents = []
+    for one in wanted:
+        try:
+            parents += store.jobs(JobFilter(ids=(one.lower(),)))
+        except WrongCall as error:
+            raise WrongCall(f"--parents {one}: {error.message}") from error
+    for parent in parents:
+        if parent.state in (State.FAILED, State.USER_KILLED):
+            note(
+                f"note: parent {parent.name} ({parent.id[:8]}) is {parent.state.value}; the job waits until "
+                "it was "
+                f"retried and is done: nas-hpc retry {parent.id[:8]}"
+            )
+    return tuple(dict.fromkeys(parent.id for parent in parents))
+
+
+def find_jobs(store: Store, words: Sequence[str], flag: str = "JOB") -> list[Job]:
+    """The jobs of ``words``: ids, their beginnings, names, or WORKFLOW/NAME. Raises WrongCall."""
+    found: dict[str, Job] = {}
+    for word in words:
+        job = find_job(store, word, flag)
+        found[job.id] = job
+    return list(found.values())
+
+
+def find_job(store: Store, word: str, flag: str = "JOB") -> Job:
+    """The one job of ``word``: an id, its beginning (4 digits or more), a name, or WORKFLOW/NAME. Raises
+    WrongCall.
+    """
+    workflow, _, name = word.rpartition("/")
+    if name.strip():
+        named = store.jobs(JobFilter(workflow=workflow, name=name))
+        if len(named) == 1:
+            return named[0]
+        if len(named) > 1:
+            some = ", ".join(f"{job.id[:8]} (in {job.workflow})" for job in named[:4])
+            raise WrongCall(f"{flag} {word!r}: {len(named)} jobs have that name, {some}; give the id of one")
+    if len(word) >= 4 and not set(word.lower()) - set("0123456789abcdef") and len(word) <= 32:
+        return store.jobs(JobFilter(ids=(word.lower(),)))[0]
+    raise WrongCall(
+        f"{flag} {word!r}: there is no job of that id or name; nas-hpc ls jobs shows those there are"
+    )
+
+
+def now() -> float:
+    """The time that a new job carries."""
+    return time.time()

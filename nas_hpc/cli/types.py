@@ -1,0 +1,154 @@
+"""Values of flags: names, whole and real numbers within bounds, environment settings, lists of ids. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from nas_hpc.errors import WrongCall
+from nas_hpc.states import State
+
+MAX_NAME = 100
+"""Longest name of a job or workflow, in bytes: its directory's name is nine longer and must fit
+everywhere.
+"""
+MAX_COUNT = 1_000_000
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NEXT_SETTING = re.compile(r":(?=[^:=]*=)")
+
+
+class Name(click.ParamType[str]):
+    """A name that becomes a directory."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or the reason why it is none."""
+        wrong = wrong_name(str(value))
+        if wrong:
+            self.fail(f"{value!r} {wrong}", param, ctx)
+        return str(value)
+
+
+def wrong_name(name: str) -> str:
+    """What is wrong with ``name`` as the name of a job, workflow or application, and what is right; "" if
+    nothing.
+    """
+    if not name.strip():
+        return "is empty; give a name such as test"
+    if "/" in name:
+        better = name.strip("/").replace("/", "_") or "test"
+        return f"has a slash, and it names a directory; use for instance {better!r}"
+    if name[0] in ".-":
+        return f"begins with {name[0]!r}; begin with a letter or a digit"
+    if not name.isprintable() or any(c.isspace() or c in "%\\,:*?\"'" for c in name):
+        return "has a character that a directory's name should not have; use letters, digits, and . _ - + ="
+    if len(name.encode(errors="replace")) > MAX_NAME:
+        return f"is {len(name.encode(errors='replace'))} bytes long; use at most {MAX_NAME}"
+    return ""
+
+
+class Count(click.ParamType[int]):
+    """A whole number from ``least`` to ``most``."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int = MAX_COUNT) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, or the reason why it is none."""
+        try:
+            number = int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no whole number; give {self.least} or more", param, ctx)
+        if number < self.least or number > self.most:
+            self.fail(
+                f"{value} is not allowed; give a whole number from {self.least} to {self.most}", param, ctx
+            )
+        return number
+
+
+class Amount(click.ParamType[float]):
+    """A number, 0 or more (``positive``: above 0)."""
+
+    name = "number"
+
+    def __init__(self, unit: str, *, positive: bool = False) -> None:
+        self.unit, self.positive = unit, positive
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or the reason why it is none."""
+        wanted = f"a number of {self.unit}{' above 0' if self.positive else ', 0 or more'}"
+        try:
+            number = float(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no number; give {wanted}", param, ctx)
+        if not math.isfinite(number) or number < 0 or (self.positive and number == 0):
+            self.fail(f"{value} is not allowed; give {wanted}", param, ctx)
+        return number
+
+
+class StateName(click.ParamType[State]):
+    """The name of a state, in any case."""
+
+    name = "state"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> State:
+        """The state, or the states there are."""
+        try:
+            return State(str(value).upper())
+        except ValueError:
+            self.fail(
+                f"{value!r} is no state; the states are {', '.join(s.value for s in State)}", param, ctx
+            )
+
+
+def parse_environ(settings: Iterable[str]) -> dict[str, str]:
+    """``K=V`` or ``K=V:K2=V2``, as Balsam writes it, several times. Raises WrongCall.
+
+    A colon parts two settings only where a ``name=`` follows, so that a value may be a search path.
+    """
+    found: dict[str, str] = {}
+    for text in settings:
+        for part in _NEXT_SETTING.split(text):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise WrongCall(
+                    f"--env {text!r}: {part!r} has no '='; write --env NAME=VALUE or NAME=VALUE:NAME2=VALUE2"
+                )
+            if not _VARIABLE.match(key):
+                raise WrongCall(
+                    f"--env {text!r}: {key!r} is no name of a variable; use letters, digits and _, as in "
+                    "OMP_NUM_THREADS=4"
+                )
+            if key.startswith(
+                ("NAS_HPC_JOB", "NAS_HPC_ENDPOINT", "NAS_HPC_ATTEMPT", "BALSAM_JOB", "BALSAM_LAUNCHER")
+            ):
+                raise WrongCall(
+                    f"--env {text!r}: {key} is set by the launcher for every job; choose another name"
+                )
+            if key in found and found[key] != value:
+                raise WrongCall(f"--env gives {key} twice, as {found[key]!r} and as {value!r}; give it once")
+            found[key] = value
+    return found
+
+
+def parse_args(text: str, flag: str = "--args") -> list[str]:
+    """The words of a command line. Raises WrongCall if its quotes do not match."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise WrongCall(
+            f"{flag} {text!r} cannot be split into words: {str(error).lower()}; every quote needs its partner"
+        ) from error
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """The parts of ``a,b``, without empty ones and duplicates."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
