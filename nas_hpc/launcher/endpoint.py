@@ -39,7 +39,11 @@ class EndpointServer:
     """
 
     def __init__(
-        self, path: Path, epoch: str, on_message: Callable[[bytes, Message], None], on_note: Callable[[str], None]
+        self,
+        path: Path,
+        epoch: str,
+        on_message: Callable[[bytes, Message], None],
+        on_note: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._path, self._epoch = path, epoch
@@ -83,12 +87,12 @@ class EndpointServer:
         except zmq.ZMQError:
             return False
         # The socket's descriptor is edge-triggered: sending may swallow the edge of a message that came in.
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._loop.call_soon(self._drain)
         return True
 
     def _drain(self) -> None:
-        while not self._socket.closed and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while not self._socket.closed and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             peer, *rest = self._socket.recv_multipart(zmq.NOBLOCK)
             try:
                 message = unpack(rest[-1] if rest else b"")

@@ -67,7 +67,9 @@ class Journal:
     def known(self, workflow: str) -> set[tuple[str, int]]:
         """The (job, number) of the attempts that have a line."""
         path = self._data / workflow / "attempts.jsonl"
-        return {(line["job"], line["number"]) for line in read_lines(path) if "job" in line and "number" in line}
+        return {
+            (line["job"], line["number"]) for line in read_lines(path) if {"job", "number"} <= line.keys()
+        }
 
     def close(self) -> None:
         """Wait until all is written."""

@@ -43,8 +43,10 @@ class LauncherOptions:
             raise WrongCall(f"job mode {self.job_mode!r} is unknown; it is mpi or serial")
         for name in ("time_limit_s", "idle_timeout_s", "grace_s", "stop_margin_s"):
             if getattr(self, name) < 0:
-                raise WrongCall(f"{name.removesuffix('_s')} is {getattr(self, name):g} s; it must not be negative")
+                value = getattr(self, name)
+                raise WrongCall(f"{name.removesuffix('_s')} is {value:g} s; it must not be negative")
         if not 0 < self.heartbeat_s < self.lease_s:
             raise WrongCall(
-                f"heartbeat {self.heartbeat_s:g} s and lease {self.lease_s:g} s: the lease must outlast a heartbeat"
+                f"heartbeat {self.heartbeat_s:g} s, lease {self.lease_s:g} s: "
+                "the lease must outlast a heartbeat, which is longer than 0"
             )

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from fractions import Fraction
 
+from nas_hpc.errors import WrongCall
 from nas_hpc.records import Attempt, Job, Result
 from nas_hpc.resources import Request
 from nas_hpc.states import Outcome, State
@@ -32,7 +33,7 @@ def request_of(job: Job, mode: str, *, shares_node: bool) -> Request:
 
 
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
-    """A restartable program that a stranger's signal ended was lost, not in error: it goes on where it was."""
+    """A restartable program that a stranger's signal ended is lost, not in error: it goes on where it was."""
     if restartable and result.outcome is Outcome.ERROR and result.return_code in _ENDED_FROM_OUTSIDE:
         return Outcome.LOST
     return result.outcome
@@ -64,9 +65,14 @@ def follow(
     return (State.RUN_ERROR, State.RESTART_READY if faults < retries else State.FAILED)
 
 
+def no_original(seq: int, original: int) -> WrongCall:
+    """The error for a cache hit on an evaluation that has no result."""
+    return WrongCall(f"evaluation {seq} is to share the result of {original}, which has none (yet)")
+
+
 def estimate_s(job: Job, durations_s: Sequence[float]) -> float:
-    """How long an attempt of ``job`` takes, at a guess: its own limit or estimate, else the 95th percentile of
-    ``durations_s`` of its like once there are ten, else 0 (unknown)."""
+    """How long an attempt of ``job`` takes, at a guess: its own limit or estimate, else the 95th percentile
+    of ``durations_s`` of its like once there are ten, else 0 (unknown)."""
     own = [v for v in (job.resources.timeout_s, job.resources.wall_time_minutes * 60) if v > 0]
     if own:
         return min(own)
@@ -77,7 +83,7 @@ def estimate_s(job: Job, durations_s: Sequence[float]) -> float:
 
 
 def may_start(job: Job, durations_s: Sequence[float], remaining_s: float, *, restartable: bool) -> bool:
-    """Whether ``job`` should be started when ``remaining_s`` are left (infinite: no end) before jobs are stopped."""
+    """Whether to start ``job`` when ``remaining_s`` are left (infinite: no end) until jobs are stopped."""
     if remaining_s == float("inf"):
         return True
     if restartable:

@@ -18,7 +18,7 @@ def local_nodes(count: int = 1, cores_per_node: int = 0) -> list[Node]:
     if count < 1:
         raise WrongCall(f"--nodes {count}: there must be at least 1 node")
     if cores_per_node < 0:
-        raise WrongCall(f"--cores-per-node {cores_per_node}: give the number of cores, or 0 for the machine's")
+        raise WrongCall(f"--cores-per-node {cores_per_node}: give a number of cores, or 0 for the machine's")
     mine = tuple(sorted(os.sched_getaffinity(0)))
     host = socket.gethostname()
     cores = tuple(range(cores_per_node)) if cores_per_node else mine

@@ -29,7 +29,9 @@ class Request:
         if not 0 <= self.share <= 1:
             raise PlacementError(f"a job asks for {self.share} of a node; it must be between 0 and 1")
         if self.num_nodes > 1 and self.share != 1:
-            raise PlacementError(f"a job of {self.num_nodes} nodes asks for {self.share} of each; it must take them whole")
+            raise PlacementError(
+                f"a job of {self.num_nodes} nodes asks for {self.share} of each; it must take them whole"
+            )
         if self.gpus < 0:
             raise PlacementError(f"gpus is {self.gpus}; it must not be negative")
 
@@ -65,7 +67,7 @@ class Pool:
     """The nodes of an allocation and what is free on them.
 
     ``reserved`` names nodes that hold nothing (the master's own). Nodes are filled in their order: the first
-    with room for a fraction takes it, so that jobs are packed and whole nodes stay free for those that need them.
+    with room for a fraction takes it, so that jobs are packed and whole nodes stay free for who needs them.
     """
 
     def __init__(self, nodes: Sequence[Node], reserved: Iterable[str] = ()) -> None:
@@ -96,7 +98,7 @@ class Pool:
     def place(self, request: Request) -> Placement | None:
         """Take what ``request`` asks for, or None when it is not free now."""
         if request.num_nodes > 1:
-            chosen = [slot for slot in self._slots.values() if slot.whole() and len(slot.gpus) >= request.gpus]
+            chosen = [s for s in self._slots.values() if s.whole() and len(s.gpus) >= request.gpus]
             if len(chosen) < request.num_nodes:
                 return None
             return self._take(chosen[: request.num_nodes], request)
@@ -118,10 +120,11 @@ class Pool:
         return placement
 
     def free(self, placement: Placement) -> None:
-        """Give back what ``place`` returned. Raises PlacementError for what is not held (or was freed before)."""
+        """Give back what ``place`` returned. Raises PlacementError for what is not held (any more)."""
         if self._held.pop(id(placement), None) is None:
-            raise PlacementError(f"a placement on {', '.join(placement.nodes)} is not held: it cannot be freed")
-        for name, cores, gpus in zip(placement.nodes, placement.cores, placement.gpus):
+            where = ", ".join(placement.nodes)
+            raise PlacementError(f"a placement on {where} is not held: it cannot be freed")
+        for name, cores, gpus in zip(placement.nodes, placement.cores, placement.gpus, strict=True):
             slot = self._slots[name]
             slot.share += placement.share
             slot.cores = sorted([*slot.cores, *cores])
@@ -142,14 +145,14 @@ class Pool:
         share = {name: Fraction(0 if slot.closed else 1) for name, slot in self._slots.items()}
         gpus = {name: len(slot.node.gpus) for name, slot in self._slots.items()}
         for placement in beside:
-            for name, held in zip(placement.nodes, placement.gpus):
+            for name, held in zip(placement.nodes, placement.gpus, strict=True):
                 share[name] -= placement.share
                 gpus[name] -= len(held)
         if request.num_nodes > 1:
             whole = sum(share[name] == 1 and gpus[name] >= request.gpus for name in share)
             return whole // request.num_nodes
-        by_gpu = {name: gpus[name] // request.gpus if request.gpus else None for name in share}
-        return sum(
-            int(share[name] / request.share) if (most := by_gpu[name]) is None else min(int(share[name] / request.share), most)
-            for name in share
-        )
+        total = 0
+        for name, free in share.items():
+            by_share = int(free / request.share)
+            total += min(by_share, gpus[name] // request.gpus) if request.gpus else by_share
+        return total

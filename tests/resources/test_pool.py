@@ -81,7 +81,9 @@ def test_a_placement_is_freed_once() -> None:
         pool.free(placement)
 
 
-@pytest.mark.parametrize("bad", [{"num_nodes": 0}, {"share": Fraction(3, 2)}, {"num_nodes": 2, "share": Fraction(1, 2)}])
+@pytest.mark.parametrize(
+    "bad", [{"num_nodes": 0}, {"share": Fraction(3, 2)}, {"num_nodes": 2, "share": Fraction(1, 2)}]
+)
 def test_an_impossible_request_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(PlacementError):
         Request(**bad)  # type: ignore[arg-type]

@@ -1,0 +1,341 @@
+"""From waiting to finished: places jobs, claims them, has agents run them, and commits how they ended.
+
+One attempt's way: queue -> place (memory) -> claim (commit) -> agent -> ended -> finish (commit) -> told to
+its search. Ends and the claims that they make possible share one commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from typing import Any, TypeVar
+
+from nas_hpc.errors import WorkFailed
+from nas_hpc.launcher import policy
+from nas_hpc.launcher.agent import Agent
+from nas_hpc.launcher.journal import Journal
+from nas_hpc.launcher.options import LauncherOptions
+from nas_hpc.launcher.orders import Allocation, build_order
+from nas_hpc.launcher.queue import JobQueue
+from nas_hpc.processes.orders import Ended, Key, Started
+from nas_hpc.records import App, Attempt, Job, Result
+from nas_hpc.resources import Placement, Pool, Request
+from nas_hpc.states import FINAL, Outcome, State
+from nas_hpc.store.base import Claim, Finish, Finished, Store
+from nas_hpc.store.writer import Writer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An attempt that holds a placement."""
+
+    job: Job
+    placement: Placement
+    claimed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Whom the dispatcher tells."""
+
+    finished: Callable[[Sequence[Finished]], None]
+    """Jobs reached a final state (after the commit)."""
+    changed: Callable[[], None]
+    """Something started, ended or was placed: capacity, idleness and displays may differ."""
+    fatal: Callable[[BaseException], None]
+    """The lease is lost or the database is gone."""
+    note: Callable[[str], None]
+
+
+class Dispatcher:
+    """Owns queue, pool and running attempts. All methods run in the loop's thread."""
+
+    def __init__(
+        self,
+        allocation: Allocation,
+        options: LauncherOptions,
+        pool: Pool,
+        writer: Writer,
+        journal: Journal,
+        hooks: Hooks,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._allocation, self._options = allocation, options
+        self._pool, self._writer, self._journal, self._hooks = pool, writer, journal, hooks
+        self.agent: Agent | None = None
+        self.apps: Mapping[str, App] = {}
+        self.creators: dict[str, Job] = {}
+        self.queue = JobQueue()
+        self.running: dict[Key, Run] = {}
+        self.persons: dict[Key, Run] = {}
+        """Those of ``running`` that are no evaluations."""
+        self.persons_version = 0
+        """Grows with every change of ``persons``: capacity may differ."""
+        self._active: set[str] = set()
+        self.deadline = float("inf")
+        """Monotonic time at which running jobs are told to stop; nothing that would pass it is started."""
+        self.stopping = False
+        self.never: dict[str, str] = {}
+        """Waiting jobs that this allocation cannot run, and why."""
+        self._ended: list[tuple[Run, Ended]] = []
+        self._writes = 0
+        self._flush_planned = False
+        self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=200))
+
+    # -- what there is to do -------------------------------------------------------------------------
+    def is_search(self, job: Job) -> bool:
+        """Whether the job is a restartable application of a person: a search or a controller."""
+        app = self.apps.get(job.application)
+        return not job.creator and app is not None and app.restartable
+
+    def shares_node(self, job: Job) -> bool:
+        """On an allocation of one node a search shares it with its evaluators."""
+        return self.is_search(job) and len(self._allocation.nodes) == 1
+
+    def request_of(self, job: Job) -> Request:
+        """What the job occupies here."""
+        return policy.request_of(job, self._allocation.mode, shares_node=self.shares_node(job))
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Put runnable jobs into the queue; those that can never run here are named instead."""
+        for job in jobs:
+            why = self._never_here(job)
+            if why:
+                if job.id not in self.never:
+                    self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {why}")
+                self.never[job.id] = why
+                continue
+            self.never.pop(job.id, None)
+            if job.id not in self._active:
+                self.queue.add(job, self.request_of(job), search=self.is_search(job), like=_like(job))
+        self.plan_flush()
+
+    def _never_here(self, job: Job) -> str:
+        need = job.resources
+        if need.num_nodes * need.ranks_per_node > 1:
+            return (
+                f"it has {need.num_nodes} nodes x {need.ranks_per_node} ranks, and more than one rank "
+                "needs an MPI program, which this launcher has not"
+            )
+        request = self.request_of(job)
+        if not self._pool.could_ever(request):
+            return (
+                f"it asks for {request.num_nodes} nodes with {request.gpus} GPUs each; "
+                f"{self._pool.open_nodes()} nodes may be used"
+            )
+        if self.is_search(job) and not self._leaves_an_evaluator(request):
+            return (
+                f"a search that takes {request.share} of a node leaves no evaluator on "
+                f"{len(self._allocation.nodes)} nodes in {self._allocation.mode} mode "
+                f"({self._pool.open_nodes()} of them for jobs); "
+                "give more nodes or a larger --node-packing-count"
+            )
+        return ""
+
+    def _leaves_an_evaluator(self, request: Request) -> bool:
+        left = self._pool.open_nodes() - request.num_nodes * request.share
+        return left >= 1 if self._allocation.mode == "mpi" else left > 0
+
+    # -- placing and committing ----------------------------------------------------------------------
+    def plan_flush(self) -> None:
+        """Place and commit at the end of this turn of the loop, once for everything that happened in it."""
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        ended, self._ended = self._ended, []
+        placed = [] if self.stopping else list(self.queue.take(self._place, self._fits))
+        if not ended and not placed:
+            self._hooks.changed()
+            return
+        now = time.time()
+        runs = {job.id: Run(job, placement, now) for job, placement in placed}
+        claims = [Claim(j.id, p.nodes, p.cores[0], p.gpus[0]) for j, p in placed]
+        lease, limit = self._allocation.lease, self._options.lost_limit
+
+        def commit(store: Store) -> tuple[list[Finished], list[Job]]:
+            finishes = [_finish_of(store, run, end, lease, limit) for run, end in ended]
+            return store.exchange(lease, finishes, claims)
+
+        self.write(commit, partial(self._committed, runs, ended))
+
+    def write(self, work: Callable[[Store], T], then: Callable[[T], None]) -> None:
+        """Have the store's thread do ``work``; ``then`` is called in the loop after the commit, in order."""
+        self._writes += 1
+        future: Future[T] = self._writer.submit(work)
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._settle, done, then))
+
+    def _settle(self, done: Future[Any], then: Callable[[Any], None]) -> None:
+        error = done.exception()
+        if error is None:
+            then(done.result())
+        else:
+            self._hooks.fatal(error)
+        self._writes -= 1
+        if not self.busy:
+            self._hooks.changed()
+
+    def _place(self, job: Job, request: Request, search: bool) -> Placement | None:
+        placement = self._pool.place(request)
+        if placement is None or job.creator or request.share == 0:
+            return placement
+        searches = sum(self.is_search(run.job) for run in self.persons.values()) + search
+        others = [run.placement for run in self.persons.values()]
+        if searches and self._room_beside([*others, placement]) < searches:
+            self._pool.free(placement)  # every search keeps a slot for its evaluations
+            return None
+        return placement
+
+    def _room_beside(self, placements: Sequence[Placement]) -> int:
+        whole = Request() if self._allocation.mode == "mpi" else Request(share=Fraction(1, 64))
+        return self._pool.capacity(whole, beside=placements)
+
+    def _fits(self, job: Job) -> bool:
+        remaining = self.deadline - self._loop.time()
+        return policy.may_start(job, self._durations[_like(job)], remaining, restartable=self.is_search(job))
+
+    def _committed(
+        self, runs: dict[str, Run], ended: list[tuple[Run, Ended]], done: tuple[list[Finished], list[Job]]
+    ) -> None:
+        closed, won = done
+        for job in won:
+            self._start(replace(runs.pop(job.id), job=job))
+        for run in runs.values():
+            self._pool.free(run.placement)  # killed or taken by another launcher in the meantime
+        self._journal.attempts((f.job, f.attempt) for f in closed if f.attempt is not None)
+        settled = {f.job.id for f in closed}
+        self._journal_killed([(run, end) for run, end in ended if run.job.id not in settled])
+        self.add(f.job for f in closed if f.job.state is State.RESTART_READY)
+        final = [f for f in closed if f.job.state in FINAL]
+        if final:
+            self._hooks.finished(final)
+        if runs:
+            self.plan_flush()
+        self._hooks.changed()
+
+    def _journal_killed(self, ended: list[tuple[Run, Ended]]) -> None:
+        """A killed attempt was closed in the database by who killed it; its line is written at its end."""
+        lease = self._allocation.lease
+        self._journal.attempts(
+            (run.job, Attempt(run.job.id, run.job.attempt, lease, run.placement.nodes,
+                              result=replace(end.result, outcome=Outcome.KILLED, objective=None)))
+            for run, end in ended
+        )  # fmt: skip
+
+    # -- running -------------------------------------------------------------------------------------
+    def _start(self, run: Run) -> None:
+        job = run.job
+        key = (job.id, job.attempt)
+        self.running[key] = run
+        self._active.add(job.id)
+        if not job.creator:
+            self.persons[key] = run
+            self.persons_version += 1
+        try:
+            creator = self.creators.get(job.creator)
+            order = build_order(job, run.placement, self._allocation, self.apps, creator)
+        except (WorkFailed, ValueError) as error:
+            now = time.time()
+            self.on_ended(Ended(key, Result(Outcome.ERROR, reason=str(error), start=now, end=now)))
+            return
+        assert self.agent is not None
+        self.agent.start(order)
+
+    def on_started(self, started: Started) -> None:
+        """An attempt's process exists."""
+        self._hooks.changed()
+
+    def on_ended(self, ended: Ended) -> None:
+        """An attempt's process is gone: its place is free at once."""
+        run = self.running.pop(ended.key, None)
+        if run is None:
+            return
+        if self.persons.pop(ended.key, None) is not None:
+            self.persons_version += 1
+        self._active.discard(run.job.id)
+        self._pool.free(run.placement)
+        result = ended.result
+        outcome = policy.effective_outcome(result, restartable=self.is_search(run.job))
+        if outcome is not result.outcome:
+            ended = replace(ended, result=replace(result, outcome=outcome))
+        if outcome is Outcome.OK:
+            self._durations[_like(run.job)].append(result.end - result.start)
+        self._ended.append((run, ended))
+        self.plan_flush()
+
+    def stop(self, keys: Iterable[Key], outcome: Outcome, reason: str) -> None:
+        """Have running attempts ended; they come back through ``on_ended``."""
+        assert self.agent is not None
+        for key in keys:
+            self.agent.stop(key, outcome, reason)
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """Jobs that were killed while they waited."""
+        for job_id in job_ids:
+            self.queue.remove(job_id)
+            self.never.pop(job_id, None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs, waits for the database or is about to be placed."""
+        return bool(self.running or self._writes or self._ended or self._flush_planned)
+
+    def evaluations_of(self, search: str) -> int:
+        """How many evaluations of a search are running."""
+        return sum(run.job.creator == search for run in self.running.values())
+
+    def capacity(self, request: Request) -> int:
+        """How many of ``request`` fit beside everything that runs and is no evaluation."""
+        others = [run.placement for run in self.persons.values()]
+        return self._pool.capacity(request, beside=others)
+
+    def why_not(self, job: Job) -> str:
+        """Why a waiting job does not run now."""
+        if job.id in self.never:
+            return self.never[job.id]
+        if job.id not in self.queue:
+            return "it is not in this launcher's queue (another workflow?)"
+        if self.stopping:
+            return "the launcher is stopping"
+        if not self._fits(job):
+            left = max(0.0, self.deadline - self._loop.time())
+            need = policy.estimate_s(job, self._durations[_like(job)])
+            return f"it takes about {need:.0f} s, and the allocation has {left:.0f} s left for jobs"
+        request = self.request_of(job)
+        ahead = sum(1 for other in self.queue if other.id != job.id)
+        return (
+            f"it waits for {request.share} of {request.num_nodes} node(s); "
+            f"{len(self.running)} jobs are running and {ahead} others wait"
+        )
+
+
+def _like(job: Job) -> str:
+    """Jobs of one kind have one name: their durations tell how long the next takes."""
+    what = job.evaluation.run if job.evaluation is not None else job.application
+    return f"{job.workflow}/{what}/{job.data.get('budget', '')}"
+
+
+def _finish_of(store: Store, run: Run, ended: Ended, lease: str, lost_limit: int) -> Finish:
+    job, result = run.job, ended.result
+    earlier: list[Attempt] = []
+    counted = result.outcome in (Outcome.LOST, Outcome.START_FAILED)
+    if counted or (result.outcome is not Outcome.OK and job.retries):
+        earlier = [attempt for attempt in store.attempts([job.id]) if attempt.number < job.attempt]
+    path = policy.follow(
+        result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
+    )
+    if path == (State.FAILED,):
+        nodes = {name for attempt in earlier for name in attempt.nodes} | set(run.placement.nodes)
+        where = ", ".join(sorted(nodes))
+        result = replace(result, reason=f"{result.reason} (attempt {job.attempt}, on {where})")
+    return Finish(job.id, job.attempt, lease, result, path, ended.tail, result.reason)

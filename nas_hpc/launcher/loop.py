@@ -1,0 +1,288 @@
+"""The launcher: from taking a site to giving it back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from nas_hpc.errors import LeaseLost, StoreError
+from nas_hpc.launcher import ownership, view
+from nas_hpc.launcher.agent import Agent
+from nas_hpc.launcher.dispatch import Dispatcher, Hooks
+from nas_hpc.launcher.endpoint import EndpointServer
+from nas_hpc.launcher.journal import Journal
+from nas_hpc.launcher.options import LauncherOptions
+from nas_hpc.launcher.orders import Allocation
+from nas_hpc.launcher.searches import Outside, Searches, launcher_line
+from nas_hpc.processes.guardian import start_guardian
+from nas_hpc.records import App, Job, Lease
+from nas_hpc.resources import Pool, local_nodes
+from nas_hpc.resources.discover import is_real
+from nas_hpc.site import Site
+from nas_hpc.states import RUNNABLE, Outcome, State
+from nas_hpc.store import open_store
+from nas_hpc.store.base import Finished, JobFilter, Store
+from nas_hpc.store.writer import Writer
+from nas_hpc.wire import PROTOCOL, Accepted, Message, Query, Refused, Status, Wake
+
+
+def run_launcher(site: Site, options: LauncherOptions) -> int:
+    """Run jobs of ``site`` until there is nothing (more) to do or the allocation ends.
+
+    Returns 0, or 1 when a job that a person added failed or cannot run here. Raises SiteError when another
+    launcher has the site, LeaseLost when another took over, StoreError when the database is gone.
+    """
+    site.check_writable()
+    nodes = local_nodes(options.nodes, options.cores_per_node)
+    store = open_store(site.database)
+    try:
+        lease, dead = ownership.take_site(store, site, options)
+        ownership.adopt(store, site, lease, dead, options)
+    finally:
+        store.close()
+    guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
+    try:
+        allocation = Allocation(
+            site, lease.id, options.job_mode, tuple(nodes), is_real(nodes), options.fresh_interpreter
+        )
+        return asyncio.run(Launcher(site, options, lease, dead, allocation).run())
+    finally:
+        os.close(line)  # the guardian ends whatever is left, and itself
+        guardian.wait()
+        ownership.sessions_log(site, lease.id).unlink(missing_ok=True)
+
+
+class Launcher:
+    """One launcher's life inside an asyncio loop."""
+
+    def __init__(
+        self, site: Site, options: LauncherOptions, lease: Lease, dead: list[Lease], allocation: Allocation
+    ) -> None:
+        self.site, self.options, self.lease, self.allocation = site, options, lease, allocation
+        self._dead = dead
+        self.started = time.time()
+        self.journal = Journal(site.data)
+        self._end = asyncio.Event()
+        self._error: BaseException | None = None
+        self._failed: list[str] = []
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._stop_signals = 0
+        self._progress_planned = False
+        self._ready = False
+        self._stop_reason = ""
+        self.meter = view.Meter()
+
+    # -- life ----------------------------------------------------------------------------------------
+    async def run(self) -> int:
+        """From the first job to the last."""
+        loop = self._loop = asyncio.get_running_loop()
+        self.writer = Writer(partial(open_store, self.site.database))
+        reserved = [self.allocation.nodes[0].name] if self._master_has_a_node() else []
+        pool = Pool(self.allocation.nodes, reserved)
+        hooks = Hooks(self._finished, self._changed, self._fatal, self.note)
+        self.dispatcher = Dispatcher(self.allocation, self.options, pool, self.writer, self.journal, hooks)
+        self.pool = pool
+        self.agent = Agent(
+            marker=self.lease.id,
+            sessions_log=ownership.sessions_log(self.site, self.lease.id),
+            on_started=self.dispatcher.on_started,
+            on_ended=self.dispatcher.on_ended,
+            on_note=self.note,
+            fresh_only=self.options.fresh_interpreter,
+            grace_s=self.options.grace_s,
+        )
+        self.dispatcher.agent = self.agent
+        outside = Outside(self._send, self.deadline_utc, self.note, self._changed)
+        self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
+        self.endpoint = EndpointServer(self.site.endpoint, self.lease.id, self._receive, self.note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            await self._begin()
+            await self._end.wait()
+        finally:
+            await self._close()
+        if self._error is not None:
+            raise self._error
+        return 1 if self._failed or self.dispatcher.never else 0
+
+    def _master_has_a_node(self) -> bool:
+        return self.options.job_mode == "serial" and len(self.allocation.nodes) > 1
+
+    async def _begin(self) -> None:
+        if self.options.time_limit_s:
+            stop_in = max(0.0, self.options.time_limit_s - self.options.stop_margin_s)
+            self.dispatcher.deadline = self._loop.time() + stop_in
+            self._loop.call_later(stop_in, self.stop, "the allocation ends", Outcome.WALLTIME)
+        self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
+        self.dispatcher.write(
+            partial(
+                ownership.write_missing_lines, journal=self.journal, dead=self._dead, options=self.options
+            ),
+            lambda _: None,
+        )
+        self._reload()
+
+    async def _close(self) -> None:
+        await self.agent.close()
+        for workflow in {run.job.workflow for run in self.dispatcher.running.values()} | self._workflows():
+            self.journal.launcher(workflow, launcher_line(self.allocation, "end", 0))
+        self.endpoint.close()
+        if not isinstance(self._error, LeaseLost):
+            with contextlib.suppress(StoreError):
+                await asyncio.wrap_future(self.writer.submit(partial(_close_lease, self.lease.id)))
+        await asyncio.to_thread(self.writer.close)
+        await asyncio.to_thread(self.journal.close)
+        if self.options.progress is not None:
+            self.options.progress(self.view())
+
+    def _workflows(self) -> set[str]:
+        return {job.workflow for job in self.dispatcher.creators.values()}
+
+    # -- what there is to do -------------------------------------------------------------------------
+    def _reload(self, peer: bytes = b"", request: int = 0) -> None:
+        """Look into the database for what commands have changed; then answer who asked for it."""
+        workflow, lease = self.options.workflow, self.lease.id
+
+        def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job]]:
+            waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE))
+            creators = sorted({job.creator for job in waiting if job.creator})
+            known = [job for job in creators if job not in self.dispatcher.creators]
+            mine = store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING})))
+            return store.apps(), waiting, store.jobs(JobFilter(ids=tuple(known))) if known else [], mine
+
+        def then(found: tuple[list[App], list[Job], list[Job], list[Job]]) -> None:
+            apps, waiting, creators, mine = found
+            self.dispatcher.apps = {app.name: app for app in apps}
+            self.dispatcher.creators |= {job.id: job for job in creators}
+            current = {(job.id, job.attempt) for job in mine}
+            gone = [run.job for key, run in self.dispatcher.running.items() if key not in current]
+            runnable = {job.id for job in waiting}
+            stale = [job for job in self.dispatcher.queue if job.id not in runnable]
+            self.searches.killed([*gone, *stale], "killed by a command")
+            self.dispatcher.add(waiting)
+            self._ready = True
+            if peer:
+                self._send(peer, Accepted(request))
+            self.dispatcher.plan_flush()
+
+        self.dispatcher.write(read, then)
+
+    def _receive(self, peer: bytes, message: Message) -> None:
+        if isinstance(message, Wake | Query) and message.protocol != PROTOCOL:
+            self._send(peer, Refused(message.request, f"the launcher speaks protocol {PROTOCOL}"))
+        elif isinstance(message, Wake):
+            self._reload(peer, message.request)
+        elif isinstance(message, Query):
+            self._send(peer, Status(message.request, self.view(message.job)))
+        else:
+            self.searches.receive(peer, message)
+
+    def _send(self, peer: bytes, message: Message) -> bool:
+        return self.endpoint.send(peer, message)
+
+    def _finished(self, done: Sequence[Finished]) -> None:
+        for one in done:
+            job, result = one.job, one.attempt.result if one.attempt is not None else None
+            if job.creator:
+                continue
+            if job.state is State.FAILED:
+                reason = result.reason if result is not None else ""
+                self._failed.append(f"{job.name}: {reason}")
+                self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}")
+        self.searches.finished(done)
+        if any(not one.job.creator for one in done):
+            self._reload()  # children of these may be ready now
+
+    # -- ends ----------------------------------------------------------------------------------------
+    def stop(self, reason: str, outcome: Outcome = Outcome.WALLTIME) -> None:
+        """End in order: start nothing more and tell what runs to stop; the next launcher restarts it."""
+        if not self.dispatcher.stopping:
+            self.dispatcher.stopping = True
+            self._stop_reason = reason
+            self.note(f"stopping: {reason}")
+            self.dispatcher.stop(list(self.dispatcher.running), outcome, reason)
+        self._changed()
+
+    def _on_signal(self, number: int) -> None:
+        self._stop_signals += 1
+        if self._stop_signals == 1:
+            self.stop(f"{signal.Signals(number).name} received")
+        elif self._stop_signals == 2:
+            self.agent.kill_all()
+
+    def _fatal(self, error: BaseException) -> None:
+        """The lease is lost or the database is gone: end everything here, write nothing more."""
+        if self._error is None:
+            self._error = error
+            self.dispatcher.stopping = True
+            self.agent.kill_all()
+            self._end.set()
+
+    def _heartbeat(self) -> None:
+        self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
+        expires = time.time() + self.options.lease_s
+        self.dispatcher.write(partial(_renew, self.lease.id, expires), lambda _: None)
+
+    def _changed(self) -> None:
+        self.searches.update_capacity()
+        running = len(self.dispatcher.running) - len(self.dispatcher.persons)
+        self.meter.update(self._loop.time(), running, self.searches.slots())
+        self._plan_progress()
+        if not self._ready or self.dispatcher.busy:
+            self._cancel_idle()
+            return
+        # What still waits does not fit into the time left or into the allocation, or it would be running;
+        # what waits for parents waits for that.
+        if self.dispatcher.stopping or self.options.idle_timeout_s == 0:
+            self._end.set()
+        elif self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self.options.idle_timeout_s, self._idle_is_over)
+
+    def _cancel_idle(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _idle_is_over(self) -> None:
+        self._idle_timer = None
+        if not self.dispatcher.busy:
+            self._end.set()
+
+    # -- what it tells -------------------------------------------------------------------------------
+    def deadline_utc(self) -> float:
+        """When the allocation ends, UTC; 0: never."""
+        return self.started + self.options.time_limit_s if self.options.time_limit_s else 0.0
+
+    def note(self, line: str) -> None:
+        """A line for the launcher's log."""
+        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+    def view(self, job: str = "") -> Mapping[str, object]:
+        """What is going on, as JSON."""
+        return view.of_launcher(self, job)
+
+    def _plan_progress(self) -> None:
+        if self.options.progress is not None and not self._progress_planned:
+            self._progress_planned = True
+            self._loop.call_later(self.options.progress_s, self._show_progress)
+
+    def _show_progress(self) -> None:
+        self._progress_planned = False
+        if self.options.progress is not None and not self._end.is_set():
+            self.options.progress(self.view())
+            if self.dispatcher.busy:
+                self._loop.call_later(1.0, self._plan_progress)
+
+
+def _close_lease(lease: str, store: Store) -> None:
+    store.close_lease(lease, time.time())
+
+
+def _renew(lease: str, expires: float, store: Store) -> None:
+    store.renew_lease(lease, expires)

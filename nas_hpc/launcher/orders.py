@@ -1,0 +1,112 @@
+"""From a claimed job to the order that an agent gets: its command line, directory and environment."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_hpc.errors import WorkFailed
+from nas_hpc.processes import environment
+from nas_hpc.processes.orders import Call, Order
+from nas_hpc.records import App, Job, Node, Origin
+from nas_hpc.resources import Placement
+from nas_hpc.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What every order of one launcher has in common."""
+
+    site: Site
+    lease: str
+    mode: str
+    nodes: tuple[Node, ...]
+    pin: bool
+    """Node core ids are this machine's, so that processes may be pinned to them."""
+    fresh: bool
+
+    def variables(self, job: Job) -> dict[str, str]:
+        """What a job's process finds in its environment about itself and the allocation. No secret."""
+        return {
+            "NAS_HPC_ENDPOINT": str(self.site.endpoint),
+            "NAS_HPC_SITE": str(self.site.path),
+            "NAS_HPC_LAUNCHER_ID": self.lease,
+            "NAS_HPC_JOB_ID": job.id,
+            "NAS_HPC_ATTEMPT": str(job.attempt),
+            "NAS_HPC_JOB_DIR": str(self.site.job_directory(job)),
+            "NAS_HPC_WORKFLOW": job.workflow,
+            "NAS_HPC_CORES_PER_NODE": str(len(self.nodes[0].cores)),
+            "NAS_HPC_GPUS_PER_NODE": str(len(self.nodes[0].gpus)),
+            "BALSAM_JOB_ID": job.id,
+            "BALSAM_JOB_MODE": self.mode,
+            "BALSAM_LAUNCHER_NODES": str(len(self.nodes)),
+        }
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """What ``job.json`` in the job's directory says: enough to understand the job without the database."""
+    need = job.resources
+    body: dict[str, Any] = {
+        "id": job.id,
+        "name": job.name,
+        "workflow": job.workflow,
+        "application": job.application,
+        "args": job.args,
+        "attempt": job.attempt,
+        "creator": job.creator,
+        "seq": job.seq or None,
+        "num_nodes": need.num_nodes,
+        "ranks_per_node": need.ranks_per_node,
+        "threads_per_rank": need.threads_per_rank,
+        "node_packing_count": need.node_packing_count,
+        "created": job.created,
+    }
+    if job.evaluation is not None:
+        body |= {"config": job.evaluation.config, "run": job.evaluation.run, "seed": job.evaluation.seed}
+    return body
+
+
+def build_order(
+    job: Job, placement: Placement, allocation: Allocation, apps: Mapping[str, App], creator: Job | None
+) -> Order:
+    """The order that runs ``job`` on ``placement``. Raises WorkFailed if its application is gone."""
+    source = creator if creator is not None and job.creator else job
+    origin: Origin = source.origin
+    added = {**source.environ, **job.environ}
+    pinned = placement.cores[0] if allocation.pin and placement.share > 0 else ()
+    threads = max(job.resources.threads_per_rank, len(placement.cores[0]), 1)
+    call: Call | None = None
+    argv: tuple[str, ...] = ()
+    if job.evaluation is not None:
+        wanted = job.evaluation
+        warm = allocation.mode == "serial" and not allocation.fresh
+        call = Call(wanted.run, wanted.config, wanted.seed, warm)
+    else:
+        argv = _argv(job, apps)
+    return Order(
+        key=(job.id, job.attempt),
+        name=job.name,
+        directory=str(allocation.site.job_directory(job)),
+        job_json=job_json(job),
+        environ=environment.for_job(origin, added, allocation.variables(job), threads),
+        argv=argv,
+        call=call,
+        interpreter=origin.interpreter or sys.executable,
+        sys_path=origin.sys_path,
+        node=placement.nodes[0],
+        cores=pinned,
+        gpus=placement.gpus[0],
+        threads=threads,
+        timeout_s=job.resources.timeout_s,
+        expects_result=bool(job.creator),
+    )
+
+
+def _argv(job: Job, apps: Mapping[str, App]) -> tuple[str, ...]:
+    app = apps.get(job.application)
+    if app is None:
+        raise WorkFailed(f"application {job.application!r} of job {job.name} is not registered any more")
+    return (*shlex.split(app.executable), *shlex.split(job.args))

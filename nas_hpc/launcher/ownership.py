@@ -1,0 +1,159 @@
+"""Becoming the launcher of a site: the lease, a dead predecessor's leftovers, the adoption of its results."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from nas_hpc.errors import LeaseLost, SiteError
+from nas_hpc.launcher import policy
+from nas_hpc.launcher.journal import Journal
+from nas_hpc.launcher.options import LauncherOptions
+from nas_hpc.processes import sessions
+from nas_hpc.records import Job, Lease, Result, new_id
+from nas_hpc.site import Site
+from nas_hpc.states import Outcome, State
+from nas_hpc.store.base import Finish, JobFilter, Store
+
+BATCH = 500
+
+
+def sessions_log(site: Site, lease: str) -> Path:
+    """Where the sessions of a launcher are recorded."""
+    return site.run / f"sessions-{lease}.log"
+
+
+def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease, list[Lease]]:
+    """Open a lease on ``site``; returns it and the leases of the dead that it succeeds.
+
+    Raises SiteError when another launcher is alive there, or cannot be told from a living one yet.
+    """
+    now = time.time()
+    dead = []
+    for other in store.leases(live_only=True):
+        proven = _is_dead(other)
+        if not proven and other.expires > now:
+            raise SiteError(_occupied(site, other, now))
+        dead.append((other, proven))
+    lease = Lease(
+        id=new_id(),
+        host=socket.gethostname(),
+        boot_id=sessions.boot_id(),
+        pid=os.getpid(),
+        start_time=sessions.start_ticks(os.getpid()) or 0,
+        workflow=options.workflow,
+        expires=now + options.lease_s,
+    )
+    ending = [other.id for other, _ in dead]
+    try:
+        store.open_lease(lease, ending=ending, proven=all(sure for _, sure in dead), exclusive=True)
+    except LeaseLost as error:
+        raise SiteError(f"another launcher took {site.path} at the same moment: {error}") from error
+    _write_owner(site, lease)
+    for other, _ in dead:
+        sessions.end_recorded(sessions_log(site, other.id), other.id)
+        sessions_log(site, other.id).unlink(missing_ok=True)
+    return lease, [other for other, _ in dead]
+
+
+def _is_dead(lease: Lease) -> bool:
+    """Whether the death of a lease's launcher is proven, which is possible only on its own host."""
+    if lease.host != socket.gethostname():
+        return False
+    return lease.boot_id != sessions.boot_id() or not sessions.is_alive(lease.pid, int(lease.start_time))
+
+
+def _occupied(site: Site, lease: Lease, now: float) -> str:
+    where = f"process {lease.pid} on {lease.host}"
+    if lease.host == socket.gethostname():
+        return f"{site.path} is already run by a launcher ({where}); stop it, or let it do the work"
+    return (
+        f"{site.path} is run by a launcher on another host ({where}); if that is gone, its lease ends in "
+        f"{lease.expires - now:.0f} s: try again then"
+    )
+
+
+def _write_owner(site: Site, lease: Lease) -> None:
+    body = {name: getattr(lease, name) for name in ("id", "host", "boot_id", "pid", "start_time", "workflow")}
+    temporary = site.owner.with_name(f".owner.{lease.id}")
+    temporary.write_text(json.dumps(body))
+    os.replace(temporary, site.owner)
+
+
+def adopt(store: Store, site: Site, lease: Lease, dead: list[Lease], options: LauncherOptions) -> int:
+    """Settle what the dead left RUNNING: results on disk are taken, the rest is lost and runs again.
+
+    Their processes have been ended before. Returns how many attempts were settled.
+    """
+    settled = 0
+    for other in dead:
+        alive_until = other.expires - options.lease_s
+        running = store.jobs(JobFilter(lease=other.id, states=frozenset({State.RUNNING})))
+        for first in range(0, len(running), BATCH):
+            batch = running[first : first + BATCH]
+            won = set(store.adopt(lease.id, other.id, [(job.id, job.attempt) for job in batch]))
+            finishes = [
+                _settle(store, site, lease.id, job, alive_until, options.lost_limit)
+                for job in batch
+                if (job.id, job.attempt) in won
+            ]
+            settled += len(store.finish(lease.id, finishes))
+    return settled
+
+
+def _settle(store: Store, site: Site, lease: str, job: Job, alive_until: float, lost_limit: int) -> Finish:
+    result = result_on_disk(site.job_directory(job), job)
+    attempts = [] if result is not None and result.outcome is Outcome.OK else store.attempts([job.id])
+    earlier = [attempt for attempt in attempts if attempt.number < job.attempt]
+    if result is None:
+        start = next((a.claimed for a in attempts if a.number == job.attempt), alive_until)
+        result = Result(Outcome.LOST, reason=policy.LAUNCHER_GONE, start=start, end=max(start, alive_until))
+    path = policy.follow(
+        result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
+    )
+    return Finish(job.id, job.attempt, lease, result, path, message=result.reason or "found on disk")
+
+
+def result_on_disk(directory: Path, job: Job) -> Result | None:
+    """The valid result of the job's current attempt in its directory, else None."""
+    try:
+        body = json.loads((directory / "result.json").read_bytes())
+        if body["job"] != job.id or body["attempt"] != job.attempt:
+            return None
+        outcome = Outcome(body["outcome"])
+        if outcome in (Outcome.LOST, Outcome.WALLTIME):
+            return None
+        objective = body.get("objective")
+        return Result(
+            outcome, None if objective is None else float(objective), dict(body.get("metadata") or {}),
+            str(body.get("reason") or ""), body.get("return_code"), float(body["start"]), float(body["end"]),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_missing_lines(store: Store, journal: Journal, dead: list[Lease], options: LauncherOptions) -> None:
+    """Append the lines of ended attempts that the dead did not come to write, and their own end."""
+    if not dead:
+        return
+    workflows = {job.workflow for job in store.jobs(JobFilter(workflow=options.workflow))}
+    for name in workflows:
+        known = journal.known(name)
+        jobs = {job.id: job for job in store.jobs(JobFilter(workflow=name))}
+        missing = [
+            (jobs[attempt.job], attempt)
+            for attempt in store.attempts(list(jobs))
+            if attempt.result is not None and (attempt.job, attempt.number) not in known
+        ]
+        journal.attempts(missing)
+        for lease in dead:
+            alive_until = lease.expires - options.lease_s
+            ends = [a.result.end for _, a in missing if a.result is not None and a.lease == lease.id]
+            last = max(ends, default=alive_until)
+            time_s = min(max(last, alive_until), time.time())
+            journal.launcher(
+                name, {"launcher": lease.id, "time": time_s, "event": "end", "nodes": [], "slots": 0}
+            )

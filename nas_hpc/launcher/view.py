@@ -1,0 +1,121 @@
+"""What a launcher shows of itself: to ``ls nodes``, ``why``, ``watch`` and to the display of ``run``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nas_hpc.launcher.searches import Session
+
+if TYPE_CHECKING:
+    from nas_hpc.launcher.loop import Launcher
+
+
+@dataclass(slots=True)
+class Meter:
+    """Integrals over time of the running evaluations and of the evaluators that there are.
+
+    From the first evaluation that ran to the last moment at which one did: the definition of utilization in
+    ``nas_hpc.analytics``.
+    """
+
+    busy_s: float = 0.0
+    available_s: float = 0.0
+    _running: int = 0
+    _slots: int = 0
+    _since: float = 0.0
+    _begun: bool = False
+    _tail_s: float = 0.0
+
+    def update(self, now: float, running: int, slots: int) -> None:
+        """From ``now`` (monotonic seconds) on, ``running`` of ``slots`` evaluators are busy."""
+        if self._begun:
+            span = now - self._since
+            self.busy_s += span * self._running
+            if self._running:
+                self.available_s += self._tail_s + span * self._slots
+                self._tail_s = 0.0
+            else:
+                self._tail_s += span * self._slots
+        self._begun = self._begun or running > 0
+        self._running, self._slots, self._since = running, slots, now
+
+    @property
+    def utilization(self) -> float | None:
+        """Busy share of the available evaluator-seconds; None before the first evaluation."""
+        return self.busy_s / self.available_s if self.available_s > 0 else None
+
+
+def of_launcher(launcher: Launcher, job: str = "") -> Mapping[str, object]:
+    """The launcher as JSON; with ``job`` (an id) also why that job does not run."""
+    dispatcher = launcher.dispatcher
+    body: dict[str, object] = {
+        "launcher": launcher.lease.id,
+        "pid": launcher.lease.pid,
+        "host": launcher.lease.host,
+        "workflow": launcher.options.workflow,
+        "mode": launcher.options.job_mode,
+        "time": time.time(),
+        "started": launcher.started,
+        "deadline": launcher.deadline_utc(),
+        "stopping": dispatcher.stopping,
+        "running": len(dispatcher.running),
+        "waiting": len(dispatcher.queue),
+        "never": dict(dispatcher.never),
+        "utilization": launcher.meter.utilization,
+        "searches": [_search(launcher, session) for session in launcher.searches.sessions.values()],
+    }
+    if job:
+        body["why"] = _why(launcher, job)
+    else:
+        body["nodes"] = _nodes(launcher)
+    return body
+
+
+def _search(launcher: Launcher, session: Session) -> dict[str, Any]:
+    report = session.report
+    return {
+        "job": session.job.id,
+        "name": session.job.name,
+        "workflow": session.job.workflow,
+        "capacity": session.capacity,
+        "running": launcher.dispatcher.evaluations_of(session.job.id),
+        "best": report.best if report else None,
+        "best_config": dict(report.best_config) if report else {},
+        "done": report.done if report else 0,
+        "failed": report.failed if report else 0,
+        "max_evals": report.max_evals if report else 0,
+    }
+
+
+def _nodes(launcher: Launcher) -> list[dict[str, Any]]:
+    jobs: dict[str, list[str]] = {}
+    for run in launcher.dispatcher.running.values():
+        for name in run.placement.nodes:
+            jobs.setdefault(name, []).append(run.job.name)
+    return [
+        {
+            "name": node.name,
+            "cores": len(node.cores),
+            "gpus": len(node.gpus),
+            "free": float(launcher.pool.free_share(node.name)),
+            "jobs": jobs.get(node.name, [])[:100],
+            "running": len(jobs.get(node.name, [])),
+        }
+        for node in launcher.pool.nodes
+    ]
+
+
+def _why(launcher: Launcher, job_id: str) -> str:
+    for run in launcher.dispatcher.running.values():
+        if run.job.id == job_id:
+            where, since = ", ".join(run.placement.nodes), time.time() - run.claimed
+            return f"it is running on {where} for {since:.0f} s (attempt {run.job.attempt})"
+    for job in launcher.dispatcher.queue:
+        if job.id == job_id:
+            return launcher.dispatcher.why_not(job)
+    if job_id in launcher.dispatcher.never:
+        return launcher.dispatcher.never[job_id]
+    return ""

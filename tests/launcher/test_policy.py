@@ -1,0 +1,84 @@
+"""What follows an attempt's end, and what is started before the allocation's."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_hpc.launcher import policy
+from nas_hpc.records import Attempt, Job, Resources, Result
+from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State, may_follow
+
+attempts = st.lists(
+    st.builds(
+        lambda outcome, reason: Attempt("j", 1, "l", result=Result(outcome, reason=reason)),
+        st.sampled_from(Outcome),
+        st.sampled_from(["", policy.LAUNCHER_GONE, "its keeper died"]),
+    ),
+    max_size=8,
+)
+
+
+def past(*outcomes: Outcome, reason: str = "") -> list[Attempt]:
+    return [Attempt("j", n, "l", result=Result(o, reason=reason)) for n, o in enumerate(outcomes, 1)]
+
+
+@given(st.sampled_from(Outcome), attempts, st.integers(0, 5))
+def test_every_end_leads_by_allowed_steps_to_a_final_or_runnable_state(
+    outcome: Outcome, earlier: list[Attempt], retries: int
+) -> None:
+    path = (State.RUNNING, *policy.follow(outcome, earlier, retries=retries, lost_limit=3))
+    for old, new in zip(path, path[1:], strict=False):
+        assert may_follow(old, new, Actor.LAUNCHER)
+    assert path[-1] in FINAL | RUNNABLE
+
+
+def test_an_error_is_retried_exactly_as_often_as_asked() -> None:
+    tries = 0
+    while (
+        policy.follow(Outcome.ERROR, past(*[Outcome.ERROR] * tries), retries=2, lost_limit=3)[-1] in RUNNABLE
+    ):
+        tries += 1
+    assert tries == 2
+
+
+@pytest.mark.parametrize("free", [Outcome.WALLTIME, Outcome.LOST, Outcome.START_FAILED, Outcome.KILLED])
+def test_what_is_not_the_programs_fault_costs_no_retry(free: Outcome) -> None:
+    assert policy.follow(Outcome.ERROR, past(free, free), retries=1, lost_limit=3)[-1] is State.RESTART_READY
+
+
+def test_the_third_loss_is_final_but_a_launchers_death_never_counts() -> None:
+    died = past(Outcome.LOST, Outcome.LOST, reason="its keeper died")
+    gone = past(*[Outcome.LOST] * 20, reason=policy.LAUNCHER_GONE)
+    assert policy.follow(Outcome.LOST, died, retries=0, lost_limit=3) == (State.FAILED,)
+    assert policy.follow(Outcome.LOST, gone, retries=0, lost_limit=3) == (State.RESTART_READY,)
+    reason = policy.LAUNCHER_GONE
+    assert policy.follow(Outcome.LOST, died, retries=0, lost_limit=3, reason=reason) == (State.RESTART_READY,)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(-9, Outcome.LOST), (-11, Outcome.ERROR), (1, Outcome.ERROR)])
+def test_a_search_that_a_stranger_killed_goes_on_and_one_that_crashed_does_not(
+    code: int, expected: Outcome
+) -> None:
+    result = Result(Outcome.ERROR, return_code=code)
+    assert policy.effective_outcome(result, restartable=True) is expected
+    assert policy.effective_outcome(result, restartable=False) is Outcome.ERROR
+
+
+def test_a_job_is_not_started_when_its_own_limit_or_the_usual_time_passes_the_end() -> None:
+    limited = Job("a", "a", "w", resources=Resources(timeout_s=60))
+    unknown = Job("b", "b", "w")
+    usual = [10.0] * 19 + [50.0]
+    assert not policy.may_start(limited, [], 59, restartable=False)
+    assert policy.may_start(limited, [], 61, restartable=False)
+    assert policy.may_start(unknown, [10.0] * 9, 1, restartable=False)
+    assert not policy.may_start(unknown, usual, 49, restartable=False)
+    assert policy.may_start(unknown, usual, 51, restartable=False)
+    assert not policy.may_start(unknown, [], 0, restartable=False)
+
+
+def test_a_restartable_application_starts_while_two_minutes_remain_whatever_it_takes() -> None:
+    search = Job("a", "a", "w", resources=Resources(wall_time_minutes=600))
+    assert policy.may_start(search, [], 121, restartable=True)
+    assert not policy.may_start(search, [], 119, restartable=True)
