@@ -71,7 +71,7 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
     (S.CREATED, S.AWAITING_PARENTS): _ANYBODY,
     (S.CREATED, S.JOB_FINISHED): frozenset({A.SEARCH}),  # a cached evaluation: done before it began
     (S.AWAITING_PARENTS, S.READY): _ANYBODY,
-    (S.AWAITING_PARENTS, S.FAILED): _LAUNCHER,
+    (S.AWAITING_PARENTS, S.FAILED): _LAUNCHER,  # follows, by the store itself, from a parent's end
     (S.READY, S.PREPROCESSED): _LAUNCHER,
     (S.READY, S.RUNNING): _LAUNCHER,
     (S.PREPROCESSED, S.RUNNING): _LAUNCHER,
@@ -95,6 +95,12 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
     (S.FAILED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
     (S.USER_KILLED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
     (S.JOB_FINISHED, S.RESTART_READY): frozenset({A.COMMAND}),  # a search whose limit was raised
+    (S.FAILED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # retry, while a parent is not (or no longer) done
+    (S.USER_KILLED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
+    (S.JOB_FINISHED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
+    (S.READY, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # modify: parents were added
+    (S.PREPROCESSED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
+    (S.RESTART_READY, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
 }
 
 FINAL = frozenset({S.JOB_FINISHED, S.FAILED, S.USER_KILLED})

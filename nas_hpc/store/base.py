@@ -126,7 +126,9 @@ class Store(Protocol):
         """``finish`` and ``claim`` in one transaction: what a launcher does when a slot becomes free."""
 
     # -- leases ------------------------------------------------------------------------------------
-    def open_lease(self, lease: Lease, *, ending: Sequence[str] = (), proven: bool = False, exclusive: bool) -> None:
+    def open_lease(
+        self, lease: Lease, *, ending: Sequence[str] = (), proven: bool = False, exclusive: bool
+    ) -> None:
         """Record a new lease and end those of ``ending`` in the same transaction. Raises LeaseLost, writing nothing,
         if one of ``ending`` was ended by somebody else, or is unexpired at ``time.time()`` and its death is not
         ``proven``; and, if ``exclusive``, when any other live lease remains."""

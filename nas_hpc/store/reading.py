@@ -1,0 +1,113 @@
+"""Which jobs: filters to queries, counts, identifiers from prefixes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, bindparam, func, select
+
+from nas_hpc.errors import WrongCall
+from nas_hpc.records import Job
+from nas_hpc.states import State
+from nas_hpc.store.base import JobFilter
+from nas_hpc.store.rows import job_of
+from nas_hpc.store.schema import jobs
+from nas_hpc.store.session import Session
+
+ID_DIGITS = 32
+PREFIX_DIGITS = 4
+"""Least length of a prefix that stands for an id."""
+
+_KNOWN_IDS = select(jobs.c.id).where(jobs.c.id.in_(bindparam("values", expanding=True)))
+_PREFIX = (
+    select(jobs.c.id, jobs.c.name)
+    .where(jobs.c.id >= bindparam("low"), jobs.c.id < bindparam("high"))
+    .order_by(jobs.c.number)
+    .limit(4)
+)
+
+
+def resolve_ids(session: Session, given: Sequence[str]) -> list[str]:
+    """Full ids of full or abbreviated ones. Raises WrongCall for one that fits no job, or several."""
+    full = [one for one in given if len(one) == ID_DIGITS]
+    known = {row.id for row in session.in_chunks(_KNOWN_IDS, full)}
+    resolved = []
+    for one in given:
+        if len(one) == ID_DIGITS:
+            if one not in known:
+                raise WrongCall(f"there is no job {one}; see: nas-hpc ls jobs")
+            resolved.append(one)
+            continue
+        prefix = one.lower()
+        if not re.fullmatch(f"[0-9a-f]{{{PREFIX_DIGITS},{ID_DIGITS}}}", prefix):
+            raise WrongCall(
+                f"{one!r} is no job id; give its first {PREFIX_DIGITS} or more hexadecimal digits"
+            )
+        fits = session.rows(_PREFIX, {"low": prefix, "high": f"{prefix}g"})
+        if not fits:
+            raise WrongCall(f"there is no job whose id starts with {one}; see: nas-hpc ls jobs")
+        if len(fits) > 1:
+            some = ", ".join(f"{row.id[:12]} ({row.name})" for row in fits[:3])
+            raise WrongCall(f"several jobs have ids that start with {one}: {some}; give more digits")
+        resolved.append(fits[0].id)
+    return resolved
+
+
+def conditions(where: JobFilter) -> list[ColumnElement[bool]]:
+    """The filter without its ids, states and limit."""
+    column = jobs.c
+    pairs = (
+        (column.workflow, where.workflow), (column.name, where.name), (column.creator, where.creator),
+        (column.lease, where.lease), (column.application, where.application),
+    )  # fmt: skip
+    return [found == value for found, value in pairs if value]
+
+
+def job_rows(session: Session, where: JobFilter) -> list[Any]:
+    """Rows of ``schema.jobs``, in the order of insertion."""
+    if where.ids:
+        return _rows_by_id(session, where)
+    states = sorted(state.value for state in where.states)
+    query = select(jobs).where(*conditions(where)).order_by(jobs.c.number)
+    if not where.limit:
+        return list(session.rows(query.where(jobs.c.state.in_(states)) if states else query))
+    query = query.limit(where.limit)
+    if len(states) < 2:
+        return list(session.rows(query.where(jobs.c.state == states[0]) if states else query))
+    # One state at a time comes from its index in order; several at once would all be read and sorted.
+    found = [row for state in states for row in session.rows(query.where(jobs.c.state == state))]
+    return sorted(found, key=lambda row: row.number)[: where.limit]
+
+
+def _rows_by_id(session: Session, where: JobFilter) -> list[Any]:
+    ids = sorted(set(resolve_ids(session, where.ids)))
+    query = select(jobs).where(jobs.c.id.in_(bindparam("values", expanding=True)), *conditions(where))
+    found = session.in_chunks(query, ids)
+    if where.states:
+        states = {state.value for state in where.states}
+        found = [row for row in found if row.state in states]
+    found.sort(key=lambda row: row.number)
+    return found[: where.limit] if where.limit else found
+
+
+def read_jobs(session: Session, where: JobFilter) -> list[Job]:
+    """See ``Store.jobs``."""
+    return [job_of(row) for row in job_rows(session, where)]
+
+
+def count_jobs(session: Session, where: JobFilter) -> dict[State, int]:
+    """See ``Store.counts``."""
+    query = select(jobs.c.state, func.count()).where(*conditions(where)).group_by(jobs.c.state)
+    if where.states:
+        query = query.where(jobs.c.state.in_(sorted(state.value for state in where.states)))
+    if not where.ids:
+        rows = list(session.rows(query))
+    else:
+        ids = sorted(set(resolve_ids(session, where.ids)))
+        rows = session.in_chunks(query.where(jobs.c.id.in_(bindparam("values", expanding=True))), ids)
+    counted: dict[State, int] = {}
+    for state, number in rows:
+        counted[State(state)] = counted.get(State(state), 0) + number
+    return counted

@@ -1,0 +1,244 @@
+"""Transitions of jobs: claims, ends of attempts, adoption, kill, retry, and what follows for children."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import BindParameter, bindparam, select
+
+from nas_hpc.errors import LeaseLost, WrongCall
+from nas_hpc.records import Job
+from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State, may_follow
+from nas_hpc.store.base import Claim, Finish, Finished
+from nas_hpc.store.history import WITH_ATTEMPT, finished_of
+from nas_hpc.store.leasing import check_live
+from nas_hpc.store.rows import clean, dump_json, job_of, result_values
+from nas_hpc.store.schema import edges, jobs, leases
+from nas_hpc.store.session import Session
+from nas_hpc.store.statements import Statements
+
+_values: BindParameter[Any] = bindparam("values", expanding=True)
+_JOBS = select(jobs).where(jobs.c.id.in_(_values))
+_TO_CLAIM = _JOBS.with_for_update(skip_locked=True)
+_TO_MOVE = _JOBS.with_for_update()
+_TO_FINISH = WITH_ATTEMPT.where(jobs.c.id.in_(_values)).with_for_update(of=jobs)
+_CHILD_EDGES = select(edges.c.parent, edges.c.child).where(edges.c.parent.in_(_values))
+_WAITING = select(jobs).where(jobs.c.number.in_(_values), jobs.c.state == State.AWAITING_PARENTS.value)
+
+_RUNNING = State.RUNNING.value
+_RUNNABLE = frozenset(state.value for state in RUNNABLE)
+_FINAL = frozenset(state.value for state in FINAL)
+_LAUNCHER = Actor.LAUNCHER.value
+
+
+@dataclass(slots=True)
+class Moves:
+    """Transitions to be written together; rows are those of ``schema.jobs`` as they were before."""
+
+    moved: list[tuple[Any, State]] = field(default_factory=list)
+    """(row, state after), one per job."""
+    jobs: list[tuple[Any, ...]] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def add(self, row: Any, path: Sequence[State], actor: str, message: str, event: int, now: float) -> int:
+        """The job of ``row`` enters the states of ``path``, with events from number ``event`` on; the last one."""
+        number, attempt, old = row.number, row.attempt, row.state
+        for state in path:
+            new = state.value
+            self.events.append((event, number, now, old, new, actor, attempt, message))
+            old = new
+            event += 1
+        self.jobs.append((old, None, event - 1 if old in _FINAL else None, number))
+        self.moved.append((row, path[-1]))
+        return event - 1
+
+    def write(self, session: Session, sql: Statements) -> None:
+        """Write them, and what follows for children and their children."""
+        session.many(sql.move, self.jobs)
+        session.many(sql.insert_event, self.events)
+        follow = _consequences(session, sql, self.moved)
+        while follow:
+            moves = _single_steps(session, follow, _LAUNCHER)
+            session.many(sql.move, moves.jobs)
+            session.many(sql.insert_event, moves.events)
+            follow = _consequences(session, sql, moves.moved)
+
+
+Step = tuple[Any, State, str]
+"""Row before, state after, message."""
+
+
+def _single_steps(session: Session, steps: Sequence[Step], actor: str) -> Moves:
+    event = session.draw("events", len(steps))
+    now = time.time()
+    moves = Moves()
+    for row, state, message in steps:
+        event = moves.add(row, (state,), actor, message, event, now) + 1
+    return moves
+
+
+def move(session: Session, sql: Statements, steps: Sequence[Step], actor: Actor) -> None:
+    """Write one transition for each step, and what follows from it."""
+    if steps:
+        _single_steps(session, steps, actor.value).write(session, sql)
+
+
+def _consequences(session: Session, sql: Statements, moved: Sequence[tuple[Any, State]]) -> list[Step]:
+    """Keep the children's counts of unmet parents. Returns the steps of children that wait no longer: none of
+    their parents is left, or one of them will not finish."""
+    finished = State.JOB_FINISHED
+    change = {
+        row.number: -1 if new is finished else 1
+        for row, new in moved
+        if (new is finished) != (row.state == finished.value)
+    }
+    lost = {row.number: (row, new) for row, new in moved if new in (State.FAILED, State.USER_KILLED)}
+    links = session.in_chunks(_CHILD_EDGES, sorted({*change, *lost}))
+    if not links:
+        return []
+    session.many(sql.unmet, [(change[parent], child) for parent, child in links if parent in change])
+    waiting = {row.number: row for row in session.in_chunks(_WAITING, sorted({child for _, child in links}))}
+    steps: list[Step] = [(row, State.READY, "") for row in waiting.values() if row.unmet == 0]
+    for parent, child in links:
+        if parent in lost and child in waiting:
+            row, state = lost[parent]
+            message = f"its parent {row.name} ({row.id[:8]}) is {state.value}"
+            steps.append((waiting.pop(child), State.FAILED, message))
+    return steps
+
+
+def claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]) -> list[Job]:
+    """See ``Store.claim``."""
+    check_live(session, lease)
+    rows = {row.id: row for row in session.in_chunks(_TO_CLAIM, [one.job for one in claims])}
+    now = time.time()
+    won: list[tuple[Claim, Any]] = []
+    for one in claims:
+        row = rows.pop(one.job, None)
+        if row is not None and row.state in _RUNNABLE:
+            won.append((one, row))
+    if not won:
+        return []
+    event = session.draw("events", len(won))
+    job_rows, attempt_rows, event_rows, claimed = [], [], [], []
+    nothing = (None,) * 8
+    for one, row in won:
+        number, attempt = row.number, row.attempt + 1
+        places = tuple(
+            dump_json(part, "a place") if part else "[]" for part in (one.nodes, one.cores, one.gpus)
+        )
+        job_rows.append((_RUNNING, lease, attempt, number))
+        attempt_rows.append((number, attempt, lease, *places, now, *nothing))
+        event_rows.append((event, number, now, row.state, _RUNNING, _LAUNCHER, attempt, ""))
+        claimed.append(job_of((*row[:7], _RUNNING, lease, attempt, *row[10:])))
+        event += 1
+    session.many(sql.claim, job_rows)
+    session.many(sql.insert_attempt, attempt_rows)
+    session.many(sql.insert_event, event_rows)
+    return claimed
+
+
+def finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
+    """See ``Store.finish``."""
+    check_live(session, lease)
+    for one in finishes:
+        _check_path(one)
+    rows = {row.id: row for row in session.in_chunks(_TO_FINISH, [one.job for one in finishes])}
+    current: list[tuple[Finish, Any]] = []
+    for one in finishes:
+        row = rows.get(one.job)
+        if row is None or row.state != _RUNNING or row.lease != lease:
+            continue
+        if one.lease == lease and one.attempt == row.attempt:
+            current.append((one, rows.pop(one.job)))
+    if not current:
+        return []
+    event = session.draw("events", sum(len(one.path) for one, _ in current))
+    now = time.time()
+    moves = Moves()
+    attempt_rows, finished = [], []
+    for one, row in current:
+        order = moves.add(row, one.path, _LAUNCHER, clean(one.message), event, now)
+        event = order + 1
+        values = result_values(one.result, one.tail)
+        attempt_rows.append((*values, row.number, one.attempt))
+        after = (*row[:7], one.path[-1].value, None, *row[9:21], *values)
+        finished.append(finished_of(after, order))
+    session.many(sql.end_attempt, attempt_rows)
+    moves.write(session, sql)
+    return finished
+
+
+def _check_path(one: Finish) -> None:
+    path = [State.RUNNING, *one.path]
+    by_launcher = all(may_follow(old, new, Actor.LAUNCHER) for old, new in pairwise(path))
+    if not one.path or not by_launcher or State.RUNNING in one.path:
+        way = " -> ".join(state.value for state in path)
+        raise WrongCall(f"job {one.job[:8]} cannot go {way}: that is no path of states.TRANSITIONS")
+
+
+def adopt(
+    session: Session, sql: Statements, new: str, dead: str, pairs: Sequence[tuple[str, int]]
+) -> list[tuple[str, int]]:
+    """See ``Store.adopt``."""
+    check_live(session, new)
+    ended = session.rows(select(leases.c.ended).where(leases.c.id == dead))
+    if not ended or not ended[0].ended:
+        raise LeaseLost(f"the lease {dead[:8]!r} has not ended: its jobs are not to be adopted; end it first")
+    rows = {row.id: row for row in session.in_chunks(_TO_MOVE, [job for job, _ in pairs])}
+    won = []
+    for job, attempt in pairs:
+        row = rows.pop(job, None)
+        if row is None or row.state != _RUNNING or row.lease != dead or row.attempt != attempt:
+            continue
+        session.many(sql.adopt_job, [(new, row.number)])
+        session.many(sql.adopt_attempt, [(new, row.number, attempt)])
+        won.append((job, attempt))
+    return won
+
+
+def set_state(
+    session: Session, sql: Statements, ids: Iterable[str], state: State, actor: Actor, message: str
+) -> list[Job]:
+    """See ``Store.set_state``."""
+    if state is State.RUNNING:
+        raise WrongCall("a job becomes RUNNING by a claim only")
+    message = clean(message)
+    rows = session.in_chunks(_TO_MOVE, sorted(set(ids)))
+    rows.sort(key=lambda row: row.number)
+    allowed = [
+        row
+        for row in rows
+        if may_follow(State(row.state), state, actor)
+        and (row.state != _RUNNING or state is State.USER_KILLED)
+    ]
+    now = time.time()
+    killed = (Outcome.KILLED.value, "{}", message, now, "")
+    session.many(
+        sql.kill_attempt, [(*killed, row.number, row.attempt) for row in allowed if row.state == _RUNNING]
+    )
+    if state is not State.RESTART_READY:
+        move(session, sql, [(row, state, message) for row in allowed], actor)
+    else:
+        _retry(session, sql, allowed, actor, message)
+    return [job_of(row) for row in allowed]
+
+
+def _retry(session: Session, sql: Statements, rows: Sequence[Any], actor: Actor, message: str) -> None:
+    """RESTART_READY for those whose parents are done. The others wait for them again: among them children of
+    jobs that were done and are retried in the same call."""
+    again = {row.number for row in rows if row.state == State.JOB_FINISHED.value}
+    reopened: dict[int, int] = {}
+    for _, child in session.in_chunks(_CHILD_EDGES, sorted(again)):
+        reopened[child] = reopened.get(child, 0) + 1
+    targets = []
+    for row in rows:
+        waits = row.unmet + reopened.get(row.number, 0) > 0
+        state = State.AWAITING_PARENTS if waits else State.RESTART_READY
+        if may_follow(State(row.state), state, actor):
+            targets.append((row, state, message))
+    move(session, sql, targets, actor)

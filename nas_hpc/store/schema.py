@@ -1,0 +1,144 @@
+"""Tables of the job database. ``SCHEMA`` changes with every change here that an older program would misread.
+
+What is searched is a column with an index; the rest of a job is one JSON text, ``body``. Jobs and events carry
+numbers drawn from ``counters`` in the transaction that inserts them, so that a reader who saw number n will
+never find a smaller one appear later, on any database.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import BigInteger
+
+SCHEMA = 1
+
+metadata = MetaData()
+_Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite: the primary key is the row's own number
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", _Number, nullable=False),
+)
+COUNTERS = ("jobs", "events")
+
+apps = Table(
+    "apps",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("executable", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("restartable", Boolean, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),  # order of insertion
+    Column("id", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("application", Text),  # NULL: an evaluation
+    Column("creator", Text),  # NULL, with seq: a job of a person
+    Column("seq", _Number),
+    Column("state", Text, nullable=False),
+    Column("lease", Text),  # NULL unless RUNNING
+    Column("attempt", Integer, nullable=False),
+    Column("unmet", Integer, nullable=False),  # parents that are not JOB_FINISHED
+    Column("created", Double, nullable=False),
+    Column("final_event", _Number),  # event that made it final; NULL while it is not
+    Column("body", Text, nullable=False),
+    UniqueConstraint("creator", "seq"),  # NULLs are distinct: jobs of persons do not collide
+)
+_j: Any = jobs.c
+Index("jobs_state", _j.state)
+Index("jobs_workflow", _j.workflow, _j.state)
+Index("jobs_name", _j.name)
+_partial = {"jobs_application": (_j.application,), "jobs_lease": (_j.lease,)}
+for _name, _columns in _partial.items():
+    _where = _columns[0].is_not(None)
+    Index(_name, *_columns, sqlite_where=_where, postgresql_where=_where)
+Index(
+    "jobs_final",
+    _j.creator,
+    _j.final_event,
+    sqlite_where=_j.final_event.is_not(None),
+    postgresql_where=_j.final_event.is_not(None),
+)
+
+edges = Table(  # jobs.body holds the parents in their order; this is the index over them
+    "edges",
+    metadata,
+    Column("parent", _Number, ForeignKey("jobs.number"), primary_key=True),
+    Column("child", _Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column(
+        "job", _Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("lease", Text, nullable=False),
+    Column("nodes", Text, nullable=False),  # JSON lists
+    Column("cores", Text, nullable=False),
+    Column("gpus", Text, nullable=False),
+    Column("claimed", Double, nullable=False),
+    Column("outcome", Text),  # NULL while it runs, as all that follows
+    Column("objective", Double),
+    Column("metadata", Text),  # JSON
+    Column("reason", Text),
+    Column("return_code", Integer),
+    Column("start", Double),
+    Column("end", Double),
+    Column("tail", Text),
+)
+
+events = Table(  # append-only: a trigger refuses changes, and deletion while the job exists
+    "events",
+    metadata,
+    Column("id", _Number, primary_key=True, autoincrement=False),
+    Column("job", _Number, nullable=False, index=True),
+    Column("time", Double, nullable=False),
+    Column("old", Text, nullable=False),
+    Column("new", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("message", Text, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("number", _Number, primary_key=True),  # order of opening
+    Column("id", Text, nullable=False, unique=True),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("start_time", Double, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("ended", Double, nullable=False),
+)

@@ -1,0 +1,181 @@
+"""The SQLite dialect: one file, write-ahead log on a local filesystem, every commit synced to disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.pool import NullPool
+
+from nas_hpc.errors import NasHpcError, SiteError, StoreError
+
+BUSY_TIMEOUT_S = 20.0
+"""How long a transaction waits for another process's; the longest of ours takes well below a second."""
+
+NETWORK_FILESYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "pvfs2", "orangefs", "afs",
+     "9p", "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
+)  # fmt: skip
+"""Shared memory, which the write-ahead log needs, does not reach the other hosts of these."""
+
+_PRAGMAS = (
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-65536",  # KiB
+    "PRAGMA wal_autocheckpoint=4000",  # pages
+    "PRAGMA journal_size_limit=67108864",  # bytes
+)
+
+_TRIGGERS = (
+    "CREATE TRIGGER events_keep BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    "CREATE TRIGGER events_stay BEFORE DELETE ON events WHEN EXISTS (SELECT 1 FROM jobs WHERE number = OLD.job) "
+    "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+)
+
+
+def filesystem_type(path: Path) -> str:
+    """Type of the filesystem that holds ``path``, as in /proc/self/mountinfo; empty if it cannot be told."""
+    best, kind = "", ""
+    real = os.path.realpath(path)
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):  # the last of several mounts on one point is the one on top
+            best, kind = point, right.split(" ")[0]
+    return kind
+
+
+def sqlite_engine(
+    path: Path, *, create: bool, read_only: bool, busy_timeout_s: float = BUSY_TIMEOUT_S
+) -> Engine:
+    """An engine for the database file ``path``; connections of it belong to the thread that uses them.
+
+    Raises SiteError if the file is missing (unless ``create``) or cannot be read or written.
+    """
+    _check_file(path, create=create, read_only=read_only)
+    mode = "ro" if read_only else "rw"
+    if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+        mode = "ro&immutable=1"  # no place for the log's index, and nobody who could write a log
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    journal = "TRUNCATE" if filesystem_type(path) in NETWORK_FILESYSTEMS else "WAL"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_timeout_s, isolation_level=None, cached_statements=256
+        )
+        try:
+            if not read_only:
+                connection.execute(f"PRAGMA journal_mode={journal}")
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.info.get("begin", "BEGIN"))
+
+    return engine
+
+
+def _check_file(path: Path, *, create: bool, read_only: bool) -> None:
+    try:
+        if create and not read_only and not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise SiteError(f"the job database {path} {what}; make a site with: nas-hpc init SITE")
+        with path.open("rb" if read_only else "r+b") as file:
+            head = file.read(16)
+    except OSError as error:
+        action = "read" if read_only else "written"
+        raise SiteError(f"the job database {path} cannot be {action}: {error.strerror or error}") from None
+    if head and head != b"SQLite format 3\0":
+        raise SiteError(f"{path} is no job database: it starts with {head!r}; name the db.sqlite3 of a site")
+
+
+class SqliteDialect:
+    """Errors and begin of transactions of the database file ``path``."""
+
+    def __init__(self, path: Path, *, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+
+    def begin(self, connection: Connection, *, write: bool) -> None:
+        """IMMEDIATE takes the write lock at once; a read transaction that turned into a writing one would fail."""
+        if write and self.read_only:
+            raise SiteError(f"the job database {self.path} was opened for reading only")
+        connection.info["begin"] = "BEGIN IMMEDIATE" if write else "BEGIN"
+
+    def create(self, connection: Connection) -> None:
+        """The triggers that keep events as they are."""
+        for trigger in _TRIGGERS:
+            connection.exec_driver_sql(trigger)
+
+    def explain(self, error: BaseException) -> NasHpcError:
+        """One line for what SQLite said."""
+        said = " ".join(str(getattr(error, "orig", None) or error).split())
+        lower = said.lower()
+        if "locked" in lower or "busy" in lower:
+            told: NasHpcError = StoreError(
+                f"the job database {self.path} is locked by {lock_holder(self.path) or 'another process'}; "
+                "end it or try again"
+            )
+            told.transient = True
+        elif "full" in lower:
+            told = StoreError(f"the job database {self.path} cannot grow: {said}; make room on its disk")
+            told.transient = True
+        elif "readonly" in lower or "unable to open" in lower or "permission" in lower:
+            told = SiteError(f"the job database {self.path} cannot be written: {said}")
+        elif "not a database" in lower or "no such table" in lower or "no such column" in lower:
+            told = SiteError(f"{self.path} is no job database of nas-hpc: {said}")
+        elif isinstance(error, (IntegrityError, sqlite3.IntegrityError)):
+            told = StoreError(f"the job database {self.path} refused a row: {said}")
+        else:
+            told = StoreError(f"the job database {self.path} failed: {said}")
+        return told
+
+
+def lock_holder(path: Path) -> str:
+    """ "process 123 (command)" that holds a write lock on the database ``path``, by /proc/locks; empty if unknown."""
+    inodes = set()
+    for name in (path.name, f"{path.name}-shm"):
+        try:
+            inodes.add(path.with_name(name).stat().st_ino)
+        except OSError:
+            continue
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields = line.split()  # 1: POSIX ADVISORY WRITE 123 fd:00:456 120 120
+        if len(fields) < 8 or fields[1] == "->" or fields[3] != "WRITE" or fields[4] == str(os.getpid()):
+            continue
+        if int(fields[5].rsplit(":", 1)[1]) in inodes and int(fields[4]) > 0:
+            return f"process {fields[4]}{_command(fields[4])}"
+    return ""
+
+
+def _command(pid: str) -> str:
+    try:
+        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    text = " ".join(word.decode("utf-8", "replace") for word in words if word)
+    return f" ({text[:60]})" if text else ""
