@@ -1,0 +1,46 @@
+"""A search that only keeps evaluators busy and writes down when it saw each result (``driver.json``)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.common import Load
+from nas_hpc.evaluator import create
+
+
+def sleep(config: dict[str, float]) -> float:
+    """The run function: nothing, for ``seconds``."""
+    if config["seconds"]:
+        time.sleep(config["seconds"])
+    return 0.0
+
+
+def main() -> None:
+    load = Load(**json.loads(sys.argv[1]))
+    seen: dict[int, tuple[float, float]] = {}
+    left = load.count
+    with create("auto", run="benchmarks.driver.sleep") as evaluator:
+
+        def submit(number: int) -> None:
+            nonlocal left
+            number = min(number, left)
+            left -= number
+            if number:
+                evaluator.submit([{"seconds": load.seconds}] * number)
+
+        # By default one more than there are evaluators waits, so that the search's round trip is hidden.
+        submit(load.window or 2 * evaluator.capacity())
+        while len(seen) < load.count:
+            results = evaluator.gather(1)
+            now = time.time()
+            seen |= {result.id: (result.end, now) for result in results}
+            submit(len(results))
+        record = {"capacity": evaluator.capacity(), "latency_s": [now - end for end, now in seen.values()]}
+    Path("driver.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
