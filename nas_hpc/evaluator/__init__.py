@@ -1,1 +1,23 @@
+"""What a search sees of the machine: submit configurations, gather results, whatever runs them."""
 
+from __future__ import annotations
+
+from nas_hpc.evaluator.base import CacheKey, EvaluationResult, Evaluator, canonical, derived_seed
+from nas_hpc.evaluator.deephyper import DeepHyperEvaluator
+from nas_hpc.evaluator.evaluator import LauncherEvaluator, Settings
+from nas_hpc.evaluator.select import KINDS, check_kind, create, workers_per_node
+
+__all__ = [
+    "KINDS",
+    "CacheKey",
+    "DeepHyperEvaluator",
+    "EvaluationResult",
+    "Evaluator",
+    "LauncherEvaluator",
+    "Settings",
+    "canonical",
+    "check_kind",
+    "create",
+    "derived_seed",
+    "workers_per_node",
+]

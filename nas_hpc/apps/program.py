@@ -1,0 +1,119 @@
+"""What is around a search's loop: its objects, its signals, its errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from nas_hpc.apps.flags import SearchOptions
+from nas_hpc.apps.functions import locate_run_function
+from nas_hpc.apps.results import ResultsFile
+from nas_hpc.apps.search import Interrupted, Search
+from nas_hpc.errors import NasHpcError
+from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed
+from nas_hpc.problem import HpProblem, load_callable, load_problem
+from nas_hpc.search.base import Optimizer
+
+MakeOptimizer = Callable[[HpProblem, int], Optimizer]
+_log = logging.getLogger("nas_hpc.apps")
+
+
+def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
+    """Run a search as this process's work. Everything is checked before anything is submitted.
+
+    Raises NasHpcError, or Interrupted after a signal.
+    """
+    problem = load_problem(options.problem)
+    run = locate_run_function(options.run)
+    cache_key = _cache_key(options.cache_key)
+    check_kind(options.evaluator)
+    seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
+    make_optimizer(problem, seed)
+    results = _results_file(problem)
+    settings = Settings(
+        run=run,
+        seed=seed,
+        cache_key=cache_key,
+        timeout_s=options.eval_timeout_s,
+        retries=options.eval_retries,
+        environ=options.eval_environ or {},
+    )
+    _log.info("problem %s, run function %s, seed %d", options.problem, run, seed)
+    with create(options.evaluator, settings) as evaluator:
+        _log.info("%d evaluations at once, %d in all", evaluator.capacity(), options.max_evals)
+        Search(
+            lambda: make_optimizer(problem, seed),
+            evaluator,
+            results,
+            max_evals=options.max_evals,
+            starting_points=len(problem.starting_point_asdict),
+            time_limit_s=options.time_limit_s,
+            repeats_run=cache_key == "uuid",
+        ).run()
+
+
+def main(command: click.Command, argv: Sequence[str] | None = None) -> int:
+    """Run ``command``; returns the exit code: 0 done, 1 the work failed, 2 the call was wrong, 128 + a
+    signal's number.
+
+    Errors meant for the user are one line; those of the program itself keep their traceback.
+    """
+    _log_to_stdout()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        command.main(args=arguments, standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        return _say(error.format_message(), error.exit_code)
+    except NasHpcError as error:
+        if "--debug" in arguments:
+            raise
+        return _say(error.message, error.exit_code)
+    except Interrupted as stop:
+        name = signal.Signals(stop.signal_number).name
+        _log.info("ended by %s; the search goes on from here when it is started again", name)
+        return 128 + stop.signal_number
+    return 0
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # one is enough: what follows is short
+    raise Interrupted(signal_number)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _cache_key(name: str) -> CacheKey:
+    if name == "uuid":
+        return "uuid"
+    if name == "to_dict":
+        return "to_dict"
+    return load_callable(name, "cache key (uuid, to_dict or a function)")
+
+
+def _results_file(problem: HpProblem) -> ResultsFile:
+    directory = os.environ.get("NAS_HPC_JOB_DIR", "")
+    return ResultsFile(Path(directory or "."), problem.hyperparameter_names, link=bool(directory))
+
+
+def _log_to_stdout() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger = logging.getLogger("nas_hpc")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,105 @@
+"""Which evaluator: found in the environment or named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from nas_hpc.errors import ConfigError, WrongCall
+from nas_hpc.evaluator.client import Client
+from nas_hpc.evaluator.evaluator import LauncherEvaluator, Settings
+from nas_hpc.wire import ENDPOINT_VARIABLE, Shape
+
+KINDS = ("auto", "balsam", "nas-hpc")
+WORKERS_VARIABLE = "DEEPHYPER_WORKERS_PER_NODE"
+CORES_VARIABLE = "NAS_HPC_CORES_PER_NODE"
+BALSAM_VARIABLE = "BALSAM_DB_PATH"
+_OF_DEEPHYPER = frozenset(
+    ["subprocess", "processPool", "threadPool", "ray", "serial", "thread", "process", "loky", "mpicomm"]
+)
+
+
+def workers_per_node(environ: Mapping[str, str] = os.environ) -> int:
+    """How many evaluations share a node: DEEPHYPER_WORKERS_PER_NODE; unset: the cores, at least 2 (mpi mode:
+    1).
+
+    Raises ConfigError for a value that is no whole number from 1 on.
+    """
+    if environ.get(WORKERS_VARIABLE, "").strip():
+        return _count(environ, WORKERS_VARIABLE)
+    if environ.get("BALSAM_JOB_MODE") == "mpi":
+        return 1
+    if environ.get(CORES_VARIABLE, "").strip():
+        return max(2, _count(environ, CORES_VARIABLE))
+    return max(2, os.cpu_count() or 1)
+
+
+def check_kind(kind: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise WrongCall, with what would be right, if ``kind`` is no evaluator or has nothing to run on."""
+    if kind not in KINDS:
+        known = "belongs to DeepHyper's own runs" if kind in _OF_DEEPHYPER else "is unknown"
+        raise WrongCall(f"the evaluator {kind!r} {known}: give one of {', '.join(KINDS)}")
+    if environ.get(ENDPOINT_VARIABLE):
+        for name in ("NAS_HPC_JOB_ID", "NAS_HPC_ATTEMPT"):
+            if not environ.get(name):
+                raise WrongCall(
+                    f"{ENDPOINT_VARIABLE} is set, {name} is not: a search is started by the launcher"
+                )
+        return
+    if environ.get(BALSAM_VARIABLE) and kind != "nas-hpc":
+        raise WrongCall(
+            f"{BALSAM_VARIABLE}={environ[BALSAM_VARIABLE]} names a Balsam database, which this version "
+            "cannot use: run the search under nas-hpc launcher"
+        )
+    raise WrongCall(
+        "no launcher: start the search with nas-hpc run hps ..., or as a job with nas-hpc job ... "
+        "and then nas-hpc launcher"
+    )
+
+
+def create(
+    kind: str = "auto",
+    settings: Settings | None = None,
+    *,
+    run: str = "",
+    environ: Mapping[str, str] = os.environ,
+    reconnect_s: float | None = None,
+) -> LauncherEvaluator:
+    """The evaluator of ``kind`` for this process, connected.
+
+    "auto" and "balsam" mean this launcher wherever its endpoint is in the environment, so that command lines
+    written for Balsam work. ``settings`` without a shape of their own get ``workers_per_node``.
+
+    Raises:
+        WrongCall: unknown kind, no launcher, or a bad value in the environment.
+        LauncherGone: the launcher does not answer.
+    """
+    check_kind(kind, environ)
+    settings = settings or Settings(run=run)
+    if settings.shape == Shape():
+        settings = replace(settings, shape=Shape(node_packing_count=workers_per_node(environ)))
+    client = Client(
+        Path(environ[ENDPOINT_VARIABLE]),
+        job=environ["NAS_HPC_JOB_ID"],
+        attempt=_count(environ, "NAS_HPC_ATTEMPT"),
+        shape=settings.shape,
+        reconnect_s=reconnect_s,
+    )
+    try:
+        return LauncherEvaluator(client, settings)
+    except BaseException:
+        client.close()
+        raise
+
+
+def _count(environ: Mapping[str, str], name: str) -> int:
+    text = environ[name]
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ConfigError(f"{name}={text!r}: give a whole number from 1 on")
+    return value
