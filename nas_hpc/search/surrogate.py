@@ -1,0 +1,94 @@
+"""Forests as surrogates: mean and standard deviation at candidates, updated by lies without a new fit.
+
+Mean and variance follow Hutter, Xu, Hoos, Leyton-Brown, "Algorithm runtime prediction" (2014), section 4.3:
+the law of total variance over the trees, each giving mean and variance of a candidate's leaf.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+
+from nas_hpc.search.space import Floats
+
+Features = NDArray[np.float32]
+
+TREES = 50
+_MIN_STD = 1e-6  # in units of the normal scores
+_SAMPLES_PER_TREE = 1_500
+_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "RF": (RandomForestRegressor, {"max_features": 0.5}),
+    "ET": (ExtraTreesRegressor, {"max_features": 1.0}),
+}
+
+
+class Forest:
+    """A fitted forest with open leaves: number of samples, mean and variance of each leaf of all trees.
+
+    A lie changes the leaves that it falls into as one more sample would, the splits stay: so a batch of many
+    points costs one fit. Trees of a large history each learn from a random share of it, at a bounded cost.
+    """
+
+    def __init__(self, kind: str, x: Features, y: Floats, seed: int, n_jobs: int = 1) -> None:
+        """Fit trees of ``kind`` "RF" or "ET" to ``x`` (n, features) and ``y`` (n,)."""
+        maker, settings = _KINDS[kind]
+        if len(x) > _SAMPLES_PER_TREE:
+            settings = settings | {"bootstrap": True, "max_samples": _SAMPLES_PER_TREE}
+        model: Any = maker(n_estimators=TREES, random_state=seed, n_jobs=n_jobs, **settings)
+        model.fit(x, y)
+        self._trees = [estimator.tree_ for estimator in model.estimators_]
+        sizes = np.array([tree.node_count for tree in self._trees])
+        self._offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+        self._weight = np.concatenate([tree.weighted_n_node_samples for tree in self._trees])
+        self.mean: Floats = np.concatenate([tree.value[:, 0, 0] for tree in self._trees])
+        self.variance: Floats = np.concatenate([tree.impurity for tree in self._trees])
+        self._sum = self.mean * self._weight
+        self._squares = (self.variance + self.mean**2) * self._weight
+
+    def leaves(self, x: Features) -> NDArray[np.int32]:
+        """Numbers of the leaves of ``x`` (n, features); (trees, n)."""
+        found = np.empty((len(self._trees), len(x)), dtype=np.int32)
+        for row, (tree, offset) in enumerate(zip(self._trees, self._offsets, strict=True)):
+            found[row] = tree.apply(x) + offset
+        return found
+
+    def lie(self, leaves: NDArray[np.int32], value: float) -> None:
+        """Add a sample of ``value`` to every leaf in ``leaves`` (as often as it is there)."""
+        touched, times = np.unique(leaves, return_counts=True)
+        self._weight[touched] += times
+        self._sum[touched] += times * value
+        self._squares[touched] += times * value**2
+        self.mean[touched] = self._sum[touched] / self._weight[touched]
+        square = self._squares[touched] / self._weight[touched]
+        self.variance[touched] = np.maximum(square - self.mean[touched] ** 2, 0.0)
+
+
+class Predictions:
+    """Mean and standard deviation of a forest at fixed candidates, kept up to date with its lies."""
+
+    def __init__(self, forest: Forest, candidates: Features) -> None:
+        self._forest = forest
+        self._leaves = forest.leaves(candidates)
+        self._mean = forest.mean[self._leaves]
+        self._variance = forest.variance[self._leaves]
+
+    def lie_at(self, candidate: int, value: float) -> NDArray[np.intp]:
+        """Tell the forest the lie ``value`` at one candidate; the candidates whose prediction changes."""
+        leaves = self._leaves[:, candidate]
+        self._forest.lie(leaves, value)
+        cells = np.flatnonzero(self._leaves == leaves[:, None])
+        tree, row = np.divmod(cells, self._leaves.shape[1])
+        self._mean.ravel()[cells] = self._forest.mean[leaves[tree]]
+        self._variance.ravel()[cells] = self._forest.variance[leaves[tree]]
+        changed = np.zeros(self._leaves.shape[1], dtype=np.bool_)
+        changed[row] = True
+        return np.flatnonzero(changed)
+
+    def at(self, rows: NDArray[np.intp] | slice = slice(None)) -> tuple[Floats, Floats]:
+        """Mean and standard deviation at all or some candidates (law of total variance over the trees)."""
+        mean, variance = self._mean[:, rows], self._variance[:, rows]
+        total = variance.mean(axis=0) + mean.var(axis=0)
+        return mean.mean(axis=0), np.sqrt(np.maximum(total, _MIN_STD**2))
