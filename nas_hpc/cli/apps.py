@@ -90,8 +90,8 @@ def standard_apps() -> list[App]:
     from nas_hpc.apps import STANDARD_APPS
 
     return [
-        App(name, shlex.join([sys.executable, "-m", one.module]), one.description, restartable=True)
-        for name, one in STANDARD_APPS.items()
+        App(name, shlex.join([os.path.abspath(sys.executable), "-m", module]), description, restartable=True)
+        for name, (module, description) in STANDARD_APPS.items()
     ]
 
 
@@ -136,4 +136,4 @@ def _own_module(command: str) -> str:
 def _own_modules() -> list[str]:
     from nas_hpc.apps import STANDARD_APPS
 
-    return [one.module for one in STANDARD_APPS.values()]
+    return [module for module, _ in STANDARD_APPS.values()]

@@ -1,0 +1,246 @@
+"""What ``nas-hpc doctor`` looks at: each check gives one or several findings and never raises."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_hpc import __version__
+from nas_hpc.cli.client import live_endpoint, query
+from nas_hpc.cli.context import open_database
+from nas_hpc.errors import LauncherGone, NasHpcError
+from nas_hpc.site import Site
+from nas_hpc.store.base import JobFilter
+
+OK, WARN, BAD = "ok", "warn", "bad"
+LIBRARIES = ("click", "msgpack", "pyzmq", "sqlalchemy", "numpy", "scikit-learn", "ConfigSpace", "pandas")
+NETWORK_FILESYSTEMS = frozenset(
+    "nfs nfs4 lustre gpfs beegfs cifs smb3 smbfs fuse.sshfs 9p afs ceph glusterfs fuse.glusterfs orangefs "
+    "pvfs2 "
+    "panfs wekafs daos fuse.dfuse dvs".split()
+)
+SPACE_WARN_BYTES, SPACE_BAD_BYTES = 1 << 30, 64 << 20
+FILES_WARN, FILES_BAD = 10_000, 1_000
+CLOCK_WARN_S = 2.0
+OPEN_FILES_WARN, OPEN_FILES_BAD = 1024, 256
+PROCESSES_WARN = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's."""
+
+    name: str
+    level: str
+    text: str
+    advice: str = ""
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter and the libraries."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    number = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", OK, f"{number} at {sys.executable}, nas-hpc {__version__}")
+    found, missing = [], []
+    for library in LIBRARIES:
+        try:
+            found.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            missing.append(library)
+    if missing:
+        yield Finding(
+            "libraries",
+            BAD,
+            f"missing: {', '.join(missing)}",
+            "install the package again: pip install nas-hpc",
+        )
+    else:
+        yield Finding("libraries", OK, ", ".join(found))
+
+
+def check_machine() -> Iterator[Finding]:
+    """Cores and limits of this process."""
+    mine, all_of_it = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    quota = _cpu_quota()
+    if quota is not None and quota < mine:
+        advice = f"give the launcher --cores-per-node {max(1, int(quota))}"
+        yield Finding(
+            "cores", WARN, f"{mine} of {all_of_it} usable, but the container may use only {quota:g}", advice
+        )
+    else:
+        yield Finding("cores", OK, f"{mine} of {all_of_it} usable")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    level = BAD if 0 <= soft < OPEN_FILES_BAD else WARN if 0 <= soft < OPEN_FILES_WARN else OK
+    yield Finding(
+        "open files", level, f"limit {_limit(soft)}", "" if level == OK else f"ulimit -n {_limit(hard)}"
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    level = WARN if 0 <= soft < PROCESSES_WARN else OK
+    yield Finding(
+        "processes", level, f"limit {_limit(soft)}", "" if level == OK else f"ulimit -u {_limit(hard)}"
+    )
+    if shutil.disk_usage(tempfile.gettempdir()).free < SPACE_BAD_BYTES:
+        yield Finding(
+            "temporary files", WARN, f"{tempfile.gettempdir()} is nearly full", "set TMPDIR to another disk"
+        )
+
+
+def check_site(site: Site) -> Iterator[Finding]:
+    """The directory, its file system, space, clock."""
+    mode = stat.S_IMODE(site.path.stat().st_mode)
+    if mode & 0o077:
+        yield Finding(
+            "site", WARN, f"{site.path} is open to others (mode {mode:04o})", f"chmod 700 {site.path}"
+        )
+    else:
+        yield Finding("site", OK, str(site.path))
+    kind, mount = filesystem_of(site.path, Path("/proc/mounts").read_text())
+    network = kind in NETWORK_FILESYSTEMS
+    where = f"{kind} at {mount}, {'network' if network else 'local'}"
+    yield Finding("file system", OK, where)
+    space = os.statvfs(site.path)
+    free = space.f_bavail * space.f_frsize
+    level = BAD if free < SPACE_BAD_BYTES else WARN if free < SPACE_WARN_BYTES else OK
+    text = f"{free / (1 << 30):.1f} GiB free"
+    yield Finding(
+        "space", level, text, "" if level == OK else "free some space, or make a site on another disk"
+    )
+    if space.f_files and space.f_favail < FILES_WARN:
+        level = BAD if space.f_favail < FILES_BAD else WARN
+        yield Finding(
+            "files", level, f"{space.f_favail} more files possible", "remove files: nas-hpc rm, or by hand"
+        )
+    try:
+        site.check_writable()
+    except NasHpcError as error:
+        yield Finding("writing", BAD, error.message, "commands that only read still work")
+        return
+    yield from _check_clock(site)
+    yield _check_locks(site, network)
+
+
+def _check_clock(site: Site) -> Iterator[Finding]:
+    """A file server with another time of day makes files look older or newer than they are."""
+    with tempfile.NamedTemporaryFile(dir=site.run, prefix=".doctor-") as file:
+        before = time.time()
+        file.write(b"x")
+        file.flush()
+        skew_s = os.fstat(file.fileno()).st_mtime - before
+    if abs(skew_s) > CLOCK_WARN_S:
+        advice = "have the clocks set (NTP); times in reports may be wrong"
+        yield Finding("clock", WARN, f"the file system's clock differs by {skew_s:.1f} s", advice)
+    else:
+        yield Finding("clock", OK, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(before)))
+
+
+def _check_locks(site: Site, network: bool) -> Finding:
+    advice = "use PostgreSQL (a site on another file system serves until then): SQLite needs locks that hold"
+    for name, lock in (("flock", fcntl.flock), ("fcntl", fcntl.lockf)):
+        problem = lock_problem(site.run, lock)
+        if problem:
+            return Finding("locks", BAD, f"{name}: {problem}", advice)
+    if network:
+        return Finding(
+            "locks",
+            OK,
+            "hold on this host; on a network file system only one host at a time may use the site",
+        )
+    return Finding("locks", OK, "flock and fcntl hold")
+
+
+def lock_problem(directory: Path, lock: Callable[[int, int], object]) -> str:
+    """What is wrong with ``lock`` in ``directory``, "" if a second process is kept out."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as file:
+        try:
+            lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return f"refused: {error.strerror}"
+        child = os.fork()
+        if child == 0:  # a lock is of the open file or of the process: the child opens it anew
+            code = 2
+            try:
+                descriptor = os.open(file.name, os.O_RDWR)
+                lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                code = 1
+            except OSError as error:
+                code = 0 if error.errno in (errno.EAGAIN, errno.EACCES) else 2
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {0: "", 1: "a second process got the lock too"}.get(code, "cannot be tested from a second process")
+
+
+def check_database(site: Site) -> Iterator[Finding]:
+    """Whether it opens, and what is in it."""
+    try:
+        with open_database(site) as store:
+            counts = store.counts(JobFilter())
+            apps = store.apps()
+    except NasHpcError as error:
+        yield Finding("database", BAD, error.message, "restore it from a copy, or make a new site")
+        return
+    states = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count) or "no jobs"
+    yield Finding("database", OK, f"{states}; {len(apps)} applications")
+    if not apps:
+        yield Finding("applications", WARN, "none is registered", "nas-hpc app --sync")
+
+
+def check_launcher(site: Site) -> Iterator[Finding]:
+    """Whether one runs, and answers."""
+    try:
+        endpoint = live_endpoint(site)
+        if endpoint is None:
+            if site.endpoint.exists():
+                text = "none; the last one did not end in order"
+                yield Finding("launcher", WARN, text, "the next one goes on with its jobs: nas-hpc launcher")
+            else:
+                yield Finding("launcher", OK, "none is running")
+            return
+        view = query(site)
+    except LauncherGone as error:
+        yield Finding(
+            "launcher", BAD, error.message, "if it is stuck, kill it and start another: nothing is lost"
+        )
+    except NasHpcError as error:
+        yield Finding("launcher", BAD, error.message, f"remove {site.endpoint} if no launcher runs")
+    else:
+        who = f"process {endpoint.pid} on {endpoint.host}"
+        yield Finding("launcher", OK, f"{who}: {view.get('running')} running, {view.get('waiting')} waiting")
+
+
+def filesystem_of(path: Path, mounts: str) -> tuple[str, str]:
+    """Type and mount point of the file system of ``path``; ``mounts`` is the text of /proc/mounts."""
+    best = ("unknown", "")
+    resolved = path.resolve()
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        mount = fields[1].replace("\\040", " ").replace("\\011", "\t")
+        if (resolved == Path(mount) or Path(mount) in resolved.parents) and len(mount) >= len(best[1]):
+            best = (fields[2], mount)
+    return best
+
+
+def _cpu_quota() -> float | None:
+    """Cores that the control group allows; None: no limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)

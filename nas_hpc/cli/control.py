@@ -1,0 +1,187 @@
+"""``nas-hpc kill``, ``retry`` and ``rm``: jobs as a whole."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+
+import click
+
+from nas_hpc.cli.client import wake
+from nas_hpc.cli.context import Invocation, note, site_options
+from nas_hpc.cli.output import job_json, print_json, short
+from nas_hpc.cli.submission import find_jobs
+from nas_hpc.errors import WrongCall
+from nas_hpc.records import Job
+from nas_hpc.site import Site
+from nas_hpc.states import FINAL, Actor, State
+from nas_hpc.store.base import JobFilter, Store
+
+_JOBS = click.argument("words", metavar="[JOB]...", nargs=-1)
+_YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
+_WORKFLOW = click.option(
+    "--workflow", "--wf-filter", "workflow", default="", help="All jobs of this workflow."
+)
+_ENDED_BY_PERSON = (State.FAILED, State.USER_KILLED)
+
+
+@site_options
+@click.command()
+@_JOBS
+@_WORKFLOW
+@_YES
+@_JSON
+@click.pass_obj
+def kill(call: Invocation, words: tuple[str, ...], workflow: str, yes: bool, as_json: bool) -> None:
+    """End jobs, running or waiting; with a search its evaluations. They can be retried.
+
+    \b
+    Examples:
+      nas-hpc kill 3f2a
+      nas-hpc kill --workflow TEST --yes
+    """
+    with call.store(write=True) as (site, store):
+        found = _chosen(store, words, workflow, "kill")
+        alive = [job for job in found if job.state not in FINAL]
+        for job in found:
+            if job.state in FINAL and words:
+                note(f"note: {job.name} ({short(job.id)}) is {job.state.value} already")
+        if workflow:
+            _confirm(f"end {len(alive)} jobs of workflow {workflow}", yes or not alive)
+        ids = [job.id for job in alive]
+        for job in alive:
+            if not job.creator:
+                ids += [one.id for one in store.jobs(JobFilter(creator=job.id)) if one.state not in FINAL]
+        moved = store.set_state(
+            list(dict.fromkeys(ids)), State.USER_KILLED, Actor.COMMAND, "killed by a command"
+        )
+    _say(moved, "killed", as_json)
+    wake(site)
+
+
+@site_options
+@click.command()
+@_JOBS
+@click.option("--failed", is_flag=True, help="All that failed, evaluations of searches left out.")
+@_WORKFLOW
+@_JSON
+@click.pass_obj
+def retry(call: Invocation, words: tuple[str, ...], failed: bool, workflow: str, as_json: bool) -> None:
+    """Let failed or killed jobs run again; a search goes on where it was.
+
+    \b
+    Examples:
+      nas-hpc retry 3f2a
+      nas-hpc retry --failed --workflow TEST
+    """
+    if words and (failed or workflow):
+        raise WrongCall("retry: give either jobs or --failed, not both")
+    if not words and not failed:
+        raise WrongCall("retry: nothing to do; give jobs, or --failed for all that failed")
+    with call.store(write=True) as (site, store):
+        if failed:
+            where = JobFilter(workflow=workflow, states=frozenset({State.FAILED}))
+            found = [job for job in store.jobs(where) if not job.creator]
+        else:
+            found = find_jobs(store, words)
+            for job in found:
+                if job.state not in _ENDED_BY_PERSON:
+                    raise WrongCall(
+                        f"retry: {job.name} ({short(job.id)}) is {job.state.value}; only a job that is "
+                        "FAILED or "
+                        "USER_KILLED can be retried"
+                    )
+        moved = store.set_state(
+            [job.id for job in found], State.RESTART_READY, Actor.COMMAND, "retried by a command"
+        )
+    _say(moved, "to run again:", as_json)
+    wake(site)
+
+
+@site_options
+@click.command()
+@_JOBS
+@_WORKFLOW
+@click.option("--keep-files", is_flag=True, help="Leave the jobs' directories where they are.")
+@_YES
+@_JSON
+@click.pass_obj
+def rm(
+    call: Invocation, words: tuple[str, ...], workflow: str, keep_files: bool, yes: bool, as_json: bool
+) -> None:
+    """Remove jobs and their directories; with a search its evaluations. A running job has to be killed first.
+
+    \b
+    Examples:
+      nas-hpc rm 3f2a
+      nas-hpc rm --workflow OLD --yes
+      nas-hpc rm --workflow OLD --keep-files --yes
+    """
+    with call.store(write=True) as (site, store):
+        found = _chosen(store, words, workflow, "rm")
+        for job in found:
+            if job.state is State.RUNNING:
+                raise WrongCall(
+                    f"rm: {job.name} ({short(job.id)}) is RUNNING; end it first with: nas-hpc kill "
+                    f"{short(job.id)}"
+                )
+        files = "" if keep_files else " and their directories"
+        _confirm(f"remove {len(found)} jobs{files}", yes or not found)
+        ids = tuple(job.id for job in found)
+        removed = store.remove(JobFilter(ids=ids)) if ids else []
+    if not keep_files:
+        _remove_files(site, removed, whole_workflow=workflow)
+    _say(removed, "removed", as_json)
+    wake(site)
+
+
+def _chosen(store: Store, words: Sequence[str], workflow: str, command: str) -> list[Job]:
+    if bool(words) == bool(workflow):
+        problem = "jobs and --workflow do not go together" if words else "nothing to do"
+        raise WrongCall(f"{command}: {problem}; give jobs (ids or names), or --workflow NAME")
+    if words:
+        return find_jobs(store, words)
+    found = store.jobs(JobFilter(workflow=workflow))
+    if not found:
+        raise WrongCall(
+            f"{command}: no job belongs to workflow {workflow!r}; nas-hpc ls jobs shows those there are"
+        )
+    return found
+
+
+def _confirm(what: str, agreed: bool) -> None:
+    """Ask, on a terminal, unless ``agreed``. Raises WrongCall where nobody can be asked."""
+    if agreed:
+        return
+    if not sys.stdin.isatty():
+        raise WrongCall(f"this would {what}, and there is no terminal to ask; say --yes if that is meant")
+    if not click.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+        raise click.Abort
+
+
+def _remove_files(site: Site, removed: Sequence[Job], whole_workflow: str) -> None:
+    for job in removed:
+        directory = site.job_directory(job.workflow, job.directory_name)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            note(f"note: {directory} could not be removed: {error.strerror or error}")
+    if whole_workflow:
+        shutil.rmtree(site.workflow_directory(whole_workflow), ignore_errors=True)
+
+
+def _say(jobs: Sequence[Job], what: str, as_json: bool) -> None:
+    if as_json:
+        print_json([job_json(job) for job in jobs])
+        return
+    own = [job for job in jobs if not job.creator]
+    for job in own:
+        print(f"{what} {job.workflow}/{job.name} ({short(job.id)})")
+    if len(jobs) > len(own):
+        print(f"{what} {len(jobs) - len(own)} evaluations")
+    if not jobs:
+        print("no job changed")

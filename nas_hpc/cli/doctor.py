@@ -1,0 +1,82 @@
+"""``nas-hpc doctor``: is this machine and this site fit for work?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from nas_hpc.cli.checks import (
+    BAD,
+    WARN,
+    Finding,
+    check_database,
+    check_launcher,
+    check_machine,
+    check_python,
+    check_site,
+)
+from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.output import print_json
+from nas_hpc.config import Settings
+from nas_hpc.errors import NasHpcError, SiteError
+
+if TYPE_CHECKING:
+    from nas_hpc.site import Site
+
+
+@site_options
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def doctor(call: Invocation, as_json: bool) -> int:
+    """Check this machine and the site; each line says ok, warn or bad, and what to do. Exit 1 if one is bad.
+
+    \b
+    Example:
+      nas-hpc doctor --site testdb
+    """
+    findings = [*_safely("python", check_python), *_safely("machine", check_machine)]
+    site, settings = None, Settings()
+    try:
+        site = call.site()
+    except SiteError as error:
+        given = bool(call.site_flag)
+        findings.append(Finding("site", BAD if given else WARN, error.message))
+    if site is not None:
+        findings += _site_findings(site)
+    try:
+        settings = call.settings(site)
+    except NasHpcError as error:
+        findings.append(Finding("settings", BAD, error.message, "correct it there"))
+    if as_json:
+        shown = {name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}
+        print_json({"checks": [asdict(finding) for finding in findings], "settings": shown})
+    else:
+        for finding in findings:
+            advice = f"  -> {finding.advice}" if finding.advice else ""
+            print(f"{finding.level:<4}  {finding.name:<16} {finding.text}{advice}")
+        print("settings")
+        for name, one in settings.items():
+            print(f"      {name:<18} {one.value!s:<8} {one.origin}")
+    return 1 if any(finding.level == BAD for finding in findings) else 0
+
+
+def _site_findings(site: Site) -> list[Finding]:
+    found: list[Finding] = []
+    for name, check in (("site", check_site), ("database", check_database), ("launcher", check_launcher)):
+        found += _safely(name, lambda check=check: check(site))
+    return found
+
+
+def _safely(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """The findings of ``check``; one that fails is a finding itself."""
+    found: list[Finding] = []
+    try:
+        for finding in check():
+            found.append(finding)
+    except OSError as error:
+        found.append(Finding(name, BAD, f"cannot be checked: {error}"))
+    return found

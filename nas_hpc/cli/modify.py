@@ -1,0 +1,104 @@
+"""``nas-hpc modify``: change a job that does not run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from nas_hpc.cli.client import wake
+from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.output import job_json, print_json, short
+from nas_hpc.cli.submission import (
+    check_args,
+    find_app,
+    find_job,
+    find_parents,
+    resource_options,
+    resources_from,
+)
+from nas_hpc.cli.types import Count, Name, parse_environ
+from nas_hpc.errors import WrongCall
+from nas_hpc.records import Job
+from nas_hpc.states import State
+from nas_hpc.store.base import JobFilter, Store
+
+
+@site_options
+@click.command()
+@click.argument("word", metavar="JOB")
+@click.option("--name", type=Name(), default=None, help="New name; its directory is another one then.")
+@click.option("--args", default=None, help="New arguments of the application, one string.")
+@click.option("--env", multiple=True, metavar="K=V[:K2=V2]", help="Variables to set or to replace.")
+@click.option("--retries", type=Count(0), default=None, help="Runs again after a failure, at most so often.")
+@click.option(
+    "--parents", default=None, metavar="ID,ID", help='Jobs that must be finished first; "" for none.'
+)
+@resource_options
+@click.option("--yes", is_flag=True, help="Accepted, as in Balsam; nothing is asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
+@click.pass_obj
+def modify(
+    call: Invocation,
+    /,
+    word: str,
+    name: str | None,
+    args: str | None,
+    env: tuple[str, ...],
+    retries: int | None,
+    parents: str | None,
+    yes: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Change a job that does not run.
+
+    \b
+    Example:
+      nas-hpc modify 3f2a --node-packing-count 4 --env DEEPHYPER_WORKERS_PER_NODE=4
+    """
+    environ = parse_environ(env)
+    with call.store(write=True) as (site, store):
+        old = find_job(store, word)
+        if old.state is State.RUNNING:
+            raise WrongCall(
+                f"modify: {old.name} ({short(old.id)}) is RUNNING; end it first with: nas-hpc kill "
+                f"{short(old.id)}"
+            )
+        new = replace(old, resources=resources_from(flags, old.resources))
+        given: dict[str, Any] = {"name": name, "args": args, "retries": retries}
+        new = replace(new, **{key: value for key, value in given.items() if value is not None})
+        if environ:
+            new = replace(new, environ={**old.environ, **environ})
+        if parents is not None:
+            new = replace(new, parents=find_parents(store, parents))
+            check_no_cycle(store, new)
+        if args is not None and old.application:
+            check_args(find_app(store, old.application), args, old.origin)
+        if new == old:
+            raise WrongCall(
+                f"modify: nothing to change in {old.name} ({short(old.id)}); give at least one flag"
+            )
+        store.modify([new])
+        [stored] = store.jobs(JobFilter(ids=(old.id,)))
+    if as_json:
+        print_json(job_json(stored))
+    else:
+        print(f"changed {stored.workflow}/{stored.name} ({short(stored.id)})")
+    wake(site)
+
+
+def check_no_cycle(store: Store, job: Job) -> None:
+    """Raise WrongCall if ``job`` would wait for itself, directly or through its parents."""
+    seen: set[str] = set()
+    front = list(job.parents)
+    while front:
+        if job.id in front:
+            raise WrongCall(
+                f"--parents: {job.name} ({short(job.id)}) would wait for itself; name jobs that do not wait "
+                "for it"
+            )
+        seen.update(front)
+        above = store.jobs(JobFilter(ids=tuple(front)))
+        front = list({parent for one in above for parent in one.parents} - seen)
