@@ -1,0 +1,98 @@
+"""The outside judge: a run function that writes a line at its start and its end, and what the lines must say.
+
+The ledger is a file that the engine knows nothing of. Each line is one write to a descriptor opened with O_APPEND.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LEDGER = "LEDGER"
+
+
+def note(what: str) -> None:
+    """Append a line about this attempt."""
+    line = f"{what} {os.environ['NAS_HPC_JOB_ID']} {os.environ['NAS_HPC_ATTEMPT']} {time.time()}\n"
+    descriptor = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def run(config: dict[str, Any]) -> float:
+    """The run function under test: a moment's work between two lines."""
+    note("start")
+    time.sleep(0.03)
+    note("end")
+    return -float(sum(value * value for value in config.values()))
+
+
+@dataclass(slots=True)
+class Lines:
+    """Attempt numbers by job."""
+
+    started: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    ended: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+
+def read(path: Path) -> Lines:
+    """The ledger."""
+    lines = Lines()
+    for line in path.read_text().splitlines():
+        what, job, attempt, _ = line.split()
+        (lines.started if what == "start" else lines.ended)[job].append(int(attempt))
+    return lines
+
+
+def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
+    """Assert that nothing was lost and nothing finished ran again; returns how many attempts were cut short.
+
+    An evaluation is finished when result.json of its attempt is in place: no attempt may start after that. A
+    ledger's end without it is an attempt that was killed between the two, and may be repeated.
+    """
+    lines = read(ledger)
+    results = {}
+    for path in workflow.glob("task*/result.json"):
+        body = json.loads(path.read_text())
+        results[body["job"]] = body
+    assert len(results) == max_evals, f"{len(results)} results on disk of {max_evals} evaluations"
+    for job, numbers in lines.started.items():
+        assert len(numbers) == len(set(numbers)), f"{job}: an attempt started twice: {numbers}"
+        assert max(numbers) == results[job]["attempt"], f"{job}: {numbers} started, but {results[job]} is its result"
+        assert results[job]["outcome"] == "ok", results[job]
+        assert results[job]["attempt"] in lines.ended[job], f"{job}: a result of an attempt that did not end"
+    assert set(lines.started) == set(results), "every result comes from an attempt that ran"
+    judge_rows(workflow, max_evals)
+    judge_attempts(workflow, results)
+    return sum(len(numbers) for numbers in lines.started.values()) - max_evals
+
+
+def judge_rows(workflow: Path, max_evals: int) -> None:
+    """results.csv has every evaluation once."""
+    with (workflow / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(int(row["seq"]) for row in rows) == list(range(1, max_evals + 1))
+    assert all(row["objective"] for row in rows), "an evaluation that succeeds in the end has its objective"
+
+
+def judge_attempts(workflow: Path, results: dict[str, Any]) -> None:
+    """attempts.jsonl has every attempt once, and one success per evaluation."""
+    ok: dict[str, int] = defaultdict(int)
+    seen = set()
+    for line in (workflow / "attempts.jsonl").read_text().splitlines():
+        body = json.loads(line)
+        if not body["creator"]:
+            continue
+        key = (body["job"], body["number"])
+        assert key not in seen, f"{key} stands twice in attempts.jsonl"
+        seen.add(key)
+        ok[body["job"]] += body["outcome"] == "ok"
+    assert ok == dict.fromkeys(results, 1)

@@ -1,0 +1,54 @@
+"""kill -9 of everything at random moments, the same command again: nothing lost, nothing finished runs twice.
+
+Judged by an outside ledger. Each seed is printed; by hand:  pytest tests/failure/test_kill.py --kill-seeds 50
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.failure import ledger
+from tests.failure.scene import VICTIMS, Scene
+from tests.support import wait_until
+
+EVALUATIONS = 60
+KILLS = 5
+
+
+def kill_one(scene: Scene, kind: str, chance: random.Random) -> None:
+    """kill -9 one process of a kind, if one lives."""
+    victims = scene.victims(kind)
+    if victims:
+        with contextlib.suppress(psutil.Error):
+            chance.choice(victims).send_signal(signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_nothing_is_lost_and_nothing_runs_twice(
+    kill_seed: int, tmp_path: Path, test_id: str
+) -> None:
+    print(f"seed {kill_seed}")
+    chance = random.Random(kill_seed)
+    scene = Scene(tmp_path, test_id, EVALUATIONS)
+    scene.prepare(chance.choice(["random_search", "ambs"]), seed=kill_seed)
+    launcher = scene.launcher()
+    for _ in range(KILLS):
+        until = min(scene.ended() + chance.randint(1, 9), EVALUATIONS)
+        wait_until(lambda: scene.ended() >= until or launcher.poll() is not None, 60, f"{until} ends")  # noqa: B023
+        kind = chance.choice(["launcher", *VICTIMS])
+        print(f"after {scene.ended()} ends: kill -9 of the {kind}")
+        if kind != "launcher":
+            kill_one(scene, kind, chance)
+        if kind == "launcher" or launcher.poll() is not None:
+            scene.kill_all_of(launcher)
+            launcher = scene.launcher()
+    launcher.wait(90)
+    scene.finish()
+    cut_short = ledger.judge(scene.ledger, scene.workflow, EVALUATIONS)
+    assert cut_short <= 3 * KILLS, "a kill costs no more than the evaluations that were running"
