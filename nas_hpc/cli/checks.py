@@ -25,9 +25,29 @@ from nas_hpc.store.base import JobFilter
 OK, WARN, BAD = "ok", "warn", "bad"
 LIBRARIES = ("click", "msgpack", "pyzmq", "sqlalchemy", "numpy", "scikit-learn", "ConfigSpace", "pandas")
 NETWORK_FILESYSTEMS = frozenset(
-    "nfs nfs4 lustre gpfs beegfs cifs smb3 smbfs fuse.sshfs 9p afs ceph glusterfs fuse.glusterfs orangefs "
-    "pvfs2 "
-    "panfs wekafs daos fuse.dfuse dvs".split()
+    [
+        "nfs",
+        "nfs4",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "fuse.sshfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "fuse.glusterfs",
+        "orangefs",
+        "pvfs2",
+        "panfs",
+        "wekafs",
+        "daos",
+        "fuse.dfuse",
+        "dvs",
+    ]
 )
 SPACE_WARN_BYTES, SPACE_BAD_BYTES = 1 << 30, 64 << 20
 FILES_WARN, FILES_BAD = 10_000, 1_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -67,7 +68,7 @@ def doctor(call: Invocation, as_json: bool) -> int:
 def _site_findings(site: Site) -> list[Finding]:
     found: list[Finding] = []
     for name, check in (("site", check_site), ("database", check_database), ("launcher", check_launcher)):
-        found += _safely(name, lambda check=check: check(site))
+        found += _safely(name, partial(check, site))
     return found
 
 

@@ -106,7 +106,7 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else "nas-hpc"
-        if type(error) is click.exceptions.NoArgsIsHelpError:
+        if type(error).__name__ == "NoArgsIsHelpError":  # since click 8.2
             click.echo(error.format_message(), err=True)
         else:
             _say(f"error: {_one_line(error.format_message()).rstrip('.')}; see {path} --help")

@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import App, Origin
 
+_EXAMPLE = {"problem": "Problem", "run": "run"}
 _FLAGS = {"--problem": "problem", "-p": "problem", "--run": "run", "-r": "run"}
 
 
@@ -34,46 +35,55 @@ def check_search_args(app: App, words: Sequence[str], origin: Origin) -> None:
     if "-m nas_hpc.apps." not in app.executable:
         return
     given = search_flags(words)
-    for kind in ("problem", "run"):
+    for kind, example in _EXAMPLE.items():
         if kind not in given:
-            raise WrongCall(
-                f"--args of {app.name} has no --{kind}; add --{kind} package.module.{_EXAMPLE[kind]}"
-            )
+            raise WrongCall(f"--args of {app.name} has no --{kind}; add --{kind} package.module.{example}")
     if app.executable.split()[0] != origin.interpreter:
         return  # another Python has other modules: only that one can tell
-    for kind, dotted in given.items():
-        check_findable(f"--{kind}", dotted, origin.sys_path, _EXAMPLE[kind])
+    for kind, path in given.items():
+        check_findable(f"--{kind}", path, origin, _EXAMPLE[kind])
 
 
-_EXAMPLE = {"problem": "Problem", "run": "run"}
-
-
-def check_findable(flag: str, dotted: str, sys_path: Sequence[str], example: str) -> None:
-    """Raise WrongCall unless ``dotted`` begins with a module that can be found and ends with a name in it."""
-    parts = dotted.split(".")
+def check_findable(flag: str, path: str, origin: Origin, example: str) -> None:
+    """Raise WrongCall unless ``path`` (``package.module.name``, ``package.module:name``, ``file.py:name``)
+    names a module or file that is there."""
+    file, _, name = path.partition(":")
+    if file.endswith(".py"):
+        if not os.path.isabs(file):
+            absolute = os.path.join(origin.directory, file)
+            right = f"{absolute}:{name or example}"
+            raise WrongCall(
+                f"{flag} {path!r}: the job runs in a directory of its own; give the whole path, {right}"
+            )
+        if not os.path.isfile(file):
+            raise WrongCall(
+                f"{flag} {path!r}: there is no file {file}; give a .py file or package.module.{example}"
+            )
+        return
+    parts = path.replace(":", ".", 1).split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise WrongCall(f"{flag} {dotted!r} is no dotted path; write package.module.{example}")
+        raise WrongCall(
+            f"{flag} {path!r} is no dotted name; write package.module.{example} or /path/file.py:{example}"
+        )
     if parts[0] == "__main__":
         raise WrongCall(
-            f"{flag} {dotted!r} lives in __main__, which other processes cannot import; put it into a module "
-            "of its own"
+            f"{flag} {path!r} lives in __main__, where no other process can find it; move it to a module"
         )
-    spec = _top_level(parts[0], sys_path)
+    spec = _top_level(parts[0], origin.sys_path)
     if spec is None:
-        looked = ", ".join(sys_path) or "nowhere"
+        looked = ", ".join(origin.sys_path) or "nowhere"
         raise WrongCall(
-            f"{flag} {dotted!r}: there is no module {parts[0]!r}; looked in {looked} and in the installed "
-            "packages of "
-            f"{sys.executable}"
+            f"{flag} {path!r}: there is no module {parts[0]!r} in {looked}, nor installed for "
+            f"{sys.executable}; "
+            "correct the name, or add its directory to PYTHONPATH"
         )
     for depth, part in enumerate(parts[1:-1], start=1):
+        here = ".".join(parts[:depth])
         if spec.submodule_search_locations is None:
-            return  # attributes of a module: a class, perhaps
-        below = PathFinder.find_spec(".".join(parts[: depth + 1]), list(spec.submodule_search_locations))
+            raise WrongCall(f"{flag} {path!r}: {here} is a module, not a package; write {here}.{example}")
+        below = PathFinder.find_spec(f"{here}.{part}", list(spec.submodule_search_locations))
         if below is None:
-            raise WrongCall(
-                f"{flag} {dotted!r}: {'.'.join(parts[:depth])} has no module {part!r}{_there(spec)}"
-            )
+            raise WrongCall(f"{flag} {path!r}: {here} has no module {part!r}{_there(spec)}")
         spec = below
 
 

@@ -22,7 +22,7 @@ from nas_hpc.store.base import JobFilter, Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_RESOURCES: tuple[tuple[str, click.ParamType[Any], str], ...] = (
+_RESOURCES: tuple[tuple[str, Any, str], ...] = (
     ("num-nodes", Count(1), "Nodes of the job."),
     ("ranks-per-node", Count(1), "MPI ranks on each node."),
     ("threads-per-rank", Count(1), "Threads of each rank."),

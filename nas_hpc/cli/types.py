@@ -6,12 +6,20 @@ import math
 import re
 import shlex
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas_hpc.errors import WrongCall
+from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.states import State
+
+if TYPE_CHECKING:  # generic since click 8.2 only
+    TextType = click.ParamType[str]
+    IntType = click.ParamType[int]
+    FloatType = click.ParamType[float]
+    StateType = click.ParamType[State]
+else:
+    TextType = IntType = FloatType = StateType = click.ParamType
 
 MAX_NAME = 100
 """Longest name of a job or workflow, in bytes: its directory's name is nine longer and must fit
@@ -22,7 +30,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NEXT_SETTING = re.compile(r":(?=[^:=]*=)")
 
 
-class Name(click.ParamType[str]):
+class Name(TextType):
     """A name that becomes a directory."""
 
     name = "name"
@@ -53,7 +61,7 @@ def wrong_name(name: str) -> str:
     return ""
 
 
-class Count(click.ParamType[int]):
+class Count(IntType):
     """A whole number from ``least`` to ``most``."""
 
     name = "integer"
@@ -74,7 +82,7 @@ class Count(click.ParamType[int]):
         return number
 
 
-class Amount(click.ParamType[float]):
+class Amount(FloatType):
     """A number, 0 or more (``positive``: above 0)."""
 
     name = "number"
@@ -94,7 +102,27 @@ class Amount(click.ParamType[float]):
         return number
 
 
-class StateName(click.ParamType[State]):
+class Duration(FloatType):
+    """A length of time above 0, such as 90, 90s, 15m, 1h30m; seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds, or the reason why it is none."""
+        from nas_hpc.units import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            seconds = float(parse_duration(str(value)))
+        except NasHpcError as error:
+            self.fail(error.message, param, ctx)
+        if seconds <= 0:
+            self.fail(f"{value!r} is no length of time; give one above 0, such as 90s or 15m", param, ctx)
+        return seconds
+
+
+class StateName(StateType):
     """The name of a state, in any case."""
 
     name = "state"

@@ -70,7 +70,7 @@ def describe_search(search: Mapping[str, Any]) -> str:
     """Counts and the best of a search."""
     most = search.get("max_evals")
     best = search.get("best")
-    ended = int(search.get("done") or 0) + int(search.get("failed") or 0)
+    ended = search.get("done") or 0  # failed ones among them
     of = f"/{most}" if most else ""
     return (
         f"{ended}{of} evaluations, {search.get('failed', 0)} failed, {search.get('running', 0)} running"

@@ -1,0 +1,67 @@
+"""Whether a search could begin: its flags, its problem, its run function. Runs as a process of its own.
+
+``python -m nas_hpc.cli.check_search MODULE FLAG…`` loads the user's modules as the search will, so that
+nothing of them is in the process that asks. Exit 0, or 2 after a line ``MARK message`` on stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from nas_hpc.errors import NasHpcError, WrongCall
+
+MARK = "nas-hpc-check:"
+LIMIT_S = 300.0
+"""Importing a training library from a busy file system may take minutes; more than this is a hang."""
+
+
+def check_search(module: str, words: Sequence[str]) -> None:
+    """Raise WrongCall if the search ``module`` with the flags ``words`` could not begin."""
+    argv = [sys.executable, "-m", __name__, module, *words]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise WrongCall(
+            f"importing the problem took more than {LIMIT_S:g} s; let its module do less when it is imported"
+        ) from None
+    if done.returncode == 0:
+        return
+    lines = done.stderr.decode(errors="replace").splitlines()
+    told = [line.removeprefix(MARK).strip() for line in lines if line.startswith(MARK)]
+    raise WrongCall(
+        told[-1] if told else f"the problem cannot be loaded: {lines[-1] if lines else 'no reason given'}"
+    )
+
+
+def _check(module: str, words: Sequence[str]) -> None:
+    import click
+
+    from nas_hpc.apps.functions import locate_run_function
+    from nas_hpc.problem import load_problem
+
+    program = importlib.import_module(module)
+    [command] = [value for value in vars(program).values() if isinstance(value, click.Command)]
+    try:
+        flags = command.make_context(module, list(words)).params
+    except click.ClickException as error:
+        raise WrongCall(error.format_message().rstrip(".")) from error
+    load_problem(flags["problem"])
+    locate_run_function(flags["run"])
+
+
+def _main() -> int:
+    try:
+        _check(sys.argv[1], sys.argv[2:])
+    except NasHpcError as error:
+        print(f"\n{MARK} {' '.join(error.message.split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

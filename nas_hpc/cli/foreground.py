@@ -1,0 +1,273 @@
+"""A search in the foreground: the job that it is, whether it is new or goes on, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nas_hpc.cli.apps import standard_apps
+from nas_hpc.cli.check_search import check_search
+from nas_hpc.cli.context import note, open_database
+from nas_hpc.cli.output import print_json, short, show_config, show_number
+from nas_hpc.cli.submission import now, record_origin
+from nas_hpc.errors import NasHpcError, WrongCall
+from nas_hpc.records import App, Job, Resources, new_id
+from nas_hpc.states import FINAL, RUNNABLE, Actor, State
+from nas_hpc.store.base import JobFilter, Store
+
+if TYPE_CHECKING:
+    from nas_hpc.analytics.summary import Summary
+    from nas_hpc.config import Settings
+    from nas_hpc.site import Site
+
+INTERRUPTED = 130
+_MAX_EVALS, _TIME_LIMIT = "--max-evals", "--time-limit"
+_FREE = (_MAX_EVALS, _TIME_LIMIT)
+"""Flags that may differ when a search goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The search that the user wants."""
+
+    name: str
+    application: str
+    problem: str
+    function: str
+    max_evals: int
+    seed: int | None
+    more: tuple[str, ...]
+    time_limit_s: float
+    workers: int
+    """Evaluations at once on a node; 0: its cores."""
+
+    def words(self) -> list[str]:
+        """The search's flags."""
+        words = ["--problem", self.problem, "--run", self.function, _MAX_EVALS, str(self.max_evals)]
+        if self.seed is not None:
+            words += ["--seed", str(self.seed)]
+        if self.time_limit_s:
+            words += [_TIME_LIMIT, f"{self.time_limit_s:g}s"]
+        return [*words, *self.more]
+
+
+def check(wish: Wish) -> None:
+    """Raise WrongCall if the search could not begin. Nothing is made before."""
+    for word in wish.more:
+        flag = word.partition("=")[0]
+        if flag in ("--problem", "--run", "--seed", *_FREE):
+            raise WrongCall(f"--args has {flag}; give it to nas-hpc run itself")
+    check_search(_module(wish.application), wish.words())
+
+
+def _module(application: str) -> str:
+    from nas_hpc.apps import STANDARD_APPS
+
+    if application not in STANDARD_APPS:
+        raise WrongCall(
+            f"--app {application!r} is no search of nas-hpc; give one of {', '.join(STANDARD_APPS)}"
+        )
+    return STANDARD_APPS[application][0]
+
+
+def prepare(store: Store, wish: Wish, settings: Settings) -> tuple[Job, bool]:
+    """The search's job, made or made to go on, and whether there is anything to run. Raises WrongCall."""
+    old = _existing(store, wish)
+    if old is None:
+        _ensure_app(store, wish.application)
+        [job] = store.add_jobs([_new_job(wish, settings)], Actor.COMMAND)
+        return job, True
+    _compare(old, wish)
+    before = int(_value(shlex.split(old.args), _MAX_EVALS) or 0)
+    done = sum(count for state, count in store.counts(JobFilter(creator=old.id)).items() if state in FINAL)
+    if wish.max_evals < before:
+        raise WrongCall(
+            f"search {wish.name} was begun with --max-evals {before}, {done} are done; give {before} or "
+            "more, or "
+            "another name"
+        )
+    if old.state is State.JOB_FINISHED and done >= wish.max_evals:
+        return old, False
+    if old.state is State.FAILED and done >= wish.max_evals:
+        raise WrongCall(
+            f"search {wish.name} has failed: {_reason(store, old)}; correct that, then give another name or "
+            "remove it "
+            f"with: nas-hpc rm --workflow {wish.name} --yes"
+        )
+    return _continue(store, old, wish, settings, done), True
+
+
+def _existing(store: Store, wish: Wish) -> Job | None:
+    found = [job for job in store.jobs(JobFilter(workflow=wish.name)) if not job.creator]
+    if len(found) > 1 or any(job.name != wish.name for job in found):
+        names = ", ".join(job.name for job in found[:4])
+        raise WrongCall(
+            f"workflow {wish.name!r} has other jobs already ({names}); choose another name for the search"
+        )
+    return found[0] if found else None
+
+
+def _compare(old: Job, wish: Wish) -> None:
+    """Raise WrongCall naming what is different from the search that has that name."""
+    was, is_now = _comparable(shlex.split(old.args)), _comparable(wish.words())
+    if old.application != wish.application:
+        was, is_now = ["--app", old.application, *was], ["--app", wish.application, *is_now]
+    if was != is_now:
+        gone = shlex.join(_without(was, is_now)) or "nothing"
+        new = shlex.join(_without(is_now, was)) or "nothing"
+        raise WrongCall(
+            f"search {wish.name} was begun with {gone} where now there is {new}; give the same again to go "
+            "on with it, "
+            "or another name for another search"
+        )
+
+
+def _comparable(words: Sequence[str]) -> list[str]:
+    """Flags with their values as one word each, without those that may differ."""
+    joined: list[str] = []
+    for word in words:
+        if word.startswith("--") or not joined:
+            joined.append(word)
+        else:
+            joined[-1] += f" {word}"
+    return sorted(part for part in joined if part.replace("=", " ").split()[0] not in _FREE)
+
+
+def _without(mine: Sequence[str], others: Sequence[str]) -> list[str]:
+    return [word for part in mine if part not in others for word in part.split(" ")]
+
+
+def _value(words: Sequence[str], flag: str) -> str:
+    for word, following in zip(words, words[1:], strict=False):
+        if word == flag:
+            return following
+    return ""
+
+
+def _continue(store: Store, old: Job, wish: Wish, settings: Settings, done: int) -> Job:
+    note(f"search {wish.name} goes on: {done} evaluations are done, {max(0, wish.max_evals - done)} are left")
+    fresh = _new_job(wish, settings)
+    new = replace(old, args=fresh.args, environ=fresh.environ, resources=fresh.resources)
+    if new != old and old.state is State.RUNNING:
+        # Its launcher is gone, but only a launcher may declare it lost; a person may end it.
+        store.set_state([old.id], State.USER_KILLED, Actor.COMMAND, "its launcher was gone")
+        old = store.jobs(JobFilter(ids=(old.id,)))[0]
+    if old.state in FINAL:
+        store.set_state([old.id], State.RESTART_READY, Actor.COMMAND, "goes on by nas-hpc run")
+    if new != old:
+        store.modify([replace(new, state=State.RESTART_READY)])
+    return store.jobs(JobFilter(ids=(old.id,)))[0]
+
+
+def _ensure_app(store: Store, name: str) -> None:
+    if name not in {app.name for app in store.apps()}:
+        store.put_app(_standard(name))
+
+
+def _standard(name: str) -> App:
+    return next(app for app in standard_apps() if app.name == name)
+
+
+def _new_job(wish: Wish, settings: Settings) -> Job:
+    """Search and evaluations share each node in equal parts, as many as there are to run at once."""
+    workers = wish.workers or max(2, settings.cores_per_node.value or len(os.sched_getaffinity(0)))
+    return Job(
+        id=new_id(),
+        name=wish.name,
+        workflow=wish.name,
+        application=wish.application,
+        args=shlex.join(wish.words()),
+        environ={"DEEPHYPER_WORKERS_PER_NODE": str(workers)},
+        origin=record_origin(),
+        resources=Resources(node_packing_count=workers),
+        created=now(),
+    )
+
+
+def finish(site: Site, job: Job, code: int, *, write: bool, as_json: bool) -> int:
+    """Say what came of the search; returns the exit code."""
+    with open_database(site) as store:
+        job = store.jobs(JobFilter(ids=(job.id,)))[0]
+        reason = _reason(store, job) if job.state is State.FAILED else ""
+    directory = site.workflow_directory(job.workflow)
+    summary = _summary(site, job)
+    report = _write_report(site, job) if write and summary is not None and summary.best is not None else ""
+    results = site.job_directory(job.workflow, job.directory_name) / "results.csv"
+    stopped = job.state in RUNNABLE or job.state is State.RUNNING
+    exit_code = INTERRUPTED if stopped else 1 if job.state is not State.JOB_FINISHED else code
+    body: dict[str, Any] = {
+        "name": job.name,
+        "state": job.state.value,
+        "reason": reason,
+        "evaluations": summary.n_evaluations if summary else 0,
+        "failed": summary.n_failed if summary else 0,
+        "objective": summary.best.objective if summary and summary.best else None,
+        "metadata": dict(summary.best.metadata) if summary and summary.best else {},
+        "config": dict(summary.best.config) if summary and summary.best else {},
+        "best_directory": summary.best.directory if summary and summary.best else "",
+        "utilization": summary.utilization if summary else None,
+        "report": report,
+        "results": str(results) if results.is_file() else "",
+        "directory": str(directory),
+    }
+    if as_json:
+        print_json(body)
+    else:
+        _print_result(body)
+    if reason:
+        note(
+            f"nas-hpc: error: search {job.name} ({short(job.id)}) failed: {reason}; see: nas-hpc log "
+            f"{short(job.id)}"
+        )
+    elif stopped:
+        note(f"search {job.name} was stopped; the same command goes on with it")
+    return exit_code
+
+
+def _print_result(body: dict[str, Any]) -> None:
+    if body["objective"] is not None:
+        print(f"best objective  {show_number(body['objective'])}")
+        for key, value in body["metadata"].items():
+            if isinstance(value, int | float | str) and not isinstance(value, bool):
+                print(f"{key.replace('_', ' '):<15} {show_number(value)}")
+        print(f"configuration   {show_config(body['config'])}")
+    failed = f", {body['failed']} failed" if body["failed"] else ""
+    print(f"evaluations     {body['evaluations']}{failed}")
+    if body["utilization"] is not None:
+        print(f"utilization     {body['utilization']:.1%}")
+    for key, title in (("report", "report"), ("results", "results")):
+        if body[key]:
+            print(f"{title:<15} {body[key]}")
+
+
+def _summary(site: Site, job: Job) -> Summary | None:
+    from nas_hpc.analytics import summarize
+
+    try:
+        return summarize(site.workflow_directory(job.workflow))
+    except NasHpcError:
+        return None  # nothing has run
+
+
+def _write_report(site: Site, job: Job) -> str:
+    from nas_hpc.analytics import write_report
+
+    directory = site.workflow_directory(job.workflow)
+    try:
+        return str(write_report(directory, directory / "report.html"))
+    except (NasHpcError, OSError) as error:
+        note(f"note: the report could not be written: {error}")
+        return ""
+
+
+def _reason(store: Store, job: Job) -> str:
+    """Why the search failed: its own last word, else how its attempt ended."""
+    attempts = store.attempts([job.id])
+    if not attempts:
+        return "it was never started"
+    said = [line for line in attempts[-1].tail.splitlines() if line.startswith("error: ")]
+    result = attempts[-1].result
+    return said[-1].removeprefix("error: ") if said else (result.reason if result else "no reason is known")

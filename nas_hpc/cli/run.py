@@ -1,0 +1,158 @@
+"""``nas-hpc run``: a whole search in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nas_hpc.cli.client import live_endpoint
+from nas_hpc.cli.context import Invocation, note, open_database, site_options, working_directory
+from nas_hpc.cli.launcher import launcher_options, start
+from nas_hpc.cli.sites import new_site
+from nas_hpc.cli.types import Count, Duration, Name, parse_args
+from nas_hpc.errors import SiteError
+
+if TYPE_CHECKING:
+    from nas_hpc.site import Site
+
+OWN_SITE = "nas_hpc_site"
+"""Made in the working directory where no site is named or found."""
+
+
+@site_options
+@click.group()
+def run() -> None:
+    """Run a whole search in the foreground.
+
+    \b
+    Example:
+      nas-hpc run hps digits -p nas_hpc.problems.hps.digits.Problem \\
+        -r nas_hpc.problems.hps.digits.run --max-evals 40
+    """
+
+
+@site_options
+@run.command()
+@click.argument("name", type=Name())
+@click.option("-p", "--problem", required=True, metavar="WHERE", help="module.Problem or file.py:Problem")
+@click.option("-r", "--run", "function", required=True, metavar="WHERE", help="module.run or file.py:run")
+@click.option("--max-evals", type=Count(1), required=True, help="Evaluations in all; failed ones count.")
+@click.option("--app", "--application", "application", default="AMBS", help="AMBS or RAN. [default: AMBS]")
+@click.option("--args", default="", help="More flags of the search, one string.")
+@click.option("--seed", type=Count(0, 2**32 - 1), default=None, help="Seed of all that is random.")
+@click.option(
+    "--workers", type=Count(1), default=None, help="Evaluations at once on a node. [default: its cores]"
+)
+@click.option("--nodes", type=Count(1), default=None, help="Virtual nodes. [default: 1, this machine]")
+@click.option("--time-limit", type=Duration(), default=None, help="End the search after so long, as in 15m.")
+@click.option("--fresh-interpreter", is_flag=True, default=None, help="A new Python for every evaluation.")
+@click.option("--report/--no-report", default=True, help="Write report.html at the end. [default: yes]")
+@click.option("--yes", is_flag=True, help="Accepted; nothing is asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr.")
+@click.pass_obj
+def hps(
+    call: Invocation,
+    name: str,
+    problem: str,
+    function: str,
+    max_evals: int,
+    application: str,
+    args: str,
+    seed: int | None,
+    workers: int | None,
+    nodes: int | None,
+    time_limit: float | None,
+    fresh_interpreter: bool | None,
+    report: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Search hyperparameters in the foreground; interrupted, the same command goes on.
+
+    \b
+    Example:
+      nas-hpc run hps digits -p nas_hpc.problems.hps.digits.Problem \\
+        -r nas_hpc.problems.hps.digits.run --max-evals 40
+    """
+    from nas_hpc.cli.foreground import Wish, check, finish, prepare
+    from nas_hpc.cli.progress import display
+
+    wish = Wish(
+        name=name,
+        application=application,
+        problem=_whole_path(problem),
+        function=_whole_path(function),
+        max_evals=max_evals,
+        seed=seed,
+        more=tuple(parse_args(args)),
+        time_limit_s=time_limit or 0.0,
+        workers=workers or 0,
+    )
+    known = _known_site(call)
+    flags = {"job_mode": "serial", "nodes": nodes, "fresh_interpreter": fresh_interpreter}
+    settings = call.settings(known, flags)
+    check(wish)
+    site = known or _make_site()
+    _check_free(site)
+    with open_database(site) as store:
+        job, wanted = prepare(store, wish, settings)
+    code = 0
+    if wanted:
+        with display(name, as_json=as_json) as progress, _own_lines(as_json):
+            code = start(site, launcher_options(settings, name, 0.0, progress))
+    else:
+        note(f"search {name} is finished already; its {max_evals} evaluations are done")
+    return finish(site, job, code, write=report, as_json=as_json)
+
+
+def _whole_path(path: str) -> str:
+    """A file's path made absolute: the search runs in a directory of its own."""
+    file, colon, attribute = path.partition(":")
+    if not file.endswith(".py"):
+        return path
+    return f"{os.path.normpath(working_directory() / Path(file).expanduser())}{colon}{attribute}"
+
+
+def _known_site(call: Invocation) -> Site | None:
+    """The site that is named or found; None where none is and a new one is to be made."""
+    from nas_hpc.site import SITE_FILE, SITE_VARIABLE, load_site
+
+    cwd = working_directory()
+    named = call.site_flag or os.environ.get(SITE_VARIABLE)
+    if named or any((directory / SITE_FILE).is_file() for directory in (cwd, *cwd.parents)):
+        return call.site()
+    own = cwd / OWN_SITE
+    return load_site(own) if own.exists() else None
+
+
+def _make_site() -> Site:
+    site = new_site(str(working_directory() / OWN_SITE))
+    note(f"made the site {site.path}")
+    return site
+
+
+def _check_free(site: Site) -> None:
+    site.check_writable()
+    endpoint = live_endpoint(site)
+    if endpoint is not None:
+        raise SiteError(
+            f"the site {site.path} is already run by a launcher (process {endpoint.pid} on {endpoint.host}); "
+            "add the "
+            "search to it with nas-hpc job, wait for its end, or use another site with --site"
+        )
+
+
+@contextlib.contextmanager
+def _own_lines(as_json: bool) -> Iterator[None]:
+    """Keep the launcher's own lines off a stdout that is for JSON."""
+    if not as_json:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
