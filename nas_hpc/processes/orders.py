@@ -68,8 +68,9 @@ class Started:
 class Ended:
     """The attempt's process and its session are gone, and result.json is written and synced.
 
-    ``result.outcome`` is OK, ERROR, INVALID_RESULT, START_FAILED, LOST (its keeper died), or what ``stop`` gave
-    as the reason (TIMEOUT, WALLTIME, KILLED) unless a valid result had been written before the signal took effect.
+    ``result.outcome`` is OK, ERROR, INVALID_RESULT, START_FAILED, LOST (its keeper died), or what ``stop``
+    gave as the reason (TIMEOUT, WALLTIME, KILLED) unless a valid result had been written before the signal
+    took effect.
     """
 
     key: Key

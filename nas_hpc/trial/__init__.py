@@ -1,1 +1,8 @@
+"""What training code imports: ``report`` and ``should_stop``. Light: it loads nothing of the launcher's side."""
 
+from __future__ import annotations
+
+from nas_hpc.trial.reports import report
+from nas_hpc.trial.stopping import should_stop
+
+__all__ = ["report", "should_stop"]

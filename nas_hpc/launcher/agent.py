@@ -1,0 +1,423 @@
+"""The agent of one node: runs attempts through keepers and reports their ends.
+
+On one host it lives in the launcher's process and event loop. Everything that touches files or forks is done
+by keepers (``nas_hpc.processes.keeper``); the loop only exchanges messages with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_hpc.errors import WrongCall
+from nas_hpc.processes import canary, interpreters, results, sessions
+from nas_hpc.processes.environment import recordable, thread_variables
+from nas_hpc.processes.interpreters import Interpreters, Warm
+from nas_hpc.processes.link import Link
+from nas_hpc.processes.orders import Ended, Key, Order, Started
+from nas_hpc.records import Result
+from nas_hpc.states import Outcome
+
+_CLOSE_S = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    order: Order
+    environ: dict[str, str]
+    link: Link | None = None
+    """The keeper that has the order; None while it waits for an import."""
+    warm: Warm | None = None
+    pid: int = 0
+    stop: tuple[Outcome, str] | None = None
+    timer: asyncio.TimerHandle | None = None
+    grace: asyncio.TimerHandle | None = None
+
+    def quiet(self) -> None:
+        for handle in (self.timer, self.grace):
+            if handle is not None:
+                handle.cancel()
+
+
+class Agent:
+    """Runs orders; lives in a running asyncio loop, in the process's main thread.
+
+    ``marker`` is the launcher's lease: every process carries it as NAS_HPC_LAUNCHER_ID. ``sessions_log`` gets
+    a line for every session before its program runs. ``on_started`` and ``on_ended`` are called in the loop;
+    an attempt that hung for having been forked is started once more in a fresh interpreter, and
+    ``on_started`` is then called again. ``on_note`` gets lines for a person. ``nofile`` is the soft limit of
+    open files of the attempts, if this process raised its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        marker: str,
+        sessions_log: Path,
+        on_started: Callable[[Started], None],
+        on_ended: Callable[[Ended], None],
+        on_note: Callable[[str], None],
+        fresh_only: bool = False,
+        grace_s: float = 10.0,
+        nofile: int = 0,
+    ) -> None:
+        self._marker = marker
+        self._log = sessions_log
+        self._on_started, self._on_ended, self._on_note = on_started, on_ended, on_note
+        self._fresh_only = fresh_only
+        self._grace_s = grace_s
+        self._nofile = nofile
+        self._loop = asyncio.get_running_loop()
+        self._log_fd = os.open(sessions_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._attempts: dict[Key, _Attempt] = {}
+        self._links: set[Link] = set()
+        self._starter: Link | None = None
+        self._interpreters = Interpreters()
+        self._warm_of: dict[Link, Warm] = {}
+        self._burials: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # -- what a launcher asks ------------------------------------------------------------------------------
+
+    def start(self, order: Order) -> None:
+        """Run an attempt; its end is reported whatever happens. Raises WrongCall for one that is running."""
+        if order.key in self._attempts or self._closed:
+            raise WrongCall(f"attempt {order.key[1]} of job {order.key[0]} runs already, or the agent was closed")
+        job, number = order.key
+        environ = {
+            **order.environ,
+            sessions.MARKER_VARIABLE: self._marker,
+            "NAS_HPC_JOB_ID": job,
+            "NAS_HPC_ATTEMPT": str(number),
+            "NAS_HPC_JOB_DIR": order.directory,
+        }
+        attempt = self._attempts[order.key] = _Attempt(order, environ)
+        if order.timeout_s:
+            self._limit(attempt, f"its module was still being imported after {order.timeout_s:g} s")
+        if order.call is not None and order.call.warm and not self._fresh_only:
+            self._start_warm(attempt)
+        else:
+            self._start_fresh(attempt)
+
+    def stop(self, key: Key, outcome: Outcome, reason: str) -> None:
+        """End an attempt: SIGTERM to its process group, after the grace SIGKILL to its session.
+
+        Its outcome is as given unless it wrote a valid result before. A second call changes nothing.
+        """
+        attempt = self._attempts.get(key)
+        if attempt is None or attempt.stop is not None:
+            return
+        attempt.stop = (outcome, reason)
+        if attempt.link is None:
+            self._withdraw(attempt)
+            return
+        attempt.link.send({"op": "stop", **_named(key), "outcome": outcome.value, "reason": reason})
+        attempt.grace = self._loop.call_later(self._grace_s, self._kill, attempt)
+
+    def kill_all(self) -> None:
+        """SIGKILL to every session now; attempts that were not stopped before end as LOST."""
+        for attempt in list(self._attempts.values()):
+            self.stop(attempt.order.key, Outcome.LOST, "its launcher ended at once")
+            self._kill(attempt)
+
+    def running(self) -> set[Key]:
+        """Attempts whose end was not reported."""
+        return set(self._attempts)
+
+    async def close(self) -> None:
+        """End all keepers, and with them what still runs; of that nothing is reported any more."""
+        self._closed = True
+        for attempt in self._attempts.values():
+            attempt.quiet()
+        for warm in self._warm_of.values():
+            warm.quiet()
+        self._attempts.clear()
+        links = list(self._links)
+        self._links.clear()
+        await asyncio.gather(*(link.end(_CLOSE_S) for link in links), *self._burials)
+        os.close(self._log_fd)
+
+    # -- starting ------------------------------------------------------------------------------------------
+
+    def _limit(self, attempt: _Attempt, reason: str) -> None:
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        order = attempt.order
+        attempt.timer = self._loop.call_later(order.timeout_s, self.stop, order.key, Outcome.TIMEOUT, reason)
+
+    def _start_fresh(self, attempt: _Attempt) -> None:
+        attempt.warm = None
+        self._to_starter(attempt, self._message("start", attempt, attempt.environ))
+
+    def _to_starter(self, attempt: _Attempt, message: dict[str, Any]) -> None:
+        if self._starter is None:
+            environ = {**recordable(os.environ), sessions.MARKER_VARIABLE: self._marker}
+            try:
+                self._starter = self._link("starter", sys.executable, True, environ)
+            except OSError as error:
+                reason = f"cannot start a keeper with {sys.executable}: {error.strerror}"
+                self._loop.call_soon(self._end, attempt, Result(Outcome.START_FAILED, reason=reason))
+                return
+        attempt.link = self._starter
+        self._starter.send(message)
+
+    def _start_warm(self, attempt: _Attempt) -> None:
+        key = interpreters.key_of(attempt.order)
+        if self._interpreters.is_unfit(key):
+            self._start_fresh(attempt)
+            return
+        warm = self._interpreters.get(key)
+        if warm is None:
+            environ = {**interpreters.shared_environ(key), sessions.MARKER_VARIABLE: self._marker}
+            try:
+                link = self._link("warm", key[0], False, environ)
+            except OSError as error:
+                reason = f"cannot start the interpreter {key[0]!r}: {error.strerror}"
+                self._record(attempt, Outcome.START_FAILED, reason)
+                return
+            link.send({"op": "warm", "run": key[2], "sys_path": key[1], "threads": key[3]})
+            warm = self._warm_of[link] = Warm(key, link)
+            for old in self._interpreters.add(warm):
+                self._retire(old)
+        attempt.warm = warm
+        if warm.ready:
+            self._send_warm(attempt, warm)
+        else:
+            warm.waiting[attempt.order.key] = attempt.order
+
+    def _send_warm(self, attempt: _Attempt, warm: Warm) -> None:
+        environ = {name: attempt.environ[name] for name in interpreters.OF_ATTEMPT if name in attempt.environ}
+        warm.running.add(attempt.order.key)
+        attempt.link = warm.link
+        warm.link.send(self._message("start", attempt, environ))
+
+    def _link(self, name: str, interpreter: str, isolated: bool, environ: Mapping[str, str]) -> Link:
+        link = Link(
+            name=name,
+            interpreter=interpreter,
+            isolated=isolated,
+            environ=environ,
+            directory=str(self._log.parent),
+            log_fd=self._log_fd,
+            nofile=self._nofile,
+            on_message=self._on_message,
+            on_gone=self._on_gone,
+        )
+        self._links.add(link)
+        return link
+
+    @staticmethod
+    def _message(op: str, attempt: _Attempt, environ: Mapping[str, str]) -> dict[str, Any]:
+        order, call = attempt.order, attempt.order.call
+        message: dict[str, Any] = {
+            "op": op,
+            **_named(order.key),
+            "name": order.name,
+            "dir": order.directory,
+            "job_json": json.dumps(order.job_json),
+            "env": environ,
+            "argv": order.argv,
+            "call": None,
+            "cores": order.cores,
+            "gpus": order.gpus,
+            "expects": order.expects_result,
+        }
+        if call is not None:
+            message["call"] = {"run": call.run, "config": call.config, "seed": call.seed}
+            if attempt.warm is None:
+                message["env"] = {**environ, **thread_variables(order.threads)}
+                message["interpreter"] = order.interpreter
+                message["sys_path"] = order.sys_path
+                message["threads"] = order.threads
+        return message
+
+    # -- stopping ------------------------------------------------------------------------------------------
+
+    def _kill(self, attempt: _Attempt) -> None:
+        if attempt.link is not None:
+            attempt.link.send({"op": "kill", **_named(attempt.order.key)})
+
+    def _withdraw(self, attempt: _Attempt) -> None:
+        """End an attempt that waits for an import; the interpreter goes too if nobody else waits for it."""
+        warm = attempt.warm
+        if warm is not None:
+            warm.waiting.pop(attempt.order.key, None)
+            if not warm.ready and not warm.waiting:
+                self._discard(warm)
+        assert attempt.stop is not None
+        self._record(attempt, *attempt.stop)
+
+    def _record(self, attempt: _Attempt, outcome: Outcome, reason: str) -> None:
+        """Have the end of an attempt written that never had a process."""
+        message = self._message("record", attempt, {})
+        self._to_starter(attempt, {**message, "stop": [outcome.value, reason]})
+
+    def _retire(self, warm: Warm) -> None:
+        """Give it no new orders; it ends when its children have ended."""
+        self._interpreters.remove(warm)
+        warm.link.send({"op": "retire"})
+
+    def _discard(self, warm: Warm) -> None:
+        """End an interpreter that has no children."""
+        self._interpreters.remove(warm)
+        self._warm_of.pop(warm.link, None)
+        self._links.discard(warm.link)
+        self._keep(self._loop.create_task(warm.link.end(0.0)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    # -- what keepers tell ---------------------------------------------------------------------------------
+
+    def _on_message(self, link: Link, message: dict[str, Any]) -> None:
+        if message["op"] == "ready":
+            self._on_ready(self._warm_of[link], message)
+            return
+        attempt = self._attempts.get((message["job"], message["attempt"]))
+        if attempt is None or attempt.link is not link:
+            return
+        if message["op"] == "started":
+            self._on_process(attempt, message)
+        elif message["op"] == "ended":
+            self._on_end(attempt, message)
+        elif message["op"] == "stale":
+            assert attempt.warm is not None
+            if self._interpreters.get(attempt.warm.key) is attempt.warm:
+                self._on_note(f"{message['file']} changed: a new interpreter imports it")
+            self._retire(attempt.warm)
+            self._again(attempt)
+        elif message["op"] == "dropped":
+            self._again(attempt)
+
+    def _again(self, attempt: _Attempt) -> None:
+        """Start, elsewhere, an attempt that its warm interpreter gave back without a trace of it left."""
+        if attempt.warm is not None:
+            attempt.warm.running.discard(attempt.order.key)
+        attempt.link = attempt.warm = None
+        if attempt.stop is not None:
+            self._record(attempt, *attempt.stop)
+        else:
+            self._start_warm(attempt)
+
+    def _on_ready(self, warm: Warm, message: dict[str, Any]) -> None:
+        warm.ready = True
+        waiting = [self._attempts[key] for key in warm.waiting if key in self._attempts]
+        warm.waiting.clear()
+        if message["unsafe"]:
+            self._discard(warm)
+            self._unfit(warm, f"{message['unsafe']}: its children could hang")
+            for attempt in waiting:
+                self._start_fresh(attempt)
+            return
+        for attempt in waiting:
+            self._send_warm(attempt, warm)
+        if message["failed"]:
+            self._retire(warm)  # the next evaluation finds a corrected module
+
+    def _unfit(self, warm: Warm, why: str) -> None:
+        if self._interpreters.mark_unfit(warm.key, why):
+            module = warm.key[2].rpartition(".")[0]
+            self._on_note(f"{module} is not fork-safe ({why}); its evaluations run in fresh interpreters")
+
+    def _on_process(self, attempt: _Attempt, message: dict[str, Any]) -> None:
+        order, warm = attempt.order, attempt.warm
+        attempt.pid = message["pid"]
+        if order.timeout_s and attempt.stop is None:
+            self._limit(attempt, f"ran longer than {order.timeout_s:g} s")
+        if warm is not None and not warm.proven and warm.canary is None:
+            warm.canary = self._loop.call_later(canary.FIRST_END_S, self._look_after, warm)
+        self._on_started(Started(order.key, message["pid"], message["time"]))
+
+    def _look_after(self, warm: Warm) -> None:
+        """No child has ended yet: those that hang are killed and run again in fresh interpreters."""
+        warm.canary = None
+        running = [self._attempts[key] for key in warm.running if key in self._attempts]
+        hung = [attempt for attempt in running if attempt.pid and canary.looks_hung(attempt.pid)]
+        if hung:
+            self._unfit(warm, f"its first evaluations did nothing for {canary.FIRST_END_S:g} s")
+            self._retire(warm)
+        elif running:
+            warm.canary = self._loop.call_later(canary.FIRST_END_S, self._look_after, warm)
+        for attempt in hung:
+            warm.link.send({"op": "kill", **_named(attempt.order.key), "drop": True})
+
+    def _on_end(self, attempt: _Attempt, message: dict[str, Any]) -> None:
+        if attempt.warm is not None and attempt.stop is None:
+            attempt.warm.proven = True
+            attempt.warm.quiet()
+        if message["trouble"]:
+            self._on_note(message["trouble"])
+        usage = {"cpu_s": message["cpu_s"], "max_rss_bytes": message["max_rss_bytes"]}
+        self._end(attempt, _result(message["result"]), message["tail"], usage)
+
+    def _end(
+        self, attempt: _Attempt, result: Result, tail: str = "", usage: Mapping[str, float] | None = None
+    ) -> None:
+        key = attempt.order.key
+        if self._attempts.pop(key, None) is None:
+            return
+        attempt.quiet()
+        if attempt.warm is not None:
+            attempt.warm.running.discard(key)
+        self._on_ended(Ended(key, result, tail, usage or {}))
+
+    # -- a keeper's death ----------------------------------------------------------------------------------
+
+    def _on_gone(self, link: Link) -> None:
+        self._links.discard(link)
+        if link is self._starter:
+            self._starter = None
+        warm = self._warm_of.pop(link, None)
+        if warm is not None:
+            self._interpreters.remove(warm)
+        self._keep(self._loop.create_task(self._bury(link, warm)))
+
+    async def _bury(self, link: Link, warm: Warm | None) -> None:
+        """End what a dead keeper left, then report its attempts: by their result.json, or as lost."""
+        orphans = [attempt for attempt in self._attempts.values() if attempt.link is link]
+        how, found = await asyncio.to_thread(self._clean_up, link, [attempt.order for attempt in orphans])
+        if orphans:
+            self._on_note(f"the {link.name} keeper died ({how}); {len(orphans)} attempts ended with it")
+        for attempt, result in zip(orphans, found, strict=True):
+            if result is None and attempt.stop is not None:
+                result = Result(attempt.stop[0], reason=attempt.stop[1])
+            self._end(attempt, result or Result(Outcome.LOST, reason=f"its keeper died ({how})"))
+        if warm is None or not warm.waiting:
+            return
+        waiting = [self._attempts[key] for key in warm.waiting if key in self._attempts]
+        if self._interpreters.crashed_before(warm.key):
+            self._unfit(warm, f"its import ended the interpreter: {how}")
+        for attempt in waiting:  # in processes of their own, which show what is wrong with the module
+            self._start_fresh(attempt)
+
+    def _clean_up(self, link: Link, orders: list[Order]) -> tuple[str, list[Result | None]]:
+        """Blocking, in a thread."""
+        how = link.bury()
+        if orders:
+            sessions.end_attempts(self._log, self._marker, [order.key for order in orders])
+        found = [results.read(order.directory, *order.key) for order in orders]
+        return how, [_result(content) if content else None for content in found]
+
+
+def _named(key: Key) -> dict[str, Any]:
+    return {"job": key[0], "attempt": key[1]}
+
+
+def _result(content: Mapping[str, Any]) -> Result:
+    """The record of a result.json's content."""
+    return Result(
+        outcome=Outcome(content["outcome"]),
+        objective=None if content.get("objective") is None else float(content["objective"]),
+        metadata=content.get("metadata") or {},
+        reason=content.get("reason") or "",
+        return_code=content.get("return_code"),
+        start=content.get("start") or 0.0,
+        end=content.get("end") or 0.0,
+    )

@@ -1,0 +1,69 @@
+"""How the children of a keeper tell it what became of their attempt: a datagram socket that they share.
+
+Standard library only, Python 3.8 or later. A datagram arrives whole or not at all, so a child that is killed
+in the middle leaves nothing torn, and what was sent before the end of a child is there when its end is seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LARGEST = 1 << 17
+
+
+class Channel:
+    """One pair of sockets; ``receive`` is for the keeper, the rest for its children."""
+
+    def __init__(self, sending: socket.socket, receiving: socket.socket | None) -> None:
+        self.sending = sending
+        self.receiving = receiving
+        self._buffer = bytearray(_LARGEST if receiving else 0)
+
+    @classmethod
+    def make(cls) -> Channel:
+        """A fresh pair."""
+        receiving, sending = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        receiving.setblocking(False)
+        return cls(sending, receiving)
+
+    @classmethod
+    def inherited(cls, fd: int) -> Channel:
+        """The sending side in a program that was exec'd."""
+        return cls(socket.socket(fileno=fd), None)
+
+    def tell(self, serial: int, result: dict[str, Any] | None, tail: str, trouble: str) -> None:
+        """Report a result. One that is too large for a datagram is left to be read from result.json."""
+        header = json.dumps([serial, "result", tail, trouble]).encode("ascii")
+        self._send(header, json.dumps(result).encode("ascii"), json.dumps([serial, "file", tail, trouble]))
+
+    def refuse(self, serial: int, reason: str) -> None:
+        """Report that the program could not be started."""
+        self._send(json.dumps([serial, "refused", reason, ""]).encode("ascii"), b"", "")
+
+    def _send(self, header: bytes, body: bytes, instead: str) -> None:
+        message = header + b"\n" + body
+        try:
+            if len(message) > _LARGEST:
+                raise OSError(errno.EMSGSIZE, "too large")
+            self.sending.send(message)
+        except OSError as error:
+            if error.errno in (errno.EMSGSIZE, errno.ENOBUFS) and instead:
+                self.sending.send(instead.encode("ascii") + b"\n")
+            # else the keeper is gone, and this process with it
+
+    def receive(self) -> tuple[int, str, str, str, bytes] | None:
+        """(serial, kind, tail or reason, trouble, result as JSON), or None if nothing is there."""
+        assert self.receiving is not None
+        try:
+            size = self.receiving.recv_into(self._buffer)
+        except BlockingIOError:
+            return None
+        header, _, body = bytes(self._buffer[:size]).partition(b"\n")
+        serial, kind, text, trouble = json.loads(header)
+        return serial, kind, text, trouble, body

@@ -1,0 +1,84 @@
+"""The few Linux calls that Python lacks, and what /proc tells about processes.
+
+Standard library only, Python 3.8 or later: it is loaded in the user's interpreters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SIGKILL = 9
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when ``parent`` dies; end at once if it is already dead.
+
+    The signal comes when the *thread* that started this process ends, so processes are started from main
+    threads.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that a daemon does not get away."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def flush_c_output() -> None:
+    """Write out what C libraries hold in their stdio buffers; ``os._exit`` would lose it."""
+    _libc.fflush(None)
+
+
+def stat_fields(pid: int | str) -> list[str]:
+    """Fields of /proc/PID/stat from the state on: 0 state, 1 ppid, 2 pgrp, 3 session, 11 utime, 12 stime, 19
+    start.
+
+    Raises OSError if there is no such process.
+    """
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(fd, 2048)
+    finally:
+        os.close(fd)
+    if not content:
+        raise ProcessLookupError(f"no process {pid}")
+    # The command's name stands in parentheses and may itself hold blanks and parentheses.
+    return content[content.rindex(b")") + 2 :].decode("ascii", "replace").split()
+
+
+def start_ticks(pid: int | str) -> int:
+    """When the process started, in clock ticks since boot: with the pid it names a process for ever."""
+    return int(stat_fields(pid)[19])
+
+
+def children() -> list[int]:
+    """Pids of this process's children, dead ones that were not waited for included."""
+    pid = os.getpid()
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as stream:
+            return [int(word) for word in stream.read().split()]
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == pid]
+
+
+def _parent_of(pid: str) -> int:
+    try:
+        return int(stat_fields(pid)[1])
+    except OSError:
+        return 0
+
+
+def environ_of(pid: int | str) -> list[bytes]:
+    """The environment with which a process was started, as ``NAME=value``; empty if it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as stream:
+            return stream.read().split(b"\0")
+    except OSError:
+        return []

@@ -1,0 +1,221 @@
+"""result.json: writing it, believing it, and making it from a program's return code and output.
+
+Standard library only, Python 3.8 or later: it is loaded in the user's interpreters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RESULT_FILE = "result.json"
+TAIL_CHARACTERS = 2000
+_LINE_LIMIT = 65536
+"""Longer lines of output are looked at in pieces: a binary file may have no line ends at all."""
+_OUTCOMES = frozenset(
+    {"ok", "error", "invalid_result", "timeout", "start_failed", "walltime", "lost", "killed"}
+)  # states.Outcome, which this module cannot import
+
+
+def replace_file(directory: str, name: str, content: bytes, sync: bool) -> None:
+    """Write ``directory/name`` so that readers see all of it or nothing."""
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, os.path.join(directory, name))
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """``text`` as one line of at most ``limit`` characters, printable everywhere."""
+    line = " ".join(text.split())
+    line = line.encode("utf-8", "backslashreplace").decode("utf-8")
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def make(
+    order: dict[str, Any],
+    outcome: str,
+    reason: str = "",
+    objective: float | None = None,
+    metadata: dict[str, Any] | None = None,
+    return_code: int | None = None,
+    end: float = 0.0,
+) -> dict[str, Any]:
+    """The content of result.json for an order."""
+    return {
+        "job": order["job"],
+        "attempt": order["attempt"],
+        "outcome": outcome,
+        "objective": objective,
+        "metadata": metadata or {},
+        "reason": one_line(reason),
+        "start": order["start"],
+        "end": end,
+        "return_code": return_code,
+    }
+
+
+def read(directory: str, job: str, attempt: int) -> dict[str, Any] | None:
+    """The result.json in ``directory`` if it is this attempt's, else None (missing, torn, late, foreign)."""
+    try:
+        with open(os.path.join(directory, RESULT_FILE), "rb") as stream:
+            result = json.loads(stream.read())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(result, dict) or result.get("job") != job or result.get("attempt") != attempt:
+        return None
+    if result.get("outcome") not in _OUTCOMES or not isinstance(result.get("metadata", {}), dict):
+        return None
+    objective = result.setdefault("objective", None)
+    if objective is not None and (
+        isinstance(objective, bool) or not isinstance(objective, (int, float)) or not math.isfinite(objective)
+    ):
+        return None
+    if not isinstance(result.get("reason", ""), str):
+        return None
+    return result
+
+
+def tail(path: str, offset: int = 0) -> str:
+    """The last characters (at most 2,000) of an output, from ``offset`` on; undecodable bytes are replaced.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(offset, size - 4 * TAIL_CHARACTERS))
+            text = stream.read(4 * TAIL_CHARACTERS).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return text.replace("\0", "\ufffd")[-TAIL_CHARACTERS:]
+
+
+def remove_if_empty(path: str) -> None:
+    """Remove an output to which nothing was written: few small files."""
+    try:
+        if os.stat(path).st_size == 0:
+            os.unlink(path)
+    except OSError:
+        pass  # removed by the program itself
+
+
+def describe_end(status: int) -> str:
+    """What a wait status says of a failure: "exit code 3", "killed by signal 9 (SIGKILL)"; empty for success.
+    """
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = "real-time signal"
+        return f"killed by signal {number} ({name})"
+    code = os.WEXITSTATUS(status)
+    return f"exit code {code}" if code else ""
+
+
+def return_code(status: int) -> int:
+    """The return code as subprocess has it: negative for a signal."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def printed_objective(path: str, name: str, offset: int = 0) -> tuple[float | None, str]:
+    """(objective, "") from the first line with ``DH-OUTPUT:``, its last word; else (None, what is wrong)."""
+    should = "print one like 'DH-OUTPUT: 0.93'"
+    line = _marked_line(path, offset)
+    if line is None:
+        return None, f"no line with DH-OUTPUT: in {name}.out; {should}"
+    words = line.split(b"DH-OUTPUT:", 1)[1].split()
+    word = words[-1].decode("utf-8", "replace") if words else ""
+    try:
+        value = float(word)
+    except ValueError:
+        return None, f"the DH-OUTPUT: line in {name}.out ends with {word[:80]!r}, not with a number; {should}"
+    if not math.isfinite(value):
+        return None, f"the DH-OUTPUT: line in {name}.out gives {word}; the objective must be finite"
+    return value, ""
+
+
+def _marked_line(path: str, offset: int) -> bytes | None:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            while True:
+                line = stream.readline(_LINE_LIMIT)
+                if not line:
+                    return None
+                if b"DH-OUTPUT:" in line:
+                    return line
+    except OSError:
+        return None
+
+
+def judge(order: dict[str, Any], status: int, end: float) -> dict[str, Any]:
+    """The result of an attempt whose process ended with wait ``status`` and that reported nothing itself.
+
+    ``order`` may hold "stop", the outcome and reason for which it was ended. A valid result.json of the
+    attempt counts first, whoever wrote it: the work was done.
+    """
+    code = return_code(status)
+    written = read(order["dir"], order["job"], order["attempt"])
+    if written is not None and (
+        written["outcome"] != "ok" or not order["expects"] or written["objective"] is not None
+    ):
+        return _completed(order, written, code, end)
+    stop = order.get("stop")
+    if stop:
+        return make(order, stop[0], stop[1], return_code=code, end=end)
+    failure = describe_end(status)
+    if order.get("call"):
+        reason = failure or "exit code 0"
+        if not os.WIFSIGNALED(status):
+            reason += " before the run function returned: it or a library called os._exit"
+        return make(order, "error", reason, return_code=code, end=end)
+    if failure:
+        return make(order, "error", failure, return_code=code, end=end)
+    if not order["expects"]:
+        return make(order, "ok", return_code=code, end=end)
+    path = os.path.join(order["dir"], order["name"] + ".out")
+    objective, wrong = printed_objective(path, order["name"], order.get("offset", 0))
+    if wrong:
+        return make(order, "invalid_result", wrong, return_code=code, end=end)
+    return make(order, "ok", objective=objective, return_code=code, end=end)
+
+
+def _completed(order: dict[str, Any], written: dict[str, Any], code: int, end: float) -> dict[str, Any]:
+    """A result.json as the program wrote it, with the fields that it may have left out."""
+    full = make(order, written["outcome"], return_code=code, end=end)
+    full.update({key: value for key, value in written.items() if key in full and value is not None})
+    if not all(isinstance(full[key], (int, float)) for key in ("start", "end")):
+        full["start"], full["end"] = order["start"], end
+    return full
+
+
+def settle(order: dict[str, Any], status: int, end: float) -> tuple[dict[str, Any], str, str]:
+    """Judge an ended attempt, write result.json, tidy its output: (result, tail of a failure, trouble)."""
+    path = os.path.join(order["dir"], order["name"] + ".out")
+    remove_if_empty(path)
+    result = judge(order, status, end)
+    trouble = write(order["dir"], result)
+    last = "" if result["outcome"] == "ok" else tail(path, order.get("offset", 0))
+    return result, last, trouble
+
+
+def write(directory: str, result: dict[str, Any]) -> str:
+    """Write result.json durably; what went wrong, or "". A full disk must not lose a result that is known."""
+    try:
+        replace_file(directory, RESULT_FILE, json.dumps(result).encode("ascii"), sync=True)
+    except OSError as error:
+        return f"cannot write {os.path.join(directory, RESULT_FILE)}: {error.strerror}"
+    return ""

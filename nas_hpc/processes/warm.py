@@ -1,0 +1,175 @@
+"""What makes an interpreter warm: the run function's module imported once, and found safe to fork from.
+
+Standard library only, Python 3.8 or later: it runs in the user's interpreters.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import time
+
+from nas_hpc.processes import call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_DEVICES = ("/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/accel", "/dev/habanalabs", "/dev/neuron")
+_MANY_FILES = 64
+"""Up to so many files are looked at before every fork; more only once a second."""
+_limits: list[Any] = []  # threadpoolctl's limits hold as long as the objects live
+
+
+def restore_path(sys_path: list[str]) -> None:
+    """Put the submitter's module search path first. His '' was his directory and is not ours: left out."""
+    first = [entry for entry in sys_path if entry]
+    sys.path[:] = first + [entry for entry in sys.path if entry not in first]
+    importlib.invalidate_caches()
+
+
+def line_buffered() -> None:
+    """Let a reader of the output see each line when it is printed, whatever bytes are in it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
+def import_module(name: str) -> Any:
+    """Import ``name``. Raises call.Failed with the original error as its cause."""
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        message = str(error)
+        kind = type(error).__name__
+        raise call.Failed(f"cannot import {name}: {kind}" + (f": {message}" if message else "")) from error
+
+
+def limit_threads(width: int) -> None:
+    """Set the loaded thread pools to ``width``, where a library changed what the environment says."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return  # the environment's variables have to do
+    controller = threadpoolctl.ThreadpoolController()
+    if any(library.num_threads != width for library in controller.lib_controllers):
+        _limits.append(controller.limit(limits=width))
+
+
+def unsafe_reason() -> str:
+    """Why children forked from this process could hang, or "".
+
+    Device files and initialised runtimes do not survive a fork, nor do threads: OpenMP's pool waits for ever
+    in the child for threads that are not there. OpenBLAS ends its own threads before a fork; so one fork is
+    made, and threads that are then still there belong to somebody else.
+    """
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if target.startswith(_DEVICES):
+            return f"it opened {target} when it was imported"
+    eager = sys.modules.get("tensorflow.python.eager.context")
+    context = getattr(eager, "_context", None)
+    if context is not None and getattr(context, "_initialized", False):
+        return "it ran a TensorFlow operation when it was imported"
+    cuda = sys.modules.get("torch.cuda")
+    if cuda is not None and cuda.is_initialized():
+        return "it initialised CUDA by torch when it was imported"
+    threading = sys.modules.get("threading")
+    others = [t.name for t in threading.enumerate() if t is not threading.main_thread()] if threading else []
+    if others:
+        return f"it started the thread {others[0]} when it was imported"
+    return _native_threads()
+
+
+def _native_threads() -> str:
+    if len(os.listdir("/proc/self/task")) == 1:
+        return ""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 0.1
+    while True:
+        others = len(os.listdir("/proc/self/task")) - 1
+        if others == 0:
+            return ""
+        if time.monotonic() > deadline:  # an ended thread is listed for some microseconds more
+            return f"{others} native threads, started when it was imported, would be missing in its children"
+        time.sleep(0.001)
+
+
+class Watch:
+    """The files of the user's own modules: when one changes, a new interpreter has to import it again."""
+
+    def __init__(self, sys_path: list[str], module: str) -> None:
+        folders = tuple(os.path.join(entry, "") for entry in sys_path if entry)
+        files = set()
+        for name, loaded in list(sys.modules.items()):
+            path = getattr(loaded, "__file__", None)
+            if not isinstance(path, str) or "/site-packages/" in path or "/dist-packages/" in path:
+                continue
+            if name == module or (path.startswith(folders) and not path.startswith(_STANDARD)):
+                files.add(path)
+        self._seen = {path: _stamp(path) for path in files}
+        self._next = 0.0
+
+    def changed(self) -> str:
+        """The path of a file that changed since the import, or ""."""
+        if len(self._seen) > _MANY_FILES:
+            if time.monotonic() < self._next:
+                return ""
+            self._next = time.monotonic() + 1.0
+        for path, stamp in self._seen.items():
+            if _stamp(path) != stamp:
+                return path
+        return ""
+
+
+_STANDARD = os.path.join(os.path.dirname(os.__file__), "")
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+class WarmModule:
+    """The run function of a warm interpreter, or the reason why there is none."""
+
+    def __init__(self, run: str, sys_path: list[str], threads: int) -> None:
+        self.function: Callable[[Any], Any] | None = None
+        self.error: BaseException | None = None
+        self.unsafe = ""
+        restore_path(sys_path)
+        try:
+            self.function = call.find(run, import_module)
+        except call.Failed as error:
+            self.error = error
+        line_buffered()
+        if self.error is None:
+            self.unsafe = unsafe_reason()
+            if not self.unsafe:
+                limit_threads(threads)
+        self.watch = Watch(sys_path, run.rpartition(".")[0])
+        self.collects = gc.isenabled()
+        gc.collect()
+        gc.freeze()  # a collection in a child must not touch, and so copy, what it shares with the others
+        gc.disable()
+
+    def load(self) -> Callable[[Any], Any]:
+        """The run function; raises what its import raised."""
+        if self.collects:
+            gc.enable()
+        if self.error is not None:
+            raise self.error
+        assert self.function is not None
+        return self.function
