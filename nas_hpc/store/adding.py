@@ -12,6 +12,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.records import Attempt, Job, Result
 from nas_hpc.states import Actor, State
 from nas_hpc.store.base import Finished
+from nas_hpc.store.history import finished_by_id
 from nas_hpc.store.rows import job_body, job_of, result_values, stored_job
 from nas_hpc.store.schema import apps, jobs
 from nas_hpc.store.session import Session
@@ -29,118 +30,117 @@ _AWAITING = State.AWAITING_PARENTS.value
 _CREATED = State.CREATED.value
 _FINISHED = State.JOB_FINISHED.value
 
+Key = tuple[str, int] | str
+"""What makes a job the same when it is sent again: (creator, seq), or the id of a job of a person."""
+
 
 def add_jobs(session: Session, sql: Statements, new: Sequence[Job], actor: Actor) -> list[Job]:
     """See ``Store.add_jobs``."""
-    fresh, known = _split(session, new)
-    _check_applications(session, fresh)
+    keys, fresh, known = _split(session, new)
+    stored = {key: job_of(row) for key, row in known.items()}
+    if fresh:
+        _check_applications(session, fresh.values())
+        stored |= zip(fresh, _insert(session, sql, list(fresh.values()), actor), strict=True)
+    return [stored[key] for key in keys]
+
+
+def _insert(session: Session, sql: Statements, fresh: Sequence[Job], actor: Actor) -> list[Job]:
     parents = Parents(session, fresh)
-    number, event = _draw(session, len(fresh))
-    now = time.time()
-    job_rows, event_rows, edge_rows = [], [], []
-    stored: dict[str, Job] = {}
+    number, event = session.draw("jobs", len(fresh)), session.draw("events", len(fresh))
     parents.place(fresh, number)
+    now = time.time()
+    by = actor.value
+    job_rows, event_rows, edge_rows, stored = [], [], [], []
     for job in fresh:
         unmet = 0
         if job.parents:
             links = parents.links(job)
             unmet = sum(not finished for _, finished in links)
             edge_rows += [(parent, number) for parent, _ in links]
-        state = State.AWAITING_PARENTS if unmet else State.READY
+        state, text = (State.AWAITING_PARENTS, _AWAITING) if unmet else (State.READY, _READY)
         created = job.created or now
-        text = _AWAITING if unmet else _READY
-        job_rows.append((
-            number, job.id, job.name, job.workflow, job.application or None, job.creator or None, job.seq or None,
-            text, None, 0, unmet, created, None, job_body(job),
-        ))  # fmt: skip
-        event_rows.append((event, number, now, _CREATED, text, actor.value, 0, ""))
-        stored[job.id] = stored_job(job, state, created)
+        job_rows.append(_row(number, job, text, unmet, created, None))
+        event_rows.append((event, number, now, _CREATED, text, by, 0, ""))
+        stored.append(stored_job(job, state, created))
         number += 1
         event += 1
     session.many(sql.insert_job, job_rows)
     session.many(sql.insert_event, event_rows)
     session.many(sql.insert_edge, edge_rows)
-    return [known[index] if index in known else stored[job.id] for index, job in enumerate(new)]
+    return stored
 
 
 def add_finished(session: Session, sql: Statements, new: Sequence[tuple[Job, Result]]) -> list[Finished]:
     """See ``Store.add_finished``. The result stands in an attempt number 0 that no lease made."""
-    fresh, known = _split(session, [job for job, _ in new])
-    results = {job.id: result for job, result in new}
-    number, event = _draw(session, len(fresh))
+    keys, fresh, known = _split(session, [job for job, _ in new])
+    stored: dict[Key, Finished] = {}
+    if known:
+        old = finished_by_id(session, [row.id for row in known.values()])
+        stored |= {key: old[row.id] for key, row in known.items()}
+    if fresh:
+        results = {job.id: result for job, result in new}
+        pairs = [(job, results[job.id]) for job in fresh.values()]
+        stored |= zip(fresh, _insert_finished(session, sql, pairs), strict=True)
+    return [stored[key] for key in keys]
+
+
+def _insert_finished(
+    session: Session, sql: Statements, fresh: Sequence[tuple[Job, Result]]
+) -> list[Finished]:
+    number, event = session.draw("jobs", len(fresh)), session.draw("events", len(fresh))
     now = time.time()
-    job_rows, event_rows, attempt_rows = [], [], []
-    stored: dict[str, Finished] = {}
-    for job in fresh:
-        result = results[job.id]
+    job_rows, event_rows, attempt_rows, stored = [], [], [], []
+    for job, result in fresh:
         created = job.created or now
-        job_rows.append((
-            number, job.id, job.name, job.workflow, job.application or None, job.creator or None, job.seq or None,
-            _FINISHED, None, 0, 0, created, event, job_body(job),
-        ))  # fmt: skip
+        job_rows.append(_row(number, job, _FINISHED, 0, created, event))
         event_rows.append((event, number, now, _CREATED, _FINISHED, Actor.SEARCH.value, 0, ""))
         attempt_rows.append((number, 0, "", "[]", "[]", "[]", now, *result_values(result, "")))
         attempt = Attempt(job.id, 0, "", claimed=now, result=result)
-        stored[job.id] = Finished(stored_job(job, State.JOB_FINISHED, created), attempt, event)
+        stored.append(Finished(stored_job(job, State.JOB_FINISHED, created), attempt, event))
         number += 1
         event += 1
     session.many(sql.insert_job, job_rows)
     session.many(sql.insert_event, event_rows)
     session.many(sql.insert_attempt, attempt_rows)
-    old = _as_finished(session, [job.id for job in known.values()])
-    return [old[known[index].id] if index in known else stored[job.id] for index, (job, _) in enumerate(new)]
+    return stored
 
 
-def _as_finished(session: Session, ids: Sequence[str]) -> dict[str, Finished]:
-    from nas_hpc.store.history import finished_by_id
-
-    return finished_by_id(session, ids) if ids else {}
-
-
-def _draw(session: Session, count: int) -> tuple[int, int]:
-    """The first numbers of ``count`` new jobs and events."""
-    return (session.draw("jobs", count), session.draw("events", count)) if count else (0, 0)
+def _row(
+    number: int, job: Job, state: str, unmet: int, created: float, final_event: int | None
+) -> tuple[Any, ...]:
+    return (
+        number, job.id, job.name, job.workflow, job.application or None, job.creator or None, job.seq or None,
+        state, unmet, created, final_event, job_body(job),
+    )  # fmt: skip
 
 
-def _split(session: Session, new: Sequence[Job]) -> tuple[list[Job], dict[int, Job]]:
-    """The jobs to be inserted, and those that exist already by their position in ``new``."""
-    by_seq = _existing_by_seq(session, new)
-    by_id = {row.id: row for row in session.in_chunks(_BY_ID, [job.id for job in new if not job.creator])}
-    fresh: list[Job] = []
-    known: dict[int, Job] = {}
-    seen: dict[tuple[str, int] | str, Job] = {}  # a request may name one job twice
-    for index, job in enumerate(new):
-        if (job.creator == "") != (job.seq == 0) or job.seq < 0:
-            raise WrongCall(
-                f"job {job.name!r} has creator {job.creator!r} and seq {job.seq}: both or none, seq from 1"
-            )
-        key: tuple[str, int] | str = (job.creator, job.seq) if job.creator else job.id
-        row = by_seq.get((job.creator, job.seq)) if job.creator else by_id.get(job.id)
-        if row is not None:
-            known[index] = job_of(row)
-        elif key in seen:
-            first = seen[key]
-            if first.id != job.id:
-                raise WrongCall(f"jobs {first.id} and {job.id} of one request have both seq {job.seq}")
-        else:
-            seen[key] = job
-            fresh.append(job)
-    return fresh, known
-
-
-def _existing_by_seq(session: Session, new: Sequence[Job]) -> dict[tuple[str, int], Any]:
+def _split(session: Session, new: Sequence[Job]) -> tuple[list[Key], dict[Key, Job], dict[Key, Any]]:
+    """The key of each job, the jobs to be inserted, and the rows of those that exist already."""
+    keys: list[Key] = []
+    persons: list[str] = []
     ranges: dict[str, tuple[int, int]] = {}
     for job in new:
-        if job.creator:
-            low, high = ranges.get(job.creator, (job.seq, job.seq))
-            ranges[job.creator] = (min(low, job.seq), max(high, job.seq))
-    found: dict[tuple[str, int], Any] = {}
-    wanted = {(job.creator, job.seq) for job in new}
+        creator, seq = job.creator, job.seq
+        if creator and seq > 0:
+            keys.append((creator, seq))
+            low, high = ranges.get(creator, (seq, seq))
+            ranges[creator] = (seq if seq < low else low, seq if seq > high else high)
+        elif creator or seq:
+            raise WrongCall(f"job {job.name!r} has creator {creator!r} and seq {seq}: both or none, seq from 1")
+        else:
+            keys.append(job.id)
+            persons.append(job.id)
+    known: dict[Key, Any] = {row.id: row for row in session.in_chunks(_BY_ID, persons)}
+    wanted = set(keys)
     for creator, (low, high) in ranges.items():
         for row in session.rows(_BY_SEQ, {"creator": creator, "low": low, "high": high}):
             if (creator, row.seq) in wanted:
-                found[creator, row.seq] = row
-    return found
+                known[creator, row.seq] = row
+    fresh: dict[Key, Job] = {}
+    for key, job in zip(keys, new, strict=True):  # a request may name one job twice: the first counts
+        if key not in fresh and key not in known:
+            fresh[key] = job
+    return keys, fresh, known
 
 
 def _check_applications(session: Session, new: Iterable[Job]) -> None:

@@ -74,6 +74,8 @@ def job_rows(session: Session, where: JobFilter) -> list[Any]:
     if not where.limit:
         return list(session.rows(query.where(jobs.c.state.in_(states)) if states else query))
     query = query.limit(where.limit)
+    if where.workflow and not states:
+        states = sorted(state.value for state in State)
     if len(states) < 2:
         return list(session.rows(query.where(jobs.c.state == states[0]) if states else query))
     # One state at a time comes from its index in order; several at once would all be read and sorted.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Attempt, Evaluation, Job, Json, Lease, Origin, Resources, Result
 from nas_hpc.states import Outcome, State
 
-_NO_ORIGIN = Origin()
-_NO_RESOURCES = Resources()
+_PLAIN = Job("", "", "")
+_NO_ORIGIN = _PLAIN.origin  # the very object that most jobs have: compared without a look inside
+_NO_RESOURCES = _PLAIN.resources
 _RESOURCES = Resources.__slots__
 _STATES = {state.value: state for state in State}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
@@ -50,6 +52,7 @@ def _plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return mapping if type(mapping) is dict else dict(mapping)
 
 
+@lru_cache(maxsize=256)
 def _resources_body(resources: Resources) -> dict[str, Any]:
     return {
         name: value

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, insert, inspect, select
 
@@ -58,6 +59,10 @@ class SqlStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def raw(self) -> Any:
+        """The driver's own connection, for benchmarks and tests."""
+        return self._session.connection.connection.driver_connection
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

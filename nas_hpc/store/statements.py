@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Table, Update, bindparam, func, insert, update
+from sqlalchemy import Engine, Table, Update, bindparam, func, insert, literal_column, null, update
 from sqlalchemy.sql.dml import Insert
 
 from nas_hpc.store.schema import attempts, edges, events, jobs
@@ -21,7 +21,7 @@ RESULT_COLUMNS = ("outcome", "objective", "metadata", "reason", "return_code", "
 class Statements:
     """SQL text with positional parameters; the comment says which."""
 
-    insert_job: str  # columns of jobs
+    insert_job: str  # columns of jobs without lease and attempt
     insert_edge: str  # parent, child
     insert_attempt: str  # columns of attempts
     insert_event: str  # columns of events
@@ -44,9 +44,9 @@ def statements(engine: Engine) -> Statements:
             raise RuntimeError(f"parameters come as {found}, expected {order}")
         return str(compiled)
 
-    def whole(table: Table) -> str:
-        names = [column.name for column in table.columns]
-        return text(insert(table).values({name: bindparam(name) for name in names}), names)
+    def whole(table: Table, **fixed: Any) -> str:
+        names = [column.name for column in table.columns if column.name not in fixed]
+        return text(insert(table).values({name: bindparam(name) for name in names} | fixed), names)
 
     job: Any = bindparam("_job")
     attempt: Any = bindparam("_attempt")
@@ -58,7 +58,7 @@ def statements(engine: Engine) -> Statements:
         return text(update(table).where(where).values(values), [*names, *keys])
 
     return Statements(
-        insert_job=whole(jobs),
+        insert_job=whole(jobs, lease=null(), attempt=literal_column("0")),
         insert_edge=whole(edges),
         insert_attempt=whole(attempts),
         insert_event=whole(events),
