@@ -88,7 +88,7 @@ class Agent:
     def start(self, order: Order) -> None:
         """Run an attempt; its end is reported whatever happens. Raises WrongCall for one that is running."""
         if order.key in self._attempts or self._closed:
-            raise WrongCall(f"attempt {order.key[1]} of job {order.key[0]} runs already, or the agent was closed")
+            raise WrongCall(f"attempt {order.key[1]} of job {order.key[0]} runs already, or the agent closed")
         job, number = order.key
         environ = {
             **order.environ,

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -172,10 +171,9 @@ class Dispatcher:
     def write(self, work: Callable[[Store], T], then: Callable[[T], None]) -> None:
         """Have the store's thread do ``work``; ``then`` is called in the loop after the commit, in order."""
         self._writes += 1
-        future: Future[T] = self._writer.submit(work)
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._settle, done, then))
+        self._writer.submit(work).add_done_callback(partial(self._settle, then))
 
-    def _settle(self, done: Future[Any], then: Callable[[Any], None]) -> None:
+    def _settle(self, then: Callable[[Any], None], done: asyncio.Future[Any]) -> None:
         error = done.exception()
         if error is None:
             then(done.result())

@@ -29,7 +29,8 @@ class _OnlyThisClient:
         self._public = public
 
     def callback(self, domain: str, key: bytes) -> bool:
-        return zmq.utils.z85.encode(key) == self._public
+        """Whether the client with this key (Z85) may connect."""
+        return key == self._public
 
 
 class EndpointServer:

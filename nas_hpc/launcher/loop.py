@@ -135,7 +135,7 @@ class Launcher:
         self.endpoint.close()
         if not isinstance(self._error, LeaseLost):
             with contextlib.suppress(StoreError):
-                await asyncio.wrap_future(self.writer.submit(partial(_close_lease, self.lease.id)))
+                await self.writer.submit(partial(_close_lease, self.lease.id))
         await asyncio.to_thread(self.writer.close)
         await asyncio.to_thread(self.journal.close)
         if self.options.progress is not None:

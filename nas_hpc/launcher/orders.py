@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Allocation:
             "NAS_HPC_LAUNCHER_ID": self.lease,
             "NAS_HPC_JOB_ID": job.id,
             "NAS_HPC_ATTEMPT": str(job.attempt),
-            "NAS_HPC_JOB_DIR": str(self.site.job_directory(job)),
+            "NAS_HPC_JOB_DIR": str(self.site.job_directory(job.workflow, job.directory_name)),
             "NAS_HPC_WORKFLOW": job.workflow,
             "NAS_HPC_CORES_PER_NODE": str(len(self.nodes[0].cores)),
             "NAS_HPC_GPUS_PER_NODE": str(len(self.nodes[0].gpus)),
@@ -78,6 +79,9 @@ def build_order(
     added = {**source.environ, **job.environ}
     pinned = placement.cores[0] if allocation.pin and placement.share > 0 else ()
     threads = max(job.resources.threads_per_rank, len(placement.cores[0]), 1)
+    engine = allocation.variables(job)
+    if origin.sys_path:
+        engine["PYTHONPATH"] = os.pathsep.join(origin.sys_path)
     call: Call | None = None
     argv: tuple[str, ...] = ()
     if job.evaluation is not None:
@@ -89,9 +93,9 @@ def build_order(
     return Order(
         key=(job.id, job.attempt),
         name=job.name,
-        directory=str(allocation.site.job_directory(job)),
+        directory=str(allocation.site.job_directory(job.workflow, job.directory_name)),
         job_json=job_json(job),
-        environ=environment.for_job(origin, added, allocation.variables(job), threads),
+        environ=environment.for_job(origin.environ, added, engine, threads),
         argv=argv,
         call=call,
         interpreter=origin.interpreter or sys.executable,

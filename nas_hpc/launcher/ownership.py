@@ -43,7 +43,7 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
         host=socket.gethostname(),
         boot_id=sessions.boot_id(),
         pid=os.getpid(),
-        start_time=sessions.start_ticks(os.getpid()) or 0,
+        start_time=sessions.start_ticks(os.getpid()),
         workflow=options.workflow,
         expires=now + options.lease_s,
     )
@@ -105,7 +105,7 @@ def adopt(store: Store, site: Site, lease: Lease, dead: list[Lease], options: La
 
 
 def _settle(store: Store, site: Site, lease: str, job: Job, alive_until: float, lost_limit: int) -> Finish:
-    result = result_on_disk(site.job_directory(job), job)
+    result = result_on_disk(site.job_directory(job.workflow, job.directory_name), job)
     attempts = [] if result is not None and result.outcome is Outcome.OK else store.attempts([job.id])
     earlier = [attempt for attempt in attempts if attempt.number < job.attempt]
     if result is None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import psutil
 from tests.support import TEST_ID, processes_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-VICTIMS = {
-    "search": "nas_hpc.apps",
-    "warm interpreter": "keeper-warm",
-    "agent": "keeper-starter",
+KEEPER = "nas_hpc.processes.keeper"
+VICTIMS: dict[str, Callable[[list[str]], bool]] = {
+    "search": lambda argv: any(word.startswith("nas_hpc.apps.") for word in argv),
+    "warm interpreter": lambda argv: KEEPER in " ".join(argv) and "-I" not in argv,
+    "agent": lambda argv: KEEPER in " ".join(argv) and "-I" in argv,
 }
-"""What a process's command line holds by which it is recognised."""
+"""How a process is recognised by its command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Scene:
         found = []
         for process in processes_of(self.test_id):
             with contextlib.suppress(psutil.Error):
-                if VICTIMS[kind] in " ".join(process.cmdline()):
+                if VICTIMS[kind](process.cmdline()):
                     found.append(process)
         return found
 
