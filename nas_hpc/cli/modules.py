@@ -81,7 +81,7 @@ def check_findable(flag: str, path: str, origin: Origin, example: str) -> None:
         here = ".".join(parts[:depth])
         if spec.submodule_search_locations is None:
             raise WrongCall(f"{flag} {path!r}: {here} is a module, not a package; write {here}.{example}")
-        below = PathFinder.find_spec(f"{here}.{part}", list(spec.submodule_search_locations))
+        below = PathFinder.find_spec(f"{here}.{part}", _folders(spec))
         if below is None:
             raise WrongCall(f"{flag} {path!r}: {here} has no module {part!r}{_there(spec)}")
         spec = below
@@ -97,10 +97,16 @@ def _top_level(name: str, sys_path: Sequence[str]) -> ModuleSpec | None:
     return spec
 
 
+def _folders(spec: ModuleSpec) -> list[str]:
+    """Where a package's modules are. A namespace package would ask its parent, which is not imported here."""
+    locations = spec.submodule_search_locations or ()
+    return list(getattr(locations, "_path", locations))
+
+
 def _there(spec: ModuleSpec) -> str:
     """The modules of a package, for a message."""
     names = set()
-    for location in spec.submodule_search_locations or ():
+    for location in _folders(spec):
         try:
             entries = sorted(os.listdir(location))
         except OSError:
