@@ -99,8 +99,8 @@ def _top_level(name: str, sys_path: Sequence[str]) -> ModuleSpec | None:
 
 def _folders(spec: ModuleSpec) -> list[str]:
     """Where a package's modules are. A namespace package would ask its parent, which is not imported here."""
-    locations = spec.submodule_search_locations or ()
-    return list(getattr(locations, "_path", locations))
+    locations = spec.submodule_search_locations
+    return [] if locations is None else list(getattr(locations, "_path", locations))
 
 
 def _there(spec: ModuleSpec) -> str:
