@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ class ResultsFile:
 
     It is written anew, atomically, from the whole history when a search begins (which repairs the torn last
     row of one that was killed) and then grows by whole rows, so that writing costs the same however long the
-    file is. Where it cannot be written (a full disk), the search goes on, and the file is written anew later.
+    file is. It is kept open, so that a search that was superseded cannot write into its successor's file.
+    Where it cannot be written (a full disk), the search goes on, and the file is written anew later.
     """
 
     def __init__(self, directory: Path, names: Sequence[str], *, link: bool = False) -> None:
-        """``names``: the hyperparameters, in the problem's order. ``link``: one from the workflow's
-        directory, above.
+        """``names``: the hyperparameters, in the problem's order. ``link``: make one in the directory above.
 
         Raises WrongCall if a hyperparameter has the name of another column.
         """
@@ -45,6 +45,7 @@ class ResultsFile:
         self._names = tuple(names)
         self._link = link
         self._rows: list[str] = []
+        self._descriptor = -1
         self._in_file = 0
         self._failed = 0.0
         self._started: float | None = None
@@ -52,9 +53,9 @@ class ResultsFile:
     def begin(self, history: Sequence[EvaluationResult], started: float) -> None:
         """Write the file anew. ``started``: what elapsed_sec counts from."""
         self._started = started
-        self._rows = [self._row(result) for result in history]
-        self._in_file = -1
-        self._write()
+        for left in self.path.parent.glob(f".{NAME}.*"):  # of one that was killed while it wrote
+            _try(left.unlink)
+        self.replace(history)
         if self._link:
             _link(self.path.parent)
 
@@ -63,62 +64,80 @@ class ResultsFile:
         self._rows += [self._row(result) for result in results]
         self._write()
 
+    def replace(self, history: Sequence[EvaluationResult]) -> None:
+        """Write the file anew, atomically; nothing if it was not begun."""
+        if self._started is not None:
+            self._failed = 0.0
+            self._rows = [self._row(result) for result in history]
+            self._close()
+            self._write()
+
     def end(self) -> None:
         """Have everything on the disk. Raises WorkFailed if that cannot be."""
         self._failed = 0.0
-        error = self._write()
-        if error is None:
-            error = _try(self._sync)
+        if self._descriptor >= 0 and not self._is_in_place():
+            self._close()
+        error = self._write() or _try(self._sync)
+        self._close()
         if error is not None:
             raise WorkFailed(
                 f"{self.path} could not be written: {error.strerror}; the same command writes it again"
             )
 
-    def replace(self, history: Sequence[EvaluationResult]) -> None:
-        """Write the file anew, atomically; nothing if it was not begun."""
-        if self._started is None:
-            return
-        self._rows = [self._row(result) for result in history]
-        self._in_file = -1
-        self._write()
-
     def _write(self) -> OSError | None:
         if self._failed and time.monotonic() - self._failed < REPAIR_S:
             return None
-        error = _try(self._write_all if self._in_file < 0 else self._append)
+        error = _try(self._write_all if self._descriptor < 0 else self._append)
         if error is None:
             self._in_file, self._failed = len(self._rows), 0.0
             return None
         if not self._failed:
             _log.warning("%s cannot be written: %s; trying again", self.path, error.strerror)
-        self._in_file, self._failed = -1, time.monotonic()
+        self._failed = time.monotonic()
+        self._close()
         return error
 
     def _append(self) -> None:
-        text = "".join(self._rows[self._in_file :])
-        if text:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                file.write(text)
+        _write_to(self._descriptor, self._rows[self._in_file :])
 
     def _write_all(self) -> None:
         temporary = self.path.with_name(f".{NAME}.{os.getpid()}")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            file.write(_line([*self._names, *COLUMNS]))
-            file.writelines(self._rows)
-            file.flush()
-            os.fsync(file.fileno())
+        self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        _write_to(self._descriptor, [_line([*self._names, *COLUMNS]), *self._rows])
+        os.fsync(self._descriptor)
         os.replace(temporary, self.path)
 
     def _sync(self) -> None:
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
+        os.fsync(self._descriptor)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except OSError:
+            return False
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _row(self, result: EvaluationResult) -> str:
-        elapsed_s = result.end - (self._started or 0.0)
+        """A row; cells without a value are empty: an inactive hyperparameter, a failure's objective."""
         cells = [_cell(result.config.get(name)) for name in self._names]
-        cells += [_cell(result.objective), f"{elapsed_s:.6f}", str(result.id), result.outcome.value]
-        cells += [_one_line(result.reason), f"{result.start:.6f}", f"{result.end:.6f}", str(result.cached)]
+        elapsed = f"{result.end - (self._started or 0.0):.6f}" if result.end else ""
+        cells += [_cell(result.objective), elapsed, str(result.id), result.outcome.value]
+        cells += [" ".join(result.reason.split()), _time(result.start), _time(result.end), str(result.cached)]
         return _line(cells)
+
+
+def _write_to(descriptor: int, lines: Sequence[str]) -> None:
+    data = memoryview("".join(lines).encode("utf-8", "backslashreplace"))
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.6f}" if seconds else ""
 
 
 def _cell(value: Any) -> str:
@@ -127,17 +146,13 @@ def _cell(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _line(cells: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 
-def _try(action: Any) -> OSError | None:
+def _try(action: Callable[[], object]) -> OSError | None:
     try:
         action()
     except OSError as error:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_hpc.apps.results import ResultsFile
-from nas_hpc.errors import WorkFailed, WrongCall
+from nas_hpc.errors import LauncherGone, WorkFailed, WrongCall
 from nas_hpc.evaluator import EvaluationResult, Evaluator, canonical
 from nas_hpc.search.base import Optimizer
 from nas_hpc.wire import Report
@@ -92,12 +92,12 @@ class Search:
         """Search until ``max_evals`` evaluations are finished or the time is over.
 
         Raises WorkFailed if no evaluation gave an objective, or results.csv could not be written.
-        Interrupted passes through, after everything known was written.
+        Interrupted and LauncherGone pass through, after everything known was written.
         """
         try:
             self._restore()
             self._loop()
-        except Interrupted:
+        except (Interrupted, LauncherGone):
             self._results.replace(self._evaluator.history)
             raise
         self._finish()

@@ -93,6 +93,7 @@ class Client:
         self._lost_since = time.monotonic()
         self._checked = 0.0
         self._identity: tuple[int, int, int] | None = None
+        self._ended: NasHpcError | None = None
         self.cursor = 0
 
     # -- what the evaluator uses -------------------------------------------------------------------
@@ -117,6 +118,7 @@ class Client:
         Raises:
             LauncherGone: no launcher for the time to wait, or it says that it stops.
             Superseded: another attempt of this search runs.
+            PlacementError: the launcher cannot serve this search, from the start.
             ProtocolError: the launcher speaks another version.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -132,6 +134,8 @@ class Client:
 
     # -- one step of the loop ----------------------------------------------------------------------
     def _step(self, deadline: float | None) -> list[wire.Message]:
+        if self._ended is not None:
+            raise self._ended
         now = time.monotonic()
         if self._link is None and now >= self._next_try:
             self._connect()
@@ -180,11 +184,10 @@ class Client:
                 )
             self._greet(link)
         elif isinstance(message, wire.Accepted | wire.Refused):
-            if isinstance(message, wire.Refused) and not link.greeted:
-                raise PlacementError(message.message)  # the answer to Hello
             return self._unanswered.pop(message.request, None) is not None
         elif isinstance(message, wire.End):
-            raise _ending(message.reason)
+            self._ended = _ending(message.reason, link.greeted)  # raised after what came before it was taken
+            return False
         return True
 
     def _greet(self, link: _Link) -> None:
@@ -289,9 +292,11 @@ class Client:
             self._lose("the connection to the launcher ended")
 
 
-def _ending(reason: str) -> NasHpcError:
-    if "superseded" in reason:
+def _ending(reason: str, greeted: bool) -> NasHpcError:
+    if "superseded" in reason or "another process" in reason:
         return Superseded(f"this search has to end: {reason}")
+    if not greeted:
+        return PlacementError(f"the launcher does not take this search: {reason}")
     return LauncherGone(f"the launcher ends this search: {reason}")
 
 

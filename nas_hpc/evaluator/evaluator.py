@@ -37,7 +37,7 @@ class Settings:
 
 
 class LauncherEvaluator:
-    """Evaluations by the launcher that a ``Client`` reaches. See ``base.Evaluator`` for the methods.
+    """Evaluations by the launcher that a ``Client`` reaches, which it owns from then on. See ``base.Evaluator`` for the methods.
 
     Cache. With "uuid", the default, every configuration runs. With "to_dict" or a function, a configuration
     whose key has a result already is not run: its result is the earlier one's, a row of its own with
@@ -63,9 +63,12 @@ class LauncherEvaluator:
         self._next_id = 1
         self.revised = 0
         self.started = 0.0
-        self.deadline = 0.0
         self.pending: tuple[wire.Pending, ...] = ()
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            client.close()
+            raise
 
     # -- the search's calls ------------------------------------------------------------------------
     @property
@@ -113,7 +116,7 @@ class LauncherEvaluator:
         if n != "all" and (not isinstance(n, int) or n < 0):
             raise WrongCall(f'gather({n!r}): give a number of results from 0 on, or "all"')
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._grown = self._grown and or_capacity
+        self._grown = False
         self._receive(0)
         while not (or_capacity and self._grown):
             wanted = len(self._in_flight) + len(self._ready) if n == "all" else n
@@ -122,7 +125,6 @@ class LauncherEvaluator:
             if enough or (left is not None and left <= 0):
                 break
             self._receive(left)
-        self._grown = False
         ready = list(self._ready)
         self._ready.clear()
         return ready
@@ -169,7 +171,7 @@ class LauncherEvaluator:
                 self._take(message)
                 welcome = message if isinstance(message, wire.Welcome) else welcome
         self.pending = welcome.pending
-        self.started, self.deadline = welcome.started, welcome.deadline
+        self.started = welcome.started
         self._ready.clear()  # the past is history, not news
         for item in welcome.pending:
             self._in_flight[item.seq] = item.config

@@ -87,11 +87,7 @@ def create(
         shape=settings.shape,
         reconnect_s=reconnect_s,
     )
-    try:
-        return LauncherEvaluator(client, settings)
-    except BaseException:
-        client.close()
-        raise
+    return LauncherEvaluator(client, settings)
 
 
 def _count(environ: Mapping[str, str], name: str) -> int:

@@ -54,6 +54,7 @@ class Peer:
         self.mute = 0
         """So many answers to Submits are to be lost after the commit."""
         self.refuse = ""
+        self.unfit = ""
         self.hold = threading.Event()
         """Evaluations finish only while it is set."""
         self.hold.set()
@@ -199,7 +200,7 @@ class Peer:
         router.linger = 0
         router.bind(address)
         self._router = router
-        return router.last_endpoint.decode()
+        return _text(router)
 
     def _unbind(self) -> None:
         if self._router is not None:
@@ -208,7 +209,7 @@ class Peer:
 
     def _rebind(self) -> None:
         assert self._router is not None
-        address = self._router.last_endpoint.decode()
+        address = _text(self._router)
         self._unbind()
         for _ in range(200):
             try:
@@ -219,8 +220,12 @@ class Peer:
         raise AssertionError(f"{address} does not become free")
 
     def _send(self, message: wire.Message) -> None:
-        if self._router is not None and self._search is not None:
-            self._router.send_multipart([self._search, wire.pack(message)])
+        if self._search is not None:
+            self._answer(self._search, message)
+
+    def _answer(self, peer: bytes, message: wire.Message) -> None:
+        if self._router is not None:
+            self._router.send_multipart([peer, wire.pack(message)])
 
     # -- messages ----------------------------------------------------------------------------------
     def _take(self, peer: bytes, message: wire.Message) -> None:
@@ -239,8 +244,11 @@ class Peer:
 
     def _hello(self, peer: bytes, hello: wire.Hello) -> None:
         self.hellos.append(hello)
+        if self.unfit:
+            self._answer(peer, wire.End(self.unfit))
+            return
         if hello.attempt < self.attempt:
-            self._router.send_multipart([peer, wire.pack(wire.End("superseded by a later attempt"))])  # type: ignore[union-attr]
+            self._answer(peer, wire.End("superseded by a later attempt"))
             return
         self.attempt, self._search = hello.attempt, peer
         self._send(wire.Results(tuple(done for done in self.done if done.order > hello.cursor)))
@@ -318,12 +326,20 @@ class Peer:
                 continue  # cancelled
             self.ledger[seq] += 1
             start = time.time()
-            end: tuple[str, float | None, str]
+            outcome, reason = "ok", ""
+            objective: float | None = None
             try:
-                end = ("ok", self.run(row.ask.config), "")
+                objective = self.run(row.ask.config)
             except Exception as error:
-                end = ("error", None, f"{type(error).__name__}: {error}")
+                outcome, reason = "error", f"{type(error).__name__}: {error}"
             self.hold.wait()
             if self._stopping:
                 return
-            self._do(functools.partial(self._end, seq, *end, start), wait=False)
+            self._do(functools.partial(self._end, seq, outcome, objective, reason, start), wait=False)
+
+
+def _text(router: zmq.Socket[bytes]) -> str:
+    """The address that ``router`` is bound to."""
+    address = router.last_endpoint
+    assert isinstance(address, bytes)
+    return address.decode()
