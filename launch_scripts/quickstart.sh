@@ -15,6 +15,8 @@ if ! runs "$venv" || [ "$(cat "$venv/.nas-hpc-key" 2>/dev/null)" != "$key" ]; th
     printf '%s\n' "$key" >"$venv/.nas-hpc-key"
 fi
 
+# The site is nas_hpc_site here, also in a shell in which another one is activated.
+unset NAS_HPC_SITE
 export PATH="$venv/bin:$PATH"
 exec nas-hpc run hps quickstart -p nas_hpc.problems.hps.digits.Problem -r nas_hpc.problems.hps.digits.run \
     --max-evals 40 "$@"
