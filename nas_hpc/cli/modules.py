@@ -81,7 +81,8 @@ def check_findable(flag: str, path: str, origin: Origin, example: str) -> None:
         here = ".".join(parts[:depth])
         if spec.submodule_search_locations is None:
             raise WrongCall(f"{flag} {path!r}: {here} is a module, not a package; write {here}.{example}")
-        below = PathFinder.find_spec(f"{here}.{part}", _folders(spec))
+        # By its bare name: under its full name a folder without __init__.py would ask for its imported parent.
+        below = PathFinder.find_spec(part, _folders(spec))
         if below is None:
             raise WrongCall(f"{flag} {path!r}: {here} has no module {part!r}{_there(spec)}")
         spec = below
@@ -98,7 +99,7 @@ def _top_level(name: str, sys_path: Sequence[str]) -> ModuleSpec | None:
 
 
 def _folders(spec: ModuleSpec) -> list[str]:
-    """Where a package's modules are. A namespace package would ask its parent, which is not imported here."""
+    """Where a package's modules are; ``_path`` because iterating over a namespace's looks at sys.path again."""
     locations = spec.submodule_search_locations
     return [] if locations is None else list(getattr(locations, "_path", locations))
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from nas_hpc.errors import LeaseLost, StoreError
@@ -97,7 +97,7 @@ class Launcher:
             grace_s=self.options.grace_s,
         )
         self.dispatcher.agent = self.agent
-        outside = Outside(self._send, self.deadline_utc, self.note, self._changed)
+        outside = Outside(self._send, self.deadline_utc, self.note, self._changed, self._log_capacity)
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
         self.endpoint = EndpointServer(self.site.endpoint, self.lease.id, self._receive, self.note)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -130,19 +130,16 @@ class Launcher:
 
     async def _close(self) -> None:
         await self.agent.close()
-        for workflow in {run.job.workflow for run in self.dispatcher.running.values()} | self._workflows():
-            self.journal.launcher(workflow, launcher_line(self.allocation, "end", 0))
         self.endpoint.close()
         if not isinstance(self._error, LeaseLost):
+            for workflow in {job.workflow for job in self.dispatcher.creators.values()}:
+                self.journal.launcher(workflow, launcher_line(self.allocation, "end", 0))
             with contextlib.suppress(StoreError):
                 await self.writer.submit(partial(_close_lease, self.lease.id))
         await asyncio.to_thread(self.writer.close)
         await asyncio.to_thread(self.journal.close)
         if self.options.progress is not None:
             self.options.progress(self.view())
-
-    def _workflows(self) -> set[str]:
-        return {job.workflow for job in self.dispatcher.creators.values()}
 
     # -- what there is to do -------------------------------------------------------------------------
     def _reload(self, peer: bytes = b"", request: int = 0) -> None:
@@ -226,8 +223,14 @@ class Launcher:
 
     def _heartbeat(self) -> None:
         self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
-        expires = time.time() + self.options.lease_s
-        self.dispatcher.write(partial(_renew, self.lease.id, expires), lambda _: None)
+        self.dispatcher.write(self._renewal(), lambda _: None)
+
+    def _renewal(self) -> Callable[[Store], None]:
+        return partial(_renew, self.lease.id, time.time() + self.options.lease_s)
+
+    def _log_capacity(self, workflow: str, line: dict[str, object]) -> None:
+        """Into launchers.jsonl, but only while the lease holds: a superseded launcher writes nothing."""
+        self.dispatcher.write(self._renewal(), lambda _: self.journal.launcher(workflow, line))
 
     def _changed(self) -> None:
         self.searches.update_capacity()

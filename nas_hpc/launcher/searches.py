@@ -67,6 +67,7 @@ class Outside:
     deadline_utc: Callable[[], float]
     note: Callable[[str], None]
     changed: Callable[[], None]
+    log_capacity: Callable[[str, dict[str, object]], None]
 
 
 @dataclass(slots=True)
@@ -286,7 +287,7 @@ class Searches:
 
     def _log_capacity(self, workflow: str) -> None:
         slots = sum(s.capacity for s in self.sessions.values() if s.job.workflow == workflow and s.live)
-        self.journal.launcher(workflow, launcher_line(self.allocation, "capacity", slots))
+        self.outside.log_capacity(workflow, launcher_line(self.allocation, "capacity", slots))
 
 
 def launcher_line(allocation: Allocation, event: str, slots: int) -> dict[str, object]:
