@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -46,19 +47,21 @@ def load_object(path: str, what: str, default_attribute: str) -> Any:
     if location == "__main__":
         raise _in_main(path, what)
     if location.endswith(".py"):
-        module = _guarded(lambda: _import_file(location, what), path, location, what)
+        file = Path(location).expanduser().resolve()
+        if not file.is_file():
+            raise WrongCall(f"{what}: there is no file {str(file)!r}: give a .py file or a dotted name")
+        module = _guarded(lambda: _import_file(file), path, location, what)
     else:
         module = _guarded(lambda: importlib.import_module(location), path, location, what)
     try:
         return getattr(module, attribute)
     except AttributeError:
         pass
-    try:
-        return importlib.import_module(f"{location}.{attribute}")  # a module: the callers say what to add
-    except ImportError:
-        names = [n for n in vars(module) if not n.startswith("_")]
-        near = close_names(attribute, names)
-        raise WrongCall(f"{what} {path!r}: module {location!r} has no {attribute!r}{near}") from None
+    inner = f"{location}.{attribute}"
+    if hasattr(module, "__path__") and importlib.util.find_spec(inner) is not None:
+        return _guarded(lambda: importlib.import_module(inner), path, inner, what)  # the callers refuse it
+    near = close_names(attribute, [name for name in vars(module) if not name.startswith("_")])
+    raise WrongCall(f"{what} {path!r}: module {location!r} has no {attribute!r}{near}")
 
 
 def _in_main(path: str, what: str) -> WrongCall:
@@ -76,10 +79,7 @@ def _split(path: str, what: str, default_attribute: str) -> tuple[str, str]:
     return location, attribute
 
 
-def _import_file(location: str, what: str) -> ModuleType:
-    file = Path(location).expanduser().resolve()
-    if not file.is_file():
-        raise WrongCall(f"{what}: there is no file {str(file)!r}: give a .py file or a dotted module name")
+def _import_file(file: Path) -> ModuleType:
     if str(file.parent) not in sys.path:  # as for a script: what stands beside it can be imported
         sys.path.insert(0, str(file.parent))
     name = file.stem
@@ -101,18 +101,29 @@ def _import_file(location: str, what: str) -> ModuleType:
     return module
 
 
+def _no_module(missing: str) -> str:
+    """Where a module was looked for, and what is there instead."""
+    package, _, name = missing.rpartition(".")
+    parent = sys.modules.get(package)
+    if parent is not None and hasattr(parent, "__path__"):
+        siblings = [found.name for found in pkgutil.iter_modules(parent.__path__)]
+        return f"package {package!r} has no module {name!r}{close_names(name, siblings)}"
+    if parent is not None:
+        return f"no module {missing!r}: {package!r} is a module, not a package: correct the name"
+    places = ", ".join(repr(entry) for entry in sys.path[:3])
+    return f"no module {missing!r} in {places}, …: correct the name, or add its folder to PYTHONPATH"
+
+
 def _guarded(load: Callable[[], ModuleType], path: str, location: str, what: str) -> ModuleType:
     """Import the user's module; whatever it raises becomes one line."""
     try:
         return load()
-    except WrongCall:
-        raise
+    except WrongCall as error:  # the module makes a problem that is wrong
+        raise WrongCall(f"{what} {path!r}: {error}") from error
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if location == missing or location.startswith(f"{missing}."):
-            places = ", ".join(repr(entry) for entry in sys.path[:3])
-            right = "correct the name, or add its folder to PYTHONPATH"
-            raise WrongCall(f"{what} {path!r}: no module {missing!r} in {places}, …: {right}") from error
+            raise WrongCall(f"{what} {path!r}: {_no_module(missing)}") from error
         why = f"{location!r} imports {missing!r}, which is not installed"
         raise WrongCall(f"{what} {path!r}: {why}: install it for {sys.executable}") from error
     except SyntaxError as error:

@@ -37,7 +37,7 @@ class ForestOptimizer(RandomSampler):
     Objectives are maximised. The names are scikit-optimize's, which minimises −objective: ``LCB`` picks the
     largest mean + ``acq_kappa``·std of the objective (an upper bound); ``cl_max`` lets running points count
     as the *worst* success so far (the largest −objective), ``cl_min`` as the best, ``cl_mean`` as the mean.
-    Constant liar: Ginsbourger, Le Riche, Carraro, "Kriging is well-suited to parallelize optimization" (2010).
+    Constant liar: Ginsbourger, Le Riche, Carraro, "Kriging is well-suited to parallelize optimization", 2010.
 
     The forest learns normal scores of the ranks of the objectives, so that only their order matters; a
     failure ranks below every success. Points that run (asked, not told) and the earlier points of a batch are

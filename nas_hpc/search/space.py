@@ -23,7 +23,8 @@ Bools = NDArray[np.bool_]
 Key = tuple[Any, ...]
 
 _ABSENT = "\0absent"  # no value of a hyperparameter, and equal across processes
-_ROUNDS = 50  # rejection rounds after which a space counts as (nearly) impossible
+_ROUNDS = 30  # rejection rounds after which a space counts as (nearly) impossible
+_LARGEST_DRAW = 50_000
 _DECIMALS = 12  # vectors closer than this are one point: value and vector do not round-trip to the last bit
 _INACTIVE = -1.0  # feature of an inactive hyperparameter: outside [0, 1], so that one split tells it apart
 
@@ -72,7 +73,7 @@ class SpaceCodec:
             legal = self.legalise(self._draw(draw, rng))
             parts.append(legal[:missing])
             missing -= len(parts[-1])
-            draw = min(max(missing * 2, 64), 200_000) if len(legal) else min(draw * 4, 200_000)
+            draw = min(max(missing * 2, 64) if len(legal) else draw * 4, _LARGEST_DRAW)
         if missing > 0:
             raise WrongCall(
                 f"the forbidden clauses leave (almost) nothing: {n - missing} of {n} points found: "

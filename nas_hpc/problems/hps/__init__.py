@@ -1,0 +1,1 @@
+"""Hyperparameter search problems: in each module a ``Problem`` and its ``run``."""
