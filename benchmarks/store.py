@@ -1,6 +1,6 @@
 """How fast the job database is: ``python -m benchmarks.store [--json] [--dir PATH]``.
 
-``insert_per_s``: evaluations with ten hyperparameters, their records and events, in batches of 1,000.
+``insert_per_s``: evaluations with six hyperparameters, their records and events, in batches of 1,000.
 ``lifecycle_per_s``: claim and finish with attempts and events, in batches of 256. Every batch is one commit that
 is synced to disk. The peer is bare ``sqlite3``: ``executemany`` of ready-made tuples with the same values into the
 same tables, indexes and pragmas, in the same batches, in alternation with ours. CPU microseconds are of this
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ class Pace:
         return self.cpu_s / self.jobs * 1e6
 
 
+    def __add__(self, other: Pace) -> Pace:
+        return Pace(self.jobs + other.jobs, self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+
 def timed(jobs: int, work: Callable[[], object]) -> Pace:
     """The pace of ``work`` on ``jobs`` jobs."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -62,20 +67,29 @@ def timed(jobs: int, work: Callable[[], object]) -> Pace:
     return Pace(jobs, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def evaluations(count: int) -> list[Job]:
-    """Evaluations as a search on polynome2 asks for them."""
-    creator = new_id()
+def evaluations(creator: str, first: int, count: int) -> list[Job]:
+    """Evaluations as a search on the digits problem asks for them: hyperparameters of mixed kinds."""
     resources = Resources(node_packing_count=4)
     return [
         Job(
             new_id(), f"task{seq}", "TEST", resources=resources, creator=creator, seq=seq,
-            evaluation=Evaluation(
-                "nas_hpc.problems.hps.polynome2.run", {f"x{i}": -10 + (seq * 7919 + i) / 997 % 20 for i in range(10)}, seq
-            ),
+            evaluation=Evaluation("nas_hpc.problems.hps.digits.run", configuration(seq), seq),
             data={"told": seq - 1, "batch": seq},
         )
-        for seq in range(1, count + 1)
+        for seq in range(first, first + count)
     ]  # fmt: skip
+
+
+def configuration(seq: int) -> dict[str, Any]:
+    """Six hyperparameters."""
+    return {
+        "units": 16 + seq % 240,
+        "layers": 1 + seq % 3,
+        "activation": ("relu", "tanh", "logistic")[seq % 3],
+        "learning_rate": 1e-4 * 1.37 ** (seq % 20),
+        "alpha": (seq * 7919 % 9973) / 9973,
+        "batch_size": 2 ** (4 + seq % 5),
+    }
 
 
 def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
@@ -86,16 +100,21 @@ def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 class Ours:
     """The store under test."""
 
-    def __init__(self, path: Path, jobs: list[Job]) -> None:
+    def __init__(self, path: Path) -> None:
         self.store: SqlStore = open_store(path, create=True)
-        self.jobs = jobs
+        self.ids: list[str] = []
         self.lease = new_id()
         self.store.open_lease(Lease(self.lease, "host", "boot", 1, 1.0, "", time.time() + 600), exclusive=True)
 
-    def insert(self) -> None:
-        """All jobs."""
-        for batch in batches(self.jobs, INSERT_BATCH):
-            self.store.add_jobs(batch, Actor.SEARCH)
+    def insert(self, count: int) -> Pace:
+        """``count`` jobs; each batch is made, as by a launcher that has unpacked a message, before its time is taken."""
+        creator = new_id()
+        pace = Pace(0, 0.0, 0.0)
+        for first in range(1, count + 1, INSERT_BATCH):
+            batch = evaluations(creator, first, min(INSERT_BATCH, count + 1 - first))
+            pace += timed(len(batch), partial(self.store.add_jobs, batch, Actor.SEARCH))
+            self.ids += [job.id for job in batch]
+        return pace
 
     def finish(self, claimed: Sequence[Job]) -> list[Finish]:
         """Orders to close the attempts of ``claimed``."""
@@ -106,24 +125,24 @@ class Ours:
 
     def lifecycles(self, count: int) -> None:
         """Claim and finish the first ``count`` jobs."""
-        for batch in batches(self.jobs[:count], LIFECYCLE_BATCH):
-            claimed = self.store.claim(self.lease, [Claim(job.id, ("host",), (3,)) for job in batch])
+        for batch in batches(self.ids[:count], LIFECYCLE_BATCH):
+            claimed = self.store.claim(self.lease, [Claim(job, ("host",), (3,)) for job in batch])
             assert len(self.store.finish(self.lease, self.finish(claimed))) == len(batch)
 
     def exchanges(self, first: int, count: int) -> list[float]:
         """Seconds that each of ``count`` exchanges (64 finishes and 64 claims) took."""
         took: list[float] = []
         running: Sequence[Job] = ()
-        for batch in batches(self.jobs[first : first + count * EXCHANGE_BATCH], EXCHANGE_BATCH):
+        for batch in batches(self.ids[first : first + count * EXCHANGE_BATCH], EXCHANGE_BATCH):
             start = time.perf_counter()
-            claims = [Claim(job.id, ("host",), (3,)) for job in batch]
+            claims = [Claim(job, ("host",), (3,)) for job in batch]
             _, running = self.store.exchange(self.lease, self.finish(running), claims)
             took.append(time.perf_counter() - start)
         return took
 
     def read(self) -> None:
         """All jobs, as records."""
-        assert len(self.store.jobs(JobFilter(workflow="TEST"))) == len(self.jobs)
+        assert len(self.store.jobs(JobFilter(workflow="TEST"))) == len(self.ids)
 
 
 class Peer:
@@ -195,8 +214,8 @@ class Peer:
 
 def one_round(directory: Path, count: int, lifecycles: int) -> dict[str, Pace | list[float]]:
     """Both, once, in fresh files."""
-    ours = Ours(directory / "ours.sqlite3", evaluations(count))
-    found: dict[str, Pace | list[float]] = {"insert": timed(count, ours.insert)}
+    ours = Ours(directory / "ours.sqlite3")
+    found: dict[str, Pace | list[float]] = {"insert": ours.insert(count)}
     peer = Peer(directory / "peer.sqlite3", directory / "ours.sqlite3")
     found["raw_insert"] = timed(count, peer.insert)
     found["lifecycle"] = timed(lifecycles, lambda: ours.lifecycles(lifecycles))

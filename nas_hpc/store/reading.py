@@ -69,18 +69,23 @@ def job_rows(session: Session, where: JobFilter) -> list[Any]:
     """Rows of ``schema.jobs``, in the order of insertion."""
     if where.ids:
         return _rows_by_id(session, where)
-    states = sorted(state.value for state in where.states)
+    states = _states(where)
     query = select(jobs).where(*conditions(where)).order_by(jobs.c.number)
     if not where.limit:
         return list(session.rows(query.where(jobs.c.state.in_(states)) if states else query))
     query = query.limit(where.limit)
-    if where.workflow and not states:
-        states = sorted(state.value for state in State)
-    if len(states) < 2:
-        return list(session.rows(query.where(jobs.c.state == states[0]) if states else query))
+    if not states:
+        return list(session.rows(query))
     # One state at a time comes from its index in order; several at once would all be read and sorted.
     found = [row for state in states for row in session.rows(query.where(jobs.c.state == state))]
     return sorted(found, key=lambda row: row.number)[: where.limit]
+
+
+def _states(where: JobFilter) -> list[str]:
+    """The states to ask for. A workflow alone asks for all: the index is by state, then workflow."""
+    narrow = where.name or where.creator or where.lease or where.application
+    wanted = State if where.workflow and not where.states and not narrow else where.states
+    return sorted(state.value for state in wanted)
 
 
 def _rows_by_id(session: Session, where: JobFilter) -> list[Any]:
@@ -102,8 +107,8 @@ def read_jobs(session: Session, where: JobFilter) -> list[Job]:
 def count_jobs(session: Session, where: JobFilter) -> dict[State, int]:
     """See ``Store.counts``."""
     query = select(jobs.c.state, func.count()).where(*conditions(where)).group_by(jobs.c.state)
-    if where.states:
-        query = query.where(jobs.c.state.in_(sorted(state.value for state in where.states)))
+    if states := _states(where):
+        query = query.where(jobs.c.state.in_(states))
     if not where.ids:
         rows = list(session.rows(query))
     else:

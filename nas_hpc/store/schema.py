@@ -72,8 +72,7 @@ jobs = Table(
     UniqueConstraint("creator", "seq"),  # NULLs are distinct: jobs of persons do not collide
 )
 _j: Any = jobs.c
-Index("jobs_state", _j.state)
-Index("jobs_workflow", _j.workflow, _j.state)
+Index("jobs_state", _j.state, _j.workflow)
 Index("jobs_name", _j.name)
 _partial = {"jobs_application": (_j.application,), "jobs_lease": (_j.lease,)}
 for _name, _columns in _partial.items():

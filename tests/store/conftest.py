@@ -1,0 +1,25 @@
+"""Fixtures: a fresh database of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nas_hpc.store import open_store
+from nas_hpc.store.sql import SqlStore
+from tests.store.supply import SUPPLIERS
+
+
+@pytest.fixture(params=sorted(SUPPLIERS))
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a fresh, empty job database."""
+    return SUPPLIERS[request.param](tmp_path)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[SqlStore]:
+    """It, open."""
+    with open_store(url) as opened:
+        yield opened
