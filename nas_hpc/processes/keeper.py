@@ -6,7 +6,10 @@ interpreter* imports a run function's module once and forks a child per evaluati
 Python 3.8 or later.
 
 Messages from and to the agent are JSON objects, one a line, over a socket that the keeper inherits. The end
-of that socket is the end of the agent: the keeper ends every session and exits.
+of that socket is the end of the agent: the keeper ends every session and exits. It does not die with its
+parent, for it adopts the orphans of its attempts and so finds even those that left their session and
+environment; only while it imports a user's module, when it reads no socket, the kernel kills it with its
+parent.
 """
 
 from __future__ import annotations
@@ -65,8 +68,9 @@ class Attempt:
 class Keeper:
     """The loop. ``orders`` is the socket to the agent, ``log_fd`` the launcher's log of sessions."""
 
-    def __init__(self, orders: socket.socket, log_fd: int, nofile: int) -> None:
+    def __init__(self, orders: socket.socket, log_fd: int, parent: int, nofile: int) -> None:
         self.orders = orders
+        self.parent = parent
         self.log_fd = log_fd
         self.nofile = nofile
         self.pid = os.getpid()
@@ -165,7 +169,9 @@ class Keeper:
         """Become a warm interpreter."""
         from nas_hpc.processes.warm import WarmModule
 
+        linux.die_with_parent(self.parent)  # an import may hang; nobody reads the socket then
         self.warm = WarmModule(message["run"], message["sys_path"], message["threads"])
+        linux.outlive_parent()
         self._take_signals()  # the import may have taken them
         self.say({"op": "ready", "unsafe": self.warm.unsafe, "failed": self.warm.error is not None})
 
@@ -410,6 +416,8 @@ class Keeper:
         poll.register(self._wake.fileno(), select.POLLIN)
         while time.monotonic() < deadline:
             left = linux.children()
+            if not left:
+                break
             for pid in left:
                 for kill in (os.killpg, os.kill):
                     try:
@@ -417,10 +425,10 @@ class Keeper:
                     except (ProcessLookupError, PermissionError):
                         continue
             try:
-                while left and os.waitpid(-1, os.WNOHANG)[0]:
+                while os.waitpid(-1, os.WNOHANG)[0]:
                     continue
             except ChildProcessError:
-                break
+                continue
             poll.poll(1000 * max(0.0, min(0.1, deadline - time.monotonic())))
             try:
                 self._wake.recv(4096)
@@ -489,11 +497,10 @@ def main(arguments: list[str]) -> NoReturn:
     limit.
     """
     orders_fd, log_fd, parent, nofile = map(int, arguments)
-    linux.die_with_parent(parent)
     linux.adopt_orphans()
     for fd in (orders_fd, log_fd):
         os.set_inheritable(fd, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
-    Keeper(socket.socket(fileno=orders_fd), log_fd, nofile).run()
+    Keeper(socket.socket(fileno=orders_fd), log_fd, parent, nofile).run()

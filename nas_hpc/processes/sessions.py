@@ -20,6 +20,9 @@ from nas_hpc.processes import linux
 
 MARKER_VARIABLE = "NAS_HPC_LAUNCHER_ID"
 END_DEADLINE_S = 10.0
+KEEPER_GRACE_S = 1.0
+"""Keepers without their agent end their attempts by themselves, and more thoroughly than others can: they
+have adopted processes that left session and environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,11 @@ def end_recorded(path: Path, marker: str) -> int:
     ``marker`` is the launcher's lease (NAS_HPC_LAUNCHER_ID). Processes are killed and waited for, at most 10
     s; returns how many there were.
     """
-    return _end(read_log(path), marker, lambda environ: True)
+    recorded = read_log(path)
+    keepers = [s for s in recorded.values() if s.kind == "keeper" and is_alive(s.pid, s.start_ticks)]
+    before = len(_matching(recorded, marker, lambda environ: True)) if keepers else 0
+    _await([fd for fd in map(_pidfd, (s.pid for s in keepers)) if fd >= 0], time.monotonic() + KEEPER_GRACE_S)
+    return max(before, _end(recorded, marker, lambda environ: True))
 
 
 def end_attempts(path: Path, marker: str, keys: Iterable[tuple[str, int]]) -> int:
@@ -161,14 +168,17 @@ def _matching(
     return found
 
 
+def _pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when the process ends; -1 if it is gone, or the kernel too old."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
 def _kill(pid: int, ticks: int) -> int:
     """Kill exactly this process; a descriptor that tells its end, or -1 if it is gone or there is none."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return -1
-    except OSError:  # an old kernel
-        fd = -1
+    fd = _pidfd(pid)
     if not is_alive(pid, ticks):
         if fd >= 0:
             os.close(fd)

@@ -1,4 +1,5 @@
-"""What training code imports: ``report`` and ``should_stop``. Light: it loads nothing of the launcher's side."""
+"""What training code imports: ``report`` and ``should_stop``. Light: it loads nothing of the launcher's side.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Metrics of a running trial: one line of JSON for each report, in ``metrics.jsonl`` of the job's directory."""
+"""Metrics of a running trial: one line of JSON for each report, in ``metrics.jsonl`` of the job's directory.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +19,20 @@ _RESERVED = ("step", "value", "time")
 def report(step: int, value: float, **more: float | str) -> None:
     """Note that the trial reached ``step`` (an epoch, a number of batches) with the metric ``value``.
 
-    ``more`` are further numbers or strings of this step. Numbers may be numpy's. A value that is not finite is
-    written as null: a training that diverges must not fail for saying so. Outside a job this does nothing, so
-    that the same code runs by hand. Each line is written whole by one append; ranks and threads may all report.
+    ``more`` are further numbers or strings of this step. Numbers may be numpy's. A value that is not finite
+    is written as null: a training that diverges must not fail for saying so. Outside a job this does nothing,
+    so that the same code runs by hand. Each line is written whole by one append; ranks and threads may all
+    report.
 
     Raises WrongCall if ``step`` is no whole number, or a value is neither number nor string.
     """
-    if isinstance(step, bool) or not isinstance(step, numbers.Integral):
-        raise WrongCall(f"report: the step is {step!r}; give a whole number, as report(3, 0.91)")
+    number: object = step
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise WrongCall(f"report: the step is {number!r:.80}; give a whole number, as report(3, 0.91)")
     for name in more:
         if name in _RESERVED:
             raise WrongCall(f"report: {name!r} is a field of its own; give another name")
-    record: dict[str, Any] = {"step": int(step), "value": _number("value", value), "time": time.time()}
+    record: dict[str, Any] = {"step": int(number), "value": _number("value", value), "time": time.time()}
     for name, item in more.items():
         record[name] = item if isinstance(item, str) else _number(name, item)
     directory = os.environ.get("NAS_HPC_JOB_DIR")
@@ -39,7 +42,8 @@ def report(step: int, value: float, **more: float | str) -> None:
 
 def _number(name: str, value: object) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise WrongCall(f"report: {name} is {type(value).__name__} {value!r:.80}; give a number, as float(...) of it")
+        kind = type(value).__name__
+        raise WrongCall(f"report: {name} is {kind} {value!r:.80}; give a number, as float(...) of it")
     if isinstance(value, numbers.Integral):
         return int(value)
     number = float(value)
