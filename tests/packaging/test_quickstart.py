@@ -1,0 +1,50 @@
+"""The first of the README's two commands, in a copy of the source tree."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.test_distribution import NOT_SOURCE
+
+LIMIT_S = 180
+
+
+def quickstart(tree: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    began = time.monotonic()
+    command = [str(tree / "launch_scripts" / "quickstart.sh")]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=2 * LIMIT_S)
+    return done, time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5 * LIMIT_S)
+def test_quickstart_installs_searches_and_reports_in_three_minutes_and_again_at_once(
+    tmp_path: Path, checkout: Path
+) -> None:
+    tree = tmp_path / "a clone"
+    shutil.copytree(checkout, tree, symlinks=True, ignore=NOT_SOURCE)
+    first, first_s = quickstart(tree)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "40/40 done" in first.stdout + first.stderr
+    said = dict(re.findall(r"^(\w+(?: \w+)?) {2,}(.+)$", first.stdout, re.MULTILINE))
+    assert float(said["best objective"]) > 0.8
+    assert float(said["test accuracy"]) > 0.8
+    assert "learning_rate=" in said["configuration"]
+    assert said["evaluations"] == "40"
+    assert said["utilization"].endswith("%")
+    assert Path(said["report"]).read_text().count("<svg ") == 2
+    assert len(Path(said["results"]).read_text().splitlines()) == 41
+
+    again, again_s = quickstart(tree)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Installing" not in again.stderr
+    assert "finished already" in again.stdout + again.stderr
+    assert f"best objective  {said['best objective']}" in again.stdout
+    print(f"first run {first_s:.0f} s, again {again_s:.0f} s")
+    assert first_s < LIMIT_S
