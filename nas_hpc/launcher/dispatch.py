@@ -106,6 +106,8 @@ class Dispatcher:
     def add(self, jobs: Iterable[Job]) -> None:
         """Put runnable jobs into the queue; those that can never run here are named instead."""
         for job in jobs:
+            if job.id in self.queue or job.id in self._active:
+                continue
             why = self._never_here(job)
             if why:
                 if job.id not in self.never:
@@ -113,8 +115,7 @@ class Dispatcher:
                 self.never[job.id] = why
                 continue
             self.never.pop(job.id, None)
-            if job.id not in self._active:
-                self.queue.add(job, self.request_of(job), search=self.is_search(job), like=_like(job))
+            self.queue.add(job, self.request_of(job), search=self.is_search(job), like=_like(job))
         self.plan_flush()
 
     def _never_here(self, job: Job) -> str:

@@ -74,6 +74,9 @@ class Launcher:
         self._stop_signals = 0
         self._progress_planned = False
         self._ready = False
+        self._children_wait = False
+        """Whether a job waits for its parents: it may be ready when a person's job has ended."""
+        self._reload_planned = False
         self._stop_reason = ""
         self.meter = view.Meter()
 
@@ -146,15 +149,17 @@ class Launcher:
         """Look into the database for what commands have changed; then answer who asked for it."""
         workflow, lease = self.options.workflow, self.lease.id
 
-        def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job]]:
+        def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job], bool]:
             waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE))
             creators = sorted({job.creator for job in waiting if job.creator})
             known = [job for job in creators if job not in self.dispatcher.creators]
             mine = store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING})))
-            return store.apps(), waiting, store.jobs(JobFilter(ids=tuple(known))) if known else [], mine
+            parents = store.jobs(JobFilter(ids=tuple(known))) if known else []
+            children = store.jobs(JobFilter(workflow=workflow, states=_CHILDREN, limit=1))
+            return store.apps(), waiting, parents, mine, bool(children)
 
-        def then(found: tuple[list[App], list[Job], list[Job], list[Job]]) -> None:
-            apps, waiting, creators, mine = found
+        def then(found: tuple[list[App], list[Job], list[Job], list[Job], bool]) -> None:
+            apps, waiting, creators, mine, self._children_wait = found
             self.dispatcher.apps = {app.name: app for app in apps}
             self.dispatcher.creators |= {job.id: job for job in creators}
             current = {(job.id, job.attempt) for job in mine}
@@ -169,6 +174,16 @@ class Launcher:
             self.dispatcher.plan_flush()
 
         self.dispatcher.write(read, then)
+
+    def _reload_soon(self) -> None:
+        """One look for all that end while the database is busy."""
+        if not self._reload_planned:
+            self._reload_planned = True
+            self._loop.call_soon(self._reload_planned_one)
+
+    def _reload_planned_one(self) -> None:
+        self._reload_planned = False
+        self._reload()
 
     def _receive(self, peer: bytes, message: Message) -> None:
         if isinstance(message, Wake | Query) and message.protocol != PROTOCOL:
@@ -193,8 +208,8 @@ class Launcher:
                 self._failed.append(f"{job.name}: {reason}")
                 self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}")
         self.searches.finished(done)
-        if any(not one.job.creator for one in done):
-            self._reload()  # children of these may be ready now
+        if self._children_wait and any(not one.job.creator for one in done):
+            self._reload_soon()
 
     # -- ends ----------------------------------------------------------------------------------------
     def stop(self, reason: str, outcome: Outcome = Outcome.WALLTIME) -> None:
@@ -281,6 +296,9 @@ class Launcher:
             self.options.progress(self.view())
             if self.dispatcher.busy:
                 self._loop.call_later(1.0, self._plan_progress)
+
+
+_CHILDREN = frozenset({State.AWAITING_PARENTS})
 
 
 def _close_lease(lease: str, store: Store) -> None:
