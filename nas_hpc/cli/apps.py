@@ -69,7 +69,14 @@ def app(
         return
     new = standard_apps() if sync else [_given_app(name, executable, description, restartable)]
     with call.store(write=True) as (site, store):
+        known = {old.name: old.executable for old in store.apps()}
         for one in new:
+            if known.get(one.name, one.executable) != one.executable and not (replace or sync):
+                raise WrongCall(
+                    f"application {one.name!r} is registered as {known[one.name]}; add --replace to put the "
+                    "new one in "
+                    "its place, or choose another name"
+                )
             store.put_app(one, replace=replace or sync)
     for one in new:
         print(f"registered application {one.name}: {one.executable}")

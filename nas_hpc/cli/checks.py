@@ -21,34 +21,10 @@ from nas_hpc.cli.context import open_database
 from nas_hpc.errors import LauncherGone, NasHpcError
 from nas_hpc.site import Site
 from nas_hpc.store.base import JobFilter
+from nas_hpc.store.sqlite import NETWORK_FILESYSTEMS, filesystem_type
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LIBRARIES = ("click", "msgpack", "pyzmq", "sqlalchemy", "numpy", "scikit-learn", "ConfigSpace", "pandas")
-NETWORK_FILESYSTEMS = frozenset(
-    [
-        "nfs",
-        "nfs4",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "fuse.sshfs",
-        "9p",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "fuse.glusterfs",
-        "orangefs",
-        "pvfs2",
-        "panfs",
-        "wekafs",
-        "daos",
-        "fuse.dfuse",
-        "dvs",
-    ]
-)
 SPACE_WARN_BYTES, SPACE_BAD_BYTES = 1 << 30, 64 << 20
 FILES_WARN, FILES_BAD = 10_000, 1_000
 CLOCK_WARN_S = 2.0
@@ -125,9 +101,9 @@ def check_site(site: Site) -> Iterator[Finding]:
         )
     else:
         yield Finding("site", OK, str(site.path))
-    kind, mount = filesystem_of(site.path, Path("/proc/mounts").read_text())
+    kind = filesystem_type(site.path) or "unknown"
     network = kind in NETWORK_FILESYSTEMS
-    where = f"{kind} at {mount}, {'network' if network else 'local'}"
+    where = f"{kind}, {'network' if network else 'local'}"
     yield Finding("file system", OK, where)
     space = os.statvfs(site.path)
     free = space.f_bavail * space.f_frsize
@@ -204,7 +180,7 @@ def lock_problem(directory: Path, lock: Callable[[int, int], object]) -> str:
 def check_database(site: Site) -> Iterator[Finding]:
     """Whether it opens, and what is in it."""
     try:
-        with open_database(site) as store:
+        with open_database(site, read_only=True) as store:
             counts = store.counts(JobFilter())
             apps = store.apps()
     except NasHpcError as error:
@@ -237,20 +213,6 @@ def check_launcher(site: Site) -> Iterator[Finding]:
     else:
         who = f"process {endpoint.pid} on {endpoint.host}"
         yield Finding("launcher", OK, f"{who}: {view.get('running')} running, {view.get('waiting')} waiting")
-
-
-def filesystem_of(path: Path, mounts: str) -> tuple[str, str]:
-    """Type and mount point of the file system of ``path``; ``mounts`` is the text of /proc/mounts."""
-    best = ("unknown", "")
-    resolved = path.resolve()
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        mount = fields[1].replace("\\040", " ").replace("\\011", "\t")
-        if (resolved == Path(mount) or Path(mount) in resolved.parents) and len(mount) >= len(best[1]):
-            best = (fields[2], mount)
-    return best
 
 
 def _cpu_quota() -> float | None:

@@ -52,12 +52,12 @@ class Invocation:
         site = self.site()
         if write:
             site.check_writable()
-        with open_database(site) as store:
+        with open_database(site, read_only=not write) as store:
             yield site, store
 
 
 @contextmanager
-def open_database(site: Site) -> Iterator[Store]:
+def open_database(site: Site, *, read_only: bool = False) -> Iterator[Store]:
     """The open database of ``site``."""
     from nas_hpc.store import open_store
 
@@ -67,7 +67,7 @@ def open_database(site: Site) -> Iterator[Store]:
             "make a new "
             "site with: nas-hpc init NAME"
         )
-    store = open_store(site.database)
+    store = open_store(site.database, read_only=read_only)
     try:
         yield store
     finally:

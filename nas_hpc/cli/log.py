@@ -67,7 +67,7 @@ def _follow(site: Site, job: Job, path: Path, lines: int | None) -> None:
                 note(f"note: {job.name} ({short(job.id)}) is {job.state.value}")
                 return
             time.sleep(FOLLOW_S)
-            with open_database(site) as store:
+            with open_database(site, read_only=True) as store:
                 found = store.jobs(JobFilter(workflow=job.workflow, name=job.name))
             current = [one for one in found if one.id == job.id]
             if not current:

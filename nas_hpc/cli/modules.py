@@ -7,6 +7,7 @@ night.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import sys
@@ -73,18 +74,18 @@ def check_findable(flag: str, path: str, origin: Origin, example: str) -> None:
     if spec is None:
         looked = ", ".join(origin.sys_path) or "nowhere"
         raise WrongCall(
-            f"{flag} {path!r}: there is no module {parts[0]!r} in {looked}, nor installed for "
-            f"{sys.executable}; "
-            "correct the name, or add its directory to PYTHONPATH"
+            f"{flag} {path!r}: there is no module {parts[0]!r} in {looked}, nor installed "
+            f"for {sys.executable}; correct the name, or add its directory to PYTHONPATH"
         )
     for depth, part in enumerate(parts[1:-1], start=1):
         here = ".".join(parts[:depth])
         if spec.submodule_search_locations is None:
             raise WrongCall(f"{flag} {path!r}: {here} is a module, not a package; write {here}.{example}")
-        # By its bare name: under its full name a folder without __init__.py would ask for its imported parent.
+        # By its bare name: under its full name a folder without __init__.py would ask for its imported
+        # parent.
         below = PathFinder.find_spec(part, _folders(spec))
         if below is None:
-            raise WrongCall(f"{flag} {path!r}: {here} has no module {part!r}{_there(spec)}")
+            raise WrongCall(f"{flag} {path!r}: {here} has no module {part!r}{_there(spec, part)}")
         spec = below
 
 
@@ -99,13 +100,15 @@ def _top_level(name: str, sys_path: Sequence[str]) -> ModuleSpec | None:
 
 
 def _folders(spec: ModuleSpec) -> list[str]:
-    """Where a package's modules are; ``_path`` because iterating over a namespace's looks at sys.path again."""
+    """Where a package's modules are; ``_path`` because iterating over a namespace's looks at sys.path
+    again.
+    """
     locations = spec.submodule_search_locations
     return [] if locations is None else list(getattr(locations, "_path", locations))
 
 
-def _there(spec: ModuleSpec) -> str:
-    """The modules of a package, for a message."""
+def _there(spec: ModuleSpec, wanted: str) -> str:
+    """The modules of a package for a message: those like ``wanted``, else the first ones."""
     names = set()
     for location in _folders(spec):
         try:
@@ -117,4 +120,7 @@ def _there(spec: ModuleSpec) -> str:
             is_package = os.path.isfile(os.path.join(location, entry, "__init__.py"))
             if not stem.startswith("_") and (suffix == "py" or (not dot and is_package)):
                 names.add(stem)
+    near = difflib.get_close_matches(wanted, sorted(names), n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
     return f"; it has {', '.join(sorted(names)[:8])}" if names else ""
