@@ -6,11 +6,15 @@ the law of total variance over the trees, each giving mean and variance of a can
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from sklearn import config_context
+from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
 from nas_hpc.search.space import Floats
 
@@ -20,8 +24,8 @@ TREES = 50
 _MIN_STD = 1e-6  # in units of the normal scores
 _SAMPLES_PER_TREE = 1_500
 _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "RF": (RandomForestRegressor, {"max_features": 0.5}),
-    "ET": (ExtraTreesRegressor, {"max_features": 1.0}),
+    "RF": (DecisionTreeRegressor, {"max_features": 0.5}),
+    "ET": (ExtraTreeRegressor, {"max_features": 1.0}),
 }
 
 
@@ -34,12 +38,13 @@ class Forest:
 
     def __init__(self, kind: str, x: Features, y: Floats, seed: int, n_jobs: int = 1) -> None:
         """Fit trees of ``kind`` "RF" or "ET" to ``x`` (n, features) and ``y`` (n,)."""
-        maker, settings = _KINDS[kind]
-        if len(x) > _SAMPLES_PER_TREE:
-            settings = settings | {"bootstrap": True, "max_samples": _SAMPLES_PER_TREE}
-        model: Any = maker(n_estimators=TREES, random_state=seed, n_jobs=n_jobs, **settings)
-        model.fit(x, y)
-        self._trees = [estimator.tree_ for estimator in model.estimators_]
+        seeds = np.random.SeedSequence(seed).generate_state(2 * TREES).reshape(TREES, 2)
+        grow = partial(_grow, kind, x, y)
+        if n_jobs == 1:
+            self._trees = [grow(pair) for pair in seeds]
+        else:
+            with ThreadPoolExecutor(n_jobs if n_jobs > 0 else os.cpu_count()) as pool:
+                self._trees = list(pool.map(grow, seeds))
         sizes = np.array([tree.node_count for tree in self._trees])
         self._offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
         self._weight = np.concatenate([tree.weighted_n_node_samples for tree in self._trees])
@@ -64,6 +69,21 @@ class Forest:
         self.mean[touched] = self._sum[touched] / self._weight[touched]
         square = self._squares[touched] / self._weight[touched]
         self.variance[touched] = np.maximum(square - self.mean[touched] ** 2, 0.0)
+
+
+def _grow(kind: str, x: Features, y: Floats, seeds: NDArray[Any]) -> Any:
+    """One tree by itself: scikit-learn's forests spend more on their trees' parameters than on splits."""
+    draw_seed, split_seed = (int(seed) for seed in seeds)
+    weights = None
+    if kind == "RF" or len(x) > _SAMPLES_PER_TREE:  # a bootstrap sample
+        rng = np.random.default_rng(draw_seed)
+        drawn = rng.integers(len(x), size=min(len(x), _SAMPLES_PER_TREE))
+        share, times = np.unique(drawn, return_counts=True)
+        x, y, weights = x[share], y[share], times.astype(np.float64)
+    maker, settings = _KINDS[kind]
+    with config_context(skip_parameter_validation=True):
+        tree = maker(random_state=split_seed, **settings).fit(x, y, sample_weight=weights, check_input=False)
+    return tree.tree_
 
 
 class Predictions:
