@@ -108,8 +108,7 @@ def _number(value: object, what: str) -> float:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """``value`` as JSON has it. NaN and infinities become null; what JSON cannot hold is refused by its key.
-    """
+    """``value`` as JSON has it. NaN and infinities become null; what JSON cannot hold is refused by name."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):

@@ -27,8 +27,7 @@ def key_of(order: Order) -> WarmKey:
 
 
 def shared_environ(key: WarmKey) -> dict[str, str]:
-    """The environment in which a warm interpreter starts: thread pools are set before anything is imported.
-    """
+    """The environment in which a warm interpreter starts: pools are set before anything is imported."""
     return {**dict(key[4]), **thread_variables(key[3])}
 
 
@@ -54,8 +53,7 @@ class Warm:
 
 
 class Interpreters:
-    """The warm interpreters of an agent, least recently used first, and the marks of modules unfit for one.
-    """
+    """The warm interpreters of an agent, least recently used first, and the modules unfit for one."""
 
     def __init__(self) -> None:
         self._warm: OrderedDict[WarmKey, Warm] = OrderedDict()

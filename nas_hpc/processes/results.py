@@ -90,8 +90,7 @@ def read(directory: str, job: str, attempt: int) -> dict[str, Any] | None:
 
 
 def tail(path: str, offset: int = 0) -> str:
-    """The last characters (at most 2,000) of an output, from ``offset`` on; undecodable bytes are replaced.
-    """
+    """The last characters (at most 2,000) of an output from ``offset`` on; what is no text is replaced."""
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -112,8 +111,7 @@ def remove_if_empty(path: str) -> None:
 
 
 def describe_end(status: int) -> str:
-    """What a wait status says of a failure: "exit code 3", "killed by signal 9 (SIGKILL)"; empty for success.
-    """
+    """A failure by its wait status: "exit code 3", "killed by signal 9 (SIGKILL)"; empty for success."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:

@@ -1,5 +1,4 @@
-"""What training code imports: ``report`` and ``should_stop``. Light: it loads nothing of the launcher's side.
-"""
+"""What training code imports: ``report`` and ``should_stop``. Loads nothing of the launcher's side."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Metrics of a running trial: one line of JSON for each report, in ``metrics.jsonl`` of the job's directory.
-"""
+"""Metrics of a running trial: a line of JSON for each report, in ``metrics.jsonl`` of its directory."""
 
 from __future__ import annotations
 

@@ -69,14 +69,18 @@ class Bench:
         """An order for a Python script."""
         return self.program(sys.executable, "-c", textwrap.dedent(code), **more)
 
-    def call(self, run: str, config: Mapping[str, Any] | None = None, *, warm: bool = True, **more: Any) -> Order:
+    def call(
+        self, run: str, config: Mapping[str, Any] | None = None, *, warm: bool = True, **more: Any
+    ) -> Order:
         """An order for a run function of a module in ``path``."""
         call = Call(run, config or {}, more.pop("seed", 1), warm)
         more.setdefault("sys_path", (str(self.path),))
         more.setdefault("interpreter", sys.executable)
         return self._order(call=call, expects_result=True, **more)
 
-    def _order(self, *, attempt: int = 1, job: str = "", environ: Mapping[str, str] | None = None, **more: Any) -> Order:
+    def _order(
+        self, *, attempt: int = 1, job: str = "", environ: Mapping[str, str] | None = None, **more: Any
+    ) -> Order:
         job = job or uuid.uuid4().hex
         name = more.pop("name", "task1")
         return Order(

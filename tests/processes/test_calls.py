@@ -80,11 +80,15 @@ def test_both_styles_of_run_functions_work_unchanged(tmp_path: Path, warm: bool)
         ("10**400", Outcome.INVALID_RESULT, None, ["an int that is no float"]),
         ("{'loss': 1}", Outcome.INVALID_RESULT, None, ["without 'objective'", "['loss']"]),
         ("{'objective': None}", Outcome.INVALID_RESULT, None, ["as objective None"]),
-        ("{'objective': 1, 'metadata': {'a': {'b': {1, 2}}}}", Outcome.INVALID_RESULT, None,
-        ["metadata['a']['b'] is a set"]), ("{'objective': 1, 'metadata': {(1, 2): 3}}",
-        Outcome.INVALID_RESULT, None, ["the key (1, 2)"]), ("{'objective': 1, 'metadata': 5}",
-        Outcome.INVALID_RESULT, None, ["metadata is an int"]), ("run", Outcome.INVALID_RESULT, None, ["a
-        function"]),
+        (
+            "{'objective': 1, 'metadata': {'a': {'b': {1, 2}}}}",
+            Outcome.INVALID_RESULT,
+            None,
+            ["metadata['a']['b'] is a set"],
+        ),
+        ("{'objective': 1, 'metadata': {(1, 2): 3}}", Outcome.INVALID_RESULT, None, ["the key (1, 2)"]),
+        ("{'objective': 1, 'metadata': 5}", Outcome.INVALID_RESULT, None, ["metadata is an int"]),
+        ("run", Outcome.INVALID_RESULT, None, ["a function"]),
     ],
 )
 def test_what_is_returned_is_judged(
@@ -134,8 +138,11 @@ def test_an_exception_is_one_line_with_its_traceback_in_the_output(tmp_path: Pat
         ("import os; os._exit(5)", "exit code 5 before the run function returned"),
         ("import os; os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL)"),
         ("import ctypes; ctypes.string_at(0)", "killed by signal 11 (SIGSEGV)"),
-        ("raise type('E', (Exception,), {'__str__': lambda self: 1/0})()", "E: (its message cannot be
-        shown)"), ("def f(): f()\n    f()", "RecursionError: maximum recursion depth exceeded"),
+        (
+            "raise type('E', (Exception,), {'__str__': lambda self: 1/0})()",
+            "E: (its message cannot be shown)",
+        ),
+        ("def f(): f()\n    f()", "RecursionError: maximum recursion depth exceeded"),
     ],
 )
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
@@ -148,16 +155,19 @@ def test_any_other_end_is_an_error_with_a_reason(tmp_path: Path, body: str, reas
 @pytest.mark.parametrize(
     ("run", "reason"),
     [
-        ("no_such_module.run", "cannot import no_such_module: ModuleNotFoundError: No module named
-        'no_such_module'"), ("broken.run", "cannot import broken: ZeroDivisionError: division by zero"),
-        ("leaving.run", "cannot import leaving: SystemExit: 4"), ("subject.nothing", "module subject has no
-        function nothing"), ("subject.number", "subject.number is an int, not a function"), ("__main__.run",
-        "the run function __main__.run lives in __main__"), ("run", "'run' is no run function: give
-        module.function"),
+        ("absent.run", "cannot import absent: ModuleNotFoundError: No module named 'absent'"),
+        ("broken.run", "cannot import broken: ZeroDivisionError: division by zero"),
+        ("leaving.run", "cannot import leaving: SystemExit: 4"),
+        ("subject.nothing", "module subject has no function nothing"),
+        ("subject.number", "subject.number is an int, not a function"),
+        ("__main__.run", "the run function __main__.run lives in __main__"),
+        ("run", "'run' is no run function: give module.function"),
     ],
 )
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
-def test_a_run_function_that_is_not_there_is_a_clean_error(tmp_path: Path, run: str, reason: str, warm: bool) -> None:
+def test_a_run_function_that_is_not_there_is_a_clean_error(
+    tmp_path: Path, run: str, reason: str, warm: bool
+) -> None:
     async def scenario() -> None:
         async with Bench(tmp_path) as bench:
             bench.module("broken", "print('importing')\n1 / 0\n")
@@ -322,9 +332,9 @@ def test_the_environment_and_directory_are_those_of_the_evaluation(tmp_path: Pat
         async with Bench(tmp_path) as bench:
             bench.module("subject", code)
             for warm in (True, False):
+                more: dict[str, Any] = {"environ": {"MINE": "a"}, "warm": warm}
                 orders = [
-                    bench.call("subject.run", name=f"task{n}", gpus=(n,), cores=(n,), environ={"MINE": "a"}, warm=warm)
-                    for n in (0, 1)
+                    bench.call("subject.run", name=f"task{n}", gpus=(n,), cores=(n,), **more) for n in (0, 1)
                 ]
                 for n, ended in enumerate(await bench.run_all(orders)):
                     assert ended.result.metadata == {
@@ -347,8 +357,8 @@ def test_python_of_another_installation_without_our_packages_works(tmp_path: Pat
 
     async def scenario() -> None:
         async with Bench(tmp_path) as bench:
-            bench.module("subject", "import sys\ndef run(c): return {'objective': 1, 'metadata': {'p':
-            sys.prefix}}\n") for warm in (True, False):
+            bench.module("subject", "def run(config): return 1\n")
+            for warm in (True, False):
                 result = (await bench.run(bench.call("subject.run", interpreter=system, warm=warm))).result
                 assert result.outcome is Outcome.OK, result.reason
 

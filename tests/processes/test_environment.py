@@ -25,8 +25,18 @@ def test_secrets_and_what_belongs_to_another_job_or_shell_are_not_recorded(name:
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "HOME", "LANG",
-    "OMP_PLACES", "XDG_CACHE_HOME"]
+    "name",
+    [
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "HOME",
+        "LANG",
+        "OMP_PLACES",
+        "XDG_CACHE_HOME",
+    ],
 )
 def test_what_a_program_needs_is_recorded(name: str) -> None:
     assert recordable({name: "value"}) == {name: "value"}
@@ -50,7 +60,7 @@ names = st.text(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1, max_size=12)
 
 
 @given(st.dictionaries(names, st.text(max_size=5)), st.integers(1, 64))
-def test_recording_is_idempotent_and_thread_pools_are_always_set(environ: dict[str, str], threads: int) -> None:
+def test_recording_is_idempotent_and_pools_are_always_set(environ: dict[str, str], threads: int) -> None:
     once = recordable(environ)
     assert recordable(once) == once
     assert once.items() <= environ.items()

@@ -1,5 +1,4 @@
-"""Ending what a launcher left behind: exactly its processes, all of them, and only once they are recognised.
-"""
+"""Ending what a launcher left behind: all of its processes, and nobody else's."""
 
 from __future__ import annotations
 
@@ -64,7 +63,7 @@ def test_a_name_with_parentheses_and_blanks_does_not_confuse_the_start_time(tmp_
 
 def test_recorded_sessions_are_ended_with_all_their_members(log: Path) -> None:
     process = start("sh", "-c", "sleep 1000 & (set -m; sleep 1000 & wait) & wait", log=log)
-    members = wait_until(lambda: len(_session(process.pid)) >= 4 and _session(process.pid), 5, "its children")
+    members = wait_until(lambda: (found := _session(process.pid))[3:] and found, 5, "its children")
     assert sessions.end_recorded(log, "no-such-marker") == len(members)
     process.wait()
     assert _session(process.pid) == []
@@ -108,7 +107,7 @@ def test_what_ended_by_itself_is_not_looked_for(log: Path) -> None:
     assert sessions.read_log(log) == {}
 
 
-def test_the_caller_and_its_ancestors_are_spared_though_they_carry_the_marker(tmp_path: Path, log: Path) -> None:
+def test_the_caller_and_its_ancestors_are_spared_though_they_carry_the_marker(log: Path) -> None:
     marker = uuid.uuid4().hex
     code = f"""
         from pathlib import Path
@@ -155,8 +154,8 @@ def test_a_launcher_killed_at_any_moment_leaves_no_process(tmp_path: Path) -> No
                 for number in range(3):
                     bench.agent.start(bench.call("subject.run", name=f"warm{number}"))
                     bench.agent.start(bench.call("subject.run", name=f"fresh{number}", warm=False))
-                    bench.agent.start(bench.program("sh", "-c", "touch ready; setsid env -i sleep 1000 & sleep
-                    1000"))
+                    command = "touch ready; setsid env -i sleep 1000 & sleep 1000"
+                    bench.agent.start(bench.program("sh", "-c", command))
                 await asyncio.sleep(1000)
         asyncio.run(main())
     """

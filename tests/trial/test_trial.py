@@ -26,7 +26,7 @@ def python(code: str, **environ: str) -> str:
     return subprocess.run(command, env=full, check=True, capture_output=True, text=True).stdout
 
 
-def test_reports_are_lines_of_json_in_the_jobs_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_are_lines_in_the_jobs_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_HPC_JOB_DIR", str(tmp_path))
     report(1, 0.5, loss=2, phase="warm-up")
     report(2, math.nan)
@@ -56,7 +56,9 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
         ((1, 1.0), {"time": 1.0}, "'time' is a field of its own"),
     ],
 )
-def test_what_is_no_metric_is_refused_by_name(arguments: tuple[Any, ...], more: dict[str, Any], words: str) -> None:
+def test_what_is_no_metric_is_refused_by_name(
+    arguments: tuple[Any, ...], more: dict[str, Any], words: str
+) -> None:
     with pytest.raises(WrongCall, match=words.replace("[", r"\[")):
         report(*arguments, **more)
 
@@ -67,12 +69,14 @@ def test_outside_a_job_reports_do_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.listdir(tmp_path) == []
 
 
+def _many_reports() -> None:
+    for step in range(100):
+        report(step, step, text="x" * 500)
+
+
 def test_lines_of_many_threads_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_HPC_JOB_DIR", str(tmp_path))
-    workers = [
-        threading.Thread(target=lambda: [report(step, step, text="x" * 500) for step in range(100)]) for _ in
-        range(4)
-    ]
+    workers = [threading.Thread(target=_many_reports) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
