@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nas_hpc.apps.flags import Named, Whole, search_flags, take_options
 from nas_hpc.apps.program import main, run_search
-from nas_hpc.problem import HpProblem
-from nas_hpc.search.base import Optimizer
+
+if TYPE_CHECKING:
+    from nas_hpc.problem import HpProblem
+    from nas_hpc.search.base import Optimizer
 
 EXAMPLE = """\b
 Example, with a running launcher:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nas_hpc.errors import NasHpcError
 from nas_hpc.evaluator import KINDS
+from nas_hpc.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:  # generic since click 8.2 only
@@ -42,9 +44,6 @@ class Duration(FloatType):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from nas_hpc.errors import NasHpcError
-        from nas_hpc.units import parse_duration
-
         if isinstance(value, float):
             return value
         try:
@@ -52,7 +51,7 @@ class Duration(FloatType):
         except NasHpcError as error:
             self.fail(error.message, param, ctx)
         if seconds <= 0:
-            self.fail(f"{value!r} is not a length of time: give one above 0, such as 90s or 15m", param, ctx)
+            self.fail(f"{value!r} is no time: give one above 0, such as 90s or 15m", param, ctx)
         return float(seconds)
 
 

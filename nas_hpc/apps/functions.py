@@ -11,14 +11,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from nas_hpc.problem import load_callable
+from nas_hpc.loading import load_callable
 
 
 def locate_run_function(path: str) -> str:
     """Check that ``path`` names a function of one argument; returns the path for the evaluations' processes.
 
     A file's path becomes absolute, because evaluations run in directories of their own.
-    Raises WrongCall as ``nas_hpc.problem.load_callable`` does.
+    Raises WrongCall as ``nas_hpc.loading.load_callable`` does.
     """
     if ".py" not in path:
         if not _defines(path):

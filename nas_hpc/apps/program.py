@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +18,14 @@ from nas_hpc.apps.functions import locate_run_function
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.apps.search import Interrupted, Search
 from nas_hpc.errors import NasHpcError
-from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed
-from nas_hpc.problem import HpProblem, load_callable, load_problem
-from nas_hpc.search.base import Optimizer
+from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed, workers_per_node
+from nas_hpc.loading import load_callable
 
-MakeOptimizer = Callable[[HpProblem, int], Optimizer]
+if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered before
+    from nas_hpc.problem import HpProblem
+    from nas_hpc.search.base import Optimizer
+
+MakeOptimizer = Callable[["HpProblem", int], "Optimizer"]
 _log = logging.getLogger("nas_hpc.apps")
 
 
@@ -30,10 +34,13 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
 
     Raises NasHpcError, or Interrupted after a signal.
     """
-    problem = load_problem(options.problem)
+    from nas_hpc.problem import load_problem
+
+    check_kind(options.evaluator)
+    workers_per_node()
     run = locate_run_function(options.run)
     cache_key = _cache_key(options.cache_key)
-    check_kind(options.evaluator)
+    problem = load_problem(options.problem)
     seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
     make_optimizer(problem, seed)
     results = _results_file(problem)

@@ -148,8 +148,8 @@ def _cell(value: Any) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    csv.writer(text).writerow(cells)  # its "\r\n" makes it quote both of them in a cell
+    return text.getvalue()[:-2] + "\n"
 
 
 def _try(action: Callable[[], object]) -> OSError | None:

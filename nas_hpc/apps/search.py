@@ -14,13 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.errors import LauncherGone, WorkFailed, WrongCall
 from nas_hpc.evaluator import EvaluationResult, Evaluator, canonical
-from nas_hpc.search.base import Optimizer
 from nas_hpc.wire import Report
+
+if TYPE_CHECKING:  # loads scikit-learn
+    from nas_hpc.search.base import Optimizer
 
 BATCH = 20
 """At most so many configurations are asked for at once, so that the first ones run while the others are

@@ -37,7 +37,9 @@ class Settings:
 
 
 class LauncherEvaluator:
-    """Evaluations by the launcher that a ``Client`` reaches, which it owns from then on. See ``base.Evaluator`` for the methods.
+    """Evaluations by the launcher that ``client`` reaches; it is the evaluator's from then on.
+
+    ``base.Evaluator`` says what the methods do.
 
     Cache. With "uuid", the default, every configuration runs. With "to_dict" or a function, a configuration
     whose key has a result already is not run: its result is the earlier one's, a row of its own with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from nas_hpc.search.random import RandomSampler
 from tests.apps import quadratic
 from tests.apps.support import rows, search
 from tests.evaluator.peer import Peer
+from tests.support import wait_until
 
 EVALUATIONS = 14
 MAKERS: dict[str, Callable[[], Optimizer]] = {
@@ -151,12 +153,8 @@ def test_what_was_running_beyond_a_lowered_limit_is_ended(tmp_path: Path) -> Non
         with pytest.raises(Kill):
             search(peer, tmp_path, MAKERS["random"], max_evals=50, wrap=Fuse(3, False).wrap)
         search_again = {"max_evals": 2, "attempt": 2}
-        import threading
-
         thread = threading.Thread(target=search, args=(peer, tmp_path, MAKERS["random"]), kwargs=search_again)
         thread.start()
-        from tests.support import wait_until
-
         wait_until(lambda: len(peer.done) == 2, what="the surplus to be ended")
         assert {done.outcome for done in peer.done} == {"killed"}
         peer.hold.set()

@@ -13,6 +13,7 @@ import pytest
 
 from nas_hpc.apps import search as module
 from nas_hpc.errors import LauncherGone, WorkFailed
+from nas_hpc.problem import HpProblem
 from nas_hpc.search.random import RandomSampler
 from tests.apps import quadratic
 from tests.apps.support import rows, search
@@ -75,7 +76,7 @@ def test_large_demands_are_asked_for_in_parts_so_that_the_first_run_early(tmp_pa
 
 
 def test_it_begins_with_all_starting_points_however_few_workers_there_are(tmp_path: Path) -> None:
-    problem = quadratic.HpProblem()
+    problem = HpProblem()
     problem.add_hyperparameter((0.0, 1.0), "x")
     problem.add_hyperparameter((1, 2), "n")
     for i in range(4):

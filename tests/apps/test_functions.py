@@ -1,0 +1,90 @@
+"""Run functions are found without running their modules where their source settles it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas_hpc.apps.functions import locate_run_function
+from nas_hpc.errors import WrongCall
+
+HEAVY = 'raise RuntimeError("this module was imported")\n'
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def run(config): return 0.0",
+        "def run(config, epochs=3): return 0.0",
+        "def run(*args): return 0.0",
+        "import os\nx = 1\ndef run(config, *, verbose=False): return 0.0",
+    ],
+)
+def test_a_plain_function_is_found_and_its_module_is_not_imported(place: Path, source: str) -> None:
+    (place / "heavy_one.py").write_text(HEAVY + source)
+    assert locate_run_function("heavy_one.run") == "heavy_one.run"
+    assert "heavy_one" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "run = 3",
+        "def run(): return 0.0",
+        "def run(a, b): return 0.0",
+        "def run(config, *, needed): return 0.0",
+        "def other(config): return 0.0",
+        "def run(config): return 0.0\nrun = 3",
+        "def run(config): return 0.0\ndef run(): return 0.0",
+        "def run(config): return 0.0\nfor run in [1]: pass",
+        "class run: pass",
+        "if True:\n    def run(): return 0.0",
+        "import math\ndef run(config): return 0.0\ndel run",
+    ],
+)
+def test_what_the_source_does_not_settle_is_imported_and_judged(place: Path, source: str) -> None:
+    name = f"light_{abs(hash(source))}"
+    (place / f"{name}.py").write_text(source)
+    with pytest.raises(WrongCall) as refused:
+        locate_run_function(f"{name}.run")
+    assert f"{name}.run" in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "run = lambda config: 0.0",
+        "from math import floor as run",
+        "import functools\n@functools.cache\ndef run(c): ...",
+    ],
+)
+def test_functions_made_otherwise_are_found_too(place: Path, source: str) -> None:
+    name = f"other_{abs(hash(source))}"
+    (place / f"{name}.py").write_text(source)
+    assert locate_run_function(f"{name}.run") == f"{name}.run"
+
+
+def test_a_file_is_named_by_its_absolute_path(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "mine.py").write_text(HEAVY + "def run(config): return 0.0\ndef go(config): return 0.0")
+    monkeypatch.chdir(place)
+    assert locate_run_function("mine.py") == f"{place}/mine.py:run"
+    assert locate_run_function("./mine.py:go") == f"{place}/mine.py:go"
+
+
+@pytest.mark.parametrize(
+    "path", ["nothing.here.run", "__main__.run", "run", "no_file.py:run", "tests.apps", ""]
+)
+def test_what_is_not_there_is_named_in_one_line(path: str) -> None:
+    with pytest.raises(WrongCall) as refused:
+        locate_run_function(path)
+    assert "\n" not in refused.value.message
+    assert path.partition(":")[0] in refused.value.message
