@@ -18,9 +18,10 @@ asked (another search's history) are taken in as observations, in the order of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ConfigSpace import ConfigurationSpace
+if TYPE_CHECKING:
+    from ConfigSpace import ConfigurationSpace
 
 Config = dict[str, Any]
 
