@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Executable, Transaction, select, update
+from sqlalchemy import Connection, Engine, Executable, bindparam, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from nas_hpc.errors import NasHpcError, StoreError, WrongCall
@@ -42,7 +42,13 @@ class Session:
         self.engine = engine
         self.dialect = dialect
         self._connection: Connection | None = None
-        self._writing = False
+        column = schema.counters.c
+        this = column.name == bindparam("counter")
+        advance = update(schema.counters).where(this).values(value=column.value + bindparam("count"))
+        self._advance = str(advance.compile(engine))
+        self._value = str(select(column.value).where(this).compile(engine))
+        self._depth = 0
+        """0: no writing transaction; 1: one; more: so many savepoints in it, less one."""
         self._doomed: NasHpcError | None = None
 
     def close(self) -> None:
@@ -69,35 +75,50 @@ class Session:
         """
         if self._doomed is not None:
             raise self._doomed
-        outermost = not self._writing
-        self._writing = True
-        transaction: Transaction | None = None
+        if self._depth:
+            with self._savepoint():
+                yield
+            return
         try:
-            if outermost:
-                self.dialect.begin(self.connection, write=True)
-                transaction = self.connection.begin()
-            else:
-                transaction = self.connection.begin_nested()
+            self.dialect.begin(self.connection, write=True)
+            with self.connection.begin():
+                self._depth = 1
+                yield
+                if self._doomed is not None:
+                    raise self._doomed
+        except (*_DATABASE_ERRORS, UnicodeEncodeError) as error:
+            raise self._told(error) from error
+        finally:
+            self._depth = 0
+            self._doomed = None
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        # SQLAlchemy's own savepoints are compiled anew each time, which takes longer than a small request.
+        execute = self.connection.exec_driver_sql
+        name = f"nested_{self._depth}"
+        self._depth += 1
+        try:
+            execute(f"SAVEPOINT {name}")
             yield
             if self._doomed is not None:
                 raise self._doomed
-            transaction.commit()
+            execute(f"RELEASE SAVEPOINT {name}")
         except BaseException as error:
-            if transaction is not None:
-                with suppress(*_DATABASE_ERRORS):
-                    transaction.rollback()
-            if isinstance(error, (*_DATABASE_ERRORS, UnicodeEncodeError)):
-                raise self._told(error) from error
+            told = self._told(error) if isinstance(error, (*_DATABASE_ERRORS, UnicodeEncodeError)) else None
+            if self._doomed is None:  # else there may be no transaction any more
+                execute(f"ROLLBACK TO SAVEPOINT {name}")
+                execute(f"RELEASE SAVEPOINT {name}")
+            if told is not None:
+                raise told from error
             raise
         finally:
-            if outermost:
-                self._writing = False
-                self._doomed = None
+            self._depth -= 1
 
     @contextmanager
     def read(self) -> Iterator[None]:
         """A transaction that reads one state of the database; inside of ``write``, part of it."""
-        if self._writing:
+        if self._depth:
             if self._doomed is not None:
                 raise self._doomed
             try:
@@ -118,7 +139,7 @@ class Session:
                 f"{error.object[:60]!r} is no text that can be stored: name it in valid characters"
             )
         told = self.dialect.explain(error)
-        if self._writing and isinstance(told, StoreError) and not isinstance(error, IntegrityError):
+        if self._depth and isinstance(told, StoreError) and not isinstance(error, IntegrityError):
             self._doomed = told
         return told
 
@@ -140,9 +161,6 @@ class Session:
 
     def draw(self, counter: str, count: int) -> int:
         """The first of ``count`` new consecutive numbers of ``counter``."""
-        column = schema.counters.c
-        self.connection.execute(
-            update(schema.counters).where(column.name == counter).values(value=column.value + count)
-        )
-        last = self.connection.execute(select(column.value).where(column.name == counter)).scalar_one()
+        self.connection.exec_driver_sql(self._advance, (count, counter))
+        last = self.connection.exec_driver_sql(self._value, (counter,)).scalar_one()
         return int(last) - count + 1
