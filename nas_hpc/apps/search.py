@@ -215,8 +215,8 @@ class Search:
             item.seq: item.config for item in pending
         }
         data = {result.id: result.data for result in history} | {item.seq: item.data for item in pending}
-        asked = [dict(records[seq]) for seq in sorted(records)]
-        self._compare(asked, sum(item.get("batch") == min(data) for item in data.values()))
+        asked, first = [dict(records[seq]) for seq in sorted(records)], min(records)
+        self._compare(asked, sum(item.get("batch") == first for item in data.values()))
         try:
             self._optimizer.remember(asked)
         except WrongCall as error:
