@@ -23,6 +23,8 @@ SITE_SCHEMA = 1
 """Number of the layout below; another number is refused."""
 SITE_VARIABLE = "NAS_HPC_SITE"
 SITE_FILE = "site.toml"
+DEFAULT_SITE = "nas_hpc_site"
+"""Made in the working directory by a command that needs a site where none is named or found."""
 DIRECTORIES = ("data", "log", "qsubmit", "run", "inbox")
 
 _TEMPLATE = """\
@@ -144,22 +146,34 @@ def create_site(path: str | Path, fill: Callable[[Site], None] | None = None) ->
 
 
 def find_site(explicit: str | Path | None, environ: Mapping[str, str], cwd: Path) -> Site:
-    """The site of a flag, else of NAS_HPC_SITE, else the first one found upward from ``cwd``. Raises
-    SiteError.
+    """The site of a flag, else of NAS_HPC_SITE, else the first one found upward from ``cwd``.
+
+    Upward: each directory from ``cwd`` to the root, and the ``nas_hpc_site`` in it. Raises SiteError.
     """
     if explicit is not None and str(explicit):
         return load_site(explicit, f"--site {explicit}", cwd)
     named = environ.get(SITE_VARIABLE, "")
     if named:
         return load_site(named, f"{SITE_VARIABLE}={named}", cwd)
-    for directory in (cwd, *cwd.parents):
-        if (directory / SITE_FILE).is_file():
-            return load_site(directory, str(directory), cwd)
+    found = next(_upward(cwd), None)
+    if found is not None:
+        return load_site(found, str(found), cwd)
     raise SiteError(
-        f"no site: --site is not given, {SITE_VARIABLE} is not set, and neither {cwd} nor a directory above "
-        "it is one; "
-        "make one with: nas-hpc init NAME"
+        f"no site: --site is not given, {SITE_VARIABLE} is not set, and neither {cwd} nor a directory "
+        "above it is one; make one with: nas-hpc init NAME"
     )
+
+
+def is_in_site(cwd: Path) -> bool:
+    """Whether a search upward from ``cwd`` finds a site."""
+    return next(_upward(cwd), None) is not None
+
+
+def _upward(cwd: Path) -> Iterator[Path]:
+    for directory in (cwd, *cwd.parents):
+        for candidate in (directory, directory / DEFAULT_SITE):
+            if (candidate / SITE_FILE).is_file():
+                yield candidate
 
 
 def load_site(path: str | Path, named: str = "", cwd: Path | None = None) -> Site:

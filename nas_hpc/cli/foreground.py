@@ -116,12 +116,12 @@ def _compare(old: Job, wish: Wish) -> None:
     if old.application != wish.application:
         was, is_now = ["--app", old.application, *was], ["--app", wish.application, *is_now]
     if was != is_now:
-        gone = shlex.join(_without(was, is_now)) or "nothing"
-        new = shlex.join(_without(is_now, was)) or "nothing"
+        gone, new = shlex.join(_without(was, is_now)), shlex.join(_without(is_now, was))
+        begun = " and ".join(part for part in (gone and f"with {gone}", new and f"without {new}") if part)
         raise WrongCall(
-            f"search {wish.name} was begun with {gone} where now there is {new}; give the same again to go "
-            "on with it, "
-            "or another name for another search"
+            f"search {wish.name} was begun {begun}; give the same again to go on with it, or another name "
+            "for "
+            "another search"
         )
 
 

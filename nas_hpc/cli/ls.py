@@ -17,9 +17,9 @@ from nas_hpc.cli.output import (
     print_table,
     short,
     show_age,
+    show_instant,
     show_number,
     show_state,
-    show_time,
 )
 from nas_hpc.cli.types import Count, StateName
 from nas_hpc.records import Event, Job
@@ -110,7 +110,7 @@ def _print_history(found: Sequence[Job], by_job: dict[str, list[Event]]) -> None
             attempt = f" attempt {event.attempt}" if event.attempt else ""
             message = f"  {event.message}" if event.message else ""
             print(
-                f"  [{show_time(event.time)}] {body['old']} -> {body['new']} "
+                f"  [{show_instant(event.time)}] {body['old']} -> {body['new']} "
                 f"({event.actor}{attempt}){message}"
             )
 

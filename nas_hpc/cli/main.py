@@ -96,16 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if invocation.debug:
             raise
-        return _report(error)
+        return _report(error, argv)
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, argv: Sequence[str] | None) -> int:
     """Say what went wrong in one line; returns the exit code."""
     if isinstance(error, NasHpcError):
         _say(f"error: {_one_line(error.message)}")
         return error.exit_code
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx is not None else "nas-hpc"
+        path = error.ctx.command_path if error.ctx is not None else _command_path(argv)
         if type(error).__name__ == "NoArgsIsHelpError":  # since click 8.2
             click.echo(error.format_message(), err=True)
         else:
@@ -116,6 +116,13 @@ def _report(error: Exception) -> int:
         return 2
     _say(f"error: {type(error).__name__}: {_one_line(str(error))}; run again with --debug for the traceback")
     return 1
+
+
+def _command_path(argv: Sequence[str] | None) -> str:
+    """The program and the command that ``argv`` calls, as far as it can be told."""
+    return " ".join(
+        ["nas-hpc", *[word for word in (sys.argv[1:] if argv is None else argv) if word in COMMANDS][:1]]
+    )
 
 
 def _say(line: str) -> None:

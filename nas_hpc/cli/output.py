@@ -57,6 +57,11 @@ def show_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def show_instant(seconds: float) -> str:
+    """A time in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(" ", "milliseconds").removesuffix("+00:00")
+
+
 def show_age(seconds: float) -> str:
     """How long ago, roughly: 12s, 5m, 3h, 2d."""
     return show_duration(time.time() - seconds) if seconds else "-"

@@ -17,12 +17,10 @@ from nas_hpc.cli.launcher import launcher_options, start
 from nas_hpc.cli.sites import new_site
 from nas_hpc.cli.types import Count, Duration, Name, parse_args
 from nas_hpc.errors import SiteError
+from nas_hpc.site import DEFAULT_SITE, is_in_site
 
 if TYPE_CHECKING:
     from nas_hpc.site import Site
-
-OWN_SITE = "nas_hpc_site"
-"""Made in the working directory where no site is named or found."""
 
 
 @site_options
@@ -121,18 +119,15 @@ def _whole_path(path: str) -> str:
 
 def _known_site(call: Invocation) -> Site | None:
     """The site that is named or found; None where none is and a new one is to be made."""
-    from nas_hpc.site import SITE_FILE, SITE_VARIABLE, load_site
+    from nas_hpc.site import SITE_VARIABLE
 
-    cwd = working_directory()
-    named = call.site_flag or os.environ.get(SITE_VARIABLE)
-    if named or any((directory / SITE_FILE).is_file() for directory in (cwd, *cwd.parents)):
+    if call.site_flag or os.environ.get(SITE_VARIABLE) or is_in_site(working_directory()):
         return call.site()
-    own = cwd / OWN_SITE
-    return load_site(own) if own.exists() else None
+    return None
 
 
 def _make_site() -> Site:
-    site = new_site(str(working_directory() / OWN_SITE))
+    site = new_site(str(working_directory() / DEFAULT_SITE))
     note(f"made the site {site.path}")
     return site
 
