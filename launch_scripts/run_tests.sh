@@ -72,9 +72,9 @@ flock 9 # two runs at once must not both fill the cache
 if [ ! -f "$packages/.complete" ]; then
     announce "Installing what the checks need into $packages, about a minute" install_packages
 fi
-# Environments of earlier requirements are of no use after a month without a run.
+# What belongs to earlier requirements is of no use after a month without a run.
 touch "$packages"
-find "$cache" -maxdepth 1 -name 'checks-*' -mtime +30 -exec rm -rf -- {} +
+find "$cache" -maxdepth 1 -name '*-*' -mtime +30 -exec rm -rf -- {} +
 flock -u 9
 exec 9>&-
 
