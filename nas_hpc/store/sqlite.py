@@ -68,7 +68,7 @@ def sqlite_engine(
     """
     _check_file(path, create=create, read_only=read_only)
     mode = "ro" if read_only else "rw"
-    if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+    if read_only and not os.access(path.parent, os.W_OK, effective_ids=True) and not path.with_name(f"{path.name}-wal").exists():
         mode = "ro&immutable=1"  # no place for the log's index, and nobody who could write a log
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     journal = "TRUNCATE" if filesystem_type(path) in NETWORK_FILESYSTEMS else "WAL"
@@ -78,7 +78,9 @@ def sqlite_engine(
             uri, uri=True, timeout=busy_timeout_s, isolation_level=None, cached_statements=256
         )
         try:
-            if not read_only:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            ours = {"meta", "counters"} <= tables or (create and not tables)
+            if ours and not read_only:  # another program's file is left as it is
                 connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # heeded by an empty file only
                 connection.execute(f"PRAGMA journal_mode={journal}")
             for pragma in _PRAGMAS:
