@@ -204,9 +204,11 @@ class Launcher:
             if job.creator:
                 continue
             if job.state is State.FAILED:
-                reason = result.reason if result is not None else ""
-                self._failed.append(f"{job.name}: {reason}")
-                self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}")
+                self._failed.append(job.name)
+                reason = result.reason if result is not None else "a job that it waits for failed"
+                last = (one.attempt.tail if one.attempt is not None else "").strip().splitlines()[-1:]
+                said = f": {last[0]}" if last else ""
+                self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}{said}")
         self.searches.finished(done)
         if self._children_wait and any(not one.job.creator for one in done):
             self._reload_soon()
@@ -252,7 +254,7 @@ class Launcher:
         running = len(self.dispatcher.running) - len(self.dispatcher.persons)
         self.meter.update(self._loop.time(), running, self.searches.slots())
         self._plan_progress()
-        if not self._ready or self.dispatcher.busy:
+        if not self._ready or self._reload_planned or self.dispatcher.busy:
             self._cancel_idle()
             return
         # What still waits does not fit into the time left or into the allocation, or it would be running;

@@ -11,7 +11,7 @@ CI_SEEDS = (1, 2, 3, 4, 5)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """By hand, more seeds than continuous integration has."""
-    parser.addoption("--kill-seeds", type=int, default=0, help="so many random seeds instead of the fixed ones")
+    parser.addoption("--kill-seeds", type=int, default=0, help="so many random seeds, not the fixed ones")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

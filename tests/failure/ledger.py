@@ -1,6 +1,6 @@
 """The outside judge: a run function that writes a line at its start and its end, and what the lines must say.
 
-The ledger is a file that the engine knows nothing of. Each line is one write to a descriptor opened with O_APPEND.
+The ledger is a file that the engine knows nothing of. Each line is one write to a descriptor with O_APPEND.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
     assert len(results) == max_evals, f"{len(results)} results on disk of {max_evals} evaluations"
     for job, numbers in lines.started.items():
         assert len(numbers) == len(set(numbers)), f"{job}: an attempt started twice: {numbers}"
-        assert max(numbers) == results[job]["attempt"], f"{job}: {numbers} started, but {results[job]} is its result"
+        assert max(numbers) == results[job]["attempt"], (
+            f"{job}: {numbers} started, but {results[job]} is its result"
+        )
         assert results[job]["outcome"] == "ok", results[job]
         assert results[job]["attempt"] in lines.ended[job], f"{job}: a result of an attempt that did not end"
     assert set(lines.started) == set(results), "every result comes from an attempt that ran"

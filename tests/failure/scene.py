@@ -47,7 +47,9 @@ class Scene:
 
     def command(self, *arguments: str) -> str:
         """Run ``nas-hpc`` to its end; its output."""
-        done = subprocess.run(self._argv(*arguments), **self._how(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            self._argv(*arguments), **self._how(), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"nas-hpc {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 

@@ -1,0 +1,18 @@
+"""A site for each test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.launcher.bench import REPOSITORY, Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A fresh site; the jobs find this package whether or not it is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    made = Bench(tmp_path, test_id)
+    made.nas("init", str(made.site))
+    return made
