@@ -76,6 +76,8 @@ class Dispatcher:
         self.running: dict[Key, Run] = {}
         self.persons: dict[Key, Run] = {}
         """Those of ``running`` that are no evaluations."""
+        self.evaluating: set[Key] = set()
+        """Evaluations whose process exists."""
         self.persons_version = 0
         """Grows with every change of ``persons``: capacity may differ."""
         self._active: set[str] = set()
@@ -252,6 +254,9 @@ class Dispatcher:
 
     def on_started(self, started: Started) -> None:
         """An attempt's process exists."""
+        run = self.running.get(started.key)
+        if run is not None and run.job.creator:
+            self.evaluating.add(started.key)
         self._hooks.changed()
 
     def on_ended(self, ended: Ended) -> None:
@@ -259,6 +264,7 @@ class Dispatcher:
         run = self.running.pop(ended.key, None)
         if run is None:
             return
+        self.evaluating.discard(ended.key)
         if self.persons.pop(ended.key, None) is not None:
             self.persons_version += 1
         self._active.discard(run.job.id)

@@ -251,8 +251,7 @@ class Launcher:
 
     def _changed(self) -> None:
         self.searches.update_capacity()
-        running = len(self.dispatcher.running) - len(self.dispatcher.persons)
-        self.meter.update(self._loop.time(), running, self.searches.slots())
+        self.meter.update(self._loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
         self._plan_progress()
         if not self._ready or self._reload_planned or self.dispatcher.busy:
             self._cancel_idle()

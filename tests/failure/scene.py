@@ -107,8 +107,8 @@ class Scene:
         wait_until(lambda: not processes_of(self.test_id), 10, "the guardian to end everything")
 
     def _argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "nas_hpc.cli", *(["--site", str(self.site)] if arguments[0] != "init" else []),
-                *arguments]  # fmt: skip
+        site = [] if arguments[0] == "init" else ["--site", str(self.site)]
+        return [sys.executable, "-m", "nas_hpc.cli", *site, *arguments]
 
     def _how(self) -> dict[str, object]:
         environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), TEST_ID: self.test_id}
