@@ -11,35 +11,76 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from nas_hpc.errors import WrongCall
 from nas_hpc.loading import load_callable
 
 
-def locate_run_function(path: str) -> str:
-    """Check that ``path`` names a function of one argument; returns the path for the evaluations' processes.
+def resolve_file(path: str) -> str:
+    """``path`` with its file, if it names one, made absolute; a dotted name as it is.
 
-    A file's path becomes absolute, because evaluations run in directories of their own.
+    A search runs in its job's directory: a relative file is looked for there, then along the module search
+    path, on which the directory stands from which the job was submitted.
+    """
+    file, colon, name = path.partition(":")
+    if not file.endswith(".py"):
+        return path
+    relative = Path(file).expanduser()
+    places = [Path.cwd(), *(Path(entry) for entry in sys.path if entry)]
+    found = next((place / relative for place in places if (place / relative).is_file()), relative)
+    return f"{found.resolve()}{colon}{name}"
+
+
+def locate_run_function(path: str) -> str:
+    """Check that ``path`` names a function of one argument; returns it as "module.function".
+
+    Evaluations are processes with the same module search path; so a file must be a module there too.
     Raises WrongCall as ``nas_hpc.loading.load_callable`` does.
     """
-    if ".py" not in path:
-        if not _defines(path):
-            load_callable(path)
-        return path
-    file, _, name = path.partition(":")
-    absolute = f"{Path(file).expanduser().resolve()}:{name or 'run'}"
-    if not _source_defines(Path(absolute.rpartition(":")[0]), name or "run"):
-        load_callable(absolute)
-    return absolute
+    resolved = resolve_file(path)
+    file, _, name = resolved.partition(":")
+    if not file.endswith(".py"):
+        dotted = path.replace(":", ".") if path.count(":") == 1 else path
+    elif Path(file).is_file():
+        dotted = f"{_module_of(Path(file), path)}.{name or 'run'}"
+    else:
+        dotted = resolved  # what follows says that there is none
+    if not _defines(dotted):
+        load_callable(dotted)
+    return dotted
 
 
-def _defines(path: str) -> bool:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    if not module or module == "__main__" or module in sys.modules:
-        return False
+def _module_of(file: Path, path: str) -> str:
+    """The name by which a process with this one's module search path imports ``file``."""
+    for entry in sys.path:
+        try:
+            parts = file.relative_to(Path(entry or ".").resolve()).with_suffix("").parts
+        except ValueError:
+            continue
+        name = ".".join(parts)
+        if all(part.isidentifier() for part in parts) and _origin(name) == file:
+            return name
+    raise WrongCall(
+        f"run function {path!r}: {file.parent} is not on the module search path, where evaluations look: "
+        "submit the job from that directory, or add it to PYTHONPATH"
+    )
+
+
+def _origin(module: str) -> Path | None:
+    """The file from which ``module`` would be imported."""
     try:
         spec = importlib.util.find_spec(module)
     except Exception:
-        return False  # the import says it better
-    return spec is not None and spec.origin is not None and _source_defines(Path(spec.origin), name)
+        return None  # the import says it better
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+
+
+def _defines(path: str) -> bool:
+    """Whether the source of "module.function" alone says that it is one."""
+    module, _, name = path.rpartition(".")
+    if not module or module == "__main__" or module in sys.modules:
+        return False
+    origin = _origin(module)
+    return origin is not None and _source_defines(origin, name)
 
 
 def _source_defines(file: Path, name: str) -> bool:

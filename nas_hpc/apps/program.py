@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nas_hpc.apps.flags import SearchOptions
-from nas_hpc.apps.functions import locate_run_function
+from nas_hpc.apps.functions import locate_run_function, resolve_file
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.apps.search import Interrupted, Search
 from nas_hpc.errors import NasHpcError
@@ -40,7 +40,7 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
     workers_per_node()
     run = locate_run_function(options.run)
     cache_key = _cache_key(options.cache_key)
-    problem = load_problem(options.problem)
+    problem = load_problem(resolve_file(options.problem))
     seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
     make_optimizer(problem, seed)
     results = _results_file(problem)
@@ -109,7 +109,7 @@ def _cache_key(name: str) -> CacheKey:
         return "uuid"
     if name == "to_dict":
         return "to_dict"
-    return load_callable(name, "cache key (uuid, to_dict or a function)")
+    return load_callable(resolve_file(name), "cache key (uuid, to_dict or a function)")
 
 
 def _results_file(problem: HpProblem) -> ResultsFile:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_hpc.apps.functions import locate_run_function
+from nas_hpc.apps.functions import locate_run_function, resolve_file
 from nas_hpc.errors import WrongCall
 
 HEAVY = 'raise RuntimeError("this module was imported")\n'
@@ -73,11 +73,31 @@ def test_functions_made_otherwise_are_found_too(place: Path, source: str) -> Non
     assert locate_run_function(f"{name}.run") == f"{name}.run"
 
 
-def test_a_file_is_named_by_its_absolute_path(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "mine.py").write_text(HEAVY + "def run(config): return 0.0\ndef go(config): return 0.0")
-    monkeypatch.chdir(place)
-    assert locate_run_function("mine.py") == f"{place}/mine.py:run"
-    assert locate_run_function("./mine.py:go") == f"{place}/mine.py:go"
+def test_a_file_becomes_the_module_that_evaluations_import(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (place / "inner").mkdir()
+    for file in ("mine_a.py", "inner/mine_b.py"):
+        (place / file).write_text(HEAVY + "def run(config): return 0.0\ndef go(config): return 0.0")
+    monkeypatch.chdir(tmp_path_factory.mktemp("job"))  # the search's directory is not the submitter's
+    assert locate_run_function("mine_a.py") == "mine_a.run"
+    assert locate_run_function(f"{place}/mine_a.py:go") == "mine_a.go"
+    assert locate_run_function("inner/mine_b.py:go") == "inner.mine_b.go"
+    assert locate_run_function("inner.mine_b:go") == "inner.mine_b.go"
+    assert resolve_file("inner/mine_b.py:Problem") == f"{place}/inner/mine_b.py:Problem"
+
+
+def test_a_module_whose_name_has_py_in_it_is_no_file(place: Path) -> None:
+    (place / "pack").mkdir()
+    (place / "pack" / "pytorch_model.py").write_text(HEAVY + "def run(config): return 0.0")
+    assert locate_run_function("pack.pytorch_model.run") == "pack.pytorch_model.run"
+    assert resolve_file("pack.pytorch_model.run") == "pack.pytorch_model.run"
+
+
+def test_a_file_where_evaluations_cannot_find_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "far_away.py").write_text("def run(config): return 0.0")
+    with pytest.raises(WrongCall, match="PYTHONPATH"):
+        locate_run_function(f"{tmp_path}/far_away.py:run")
 
 
 @pytest.mark.parametrize(
