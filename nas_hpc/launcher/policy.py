@@ -18,7 +18,9 @@ RESTART_MARGIN_S = 120.0
 ENOUGH_SAMPLES = 10
 
 _OWN_FAULT = (Outcome.ERROR, Outcome.INVALID_RESULT, Outcome.TIMEOUT)
-_ENDED_FROM_OUTSIDE = tuple(-s for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDED_FROM_OUTSIDE = frozenset([-s for s in _SIGNALS] + [128 + s for s in _SIGNALS])
+"""Return codes of a program that a signal ended, or that caught it and said so as shells do."""
 
 
 def request_of(job: Job, mode: str, *, shares_node: bool) -> Request:

@@ -57,7 +57,9 @@ def test_the_third_loss_is_final_but_a_launchers_death_never_counts() -> None:
     assert policy.follow(Outcome.LOST, died, retries=0, lost_limit=3, reason=reason) == (State.RESTART_READY,)
 
 
-@pytest.mark.parametrize(("code", "expected"), [(-9, Outcome.LOST), (-11, Outcome.ERROR), (1, Outcome.ERROR)])
+@pytest.mark.parametrize(
+    ("code", "expected"), [(-9, Outcome.LOST), (143, Outcome.LOST), (-11, Outcome.ERROR), (1, Outcome.ERROR)]
+)
 def test_a_search_that_a_stranger_killed_goes_on_and_one_that_crashed_does_not(
     code: int, expected: Outcome
 ) -> None:
