@@ -17,66 +17,40 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import time
 
-from nas_hpc.processes import boot, child, linux, results
+from nas_hpc.processes import child, family, linux, results
+from nas_hpc.processes.attempts import Attempt, finish
 from nas_hpc.processes.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from nas_hpc.processes.programs import Workers
     from nas_hpc.processes.warm import WarmModule
 
 STRAY_PATIENCE_S = 10.0
 """A killed descendant that does not end (it hangs in a file system) delays the report of an end at most so
 long.
 """
-FAREWELL_S = 5.0
-
-
-class Attempt:
-    """One order from its fork to its report."""
-
-    __slots__ = (
-        "order", "serial", "pid", "status", "end", "cpu_s", "rss",
-        "result", "tail", "trouble", "refused", "drop",
-    )  # fmt: skip
-
-    def __init__(self, order: dict[str, Any], serial: int) -> None:
-        self.order = order
-        self.serial = serial
-        self.pid = 0
-        self.status = 0
-        self.end = 0.0
-        self.cpu_s = 0.0
-        self.rss = 0
-        self.result = b""
-        self.tail = ""
-        self.trouble = ""
-        self.refused = ""
-        self.drop = False
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.order["job"], self.order["attempt"]
 
 
 class Keeper:
     """The loop. ``orders`` is the socket to the agent, ``log_fd`` the launcher's log of sessions."""
 
-    def __init__(self, orders: socket.socket, log_fd: int, parent: int, nofile: int) -> None:
+    def __init__(self, orders: socket.socket, log_fd: int, parent: int) -> None:
         self.orders = orders
         self.parent = parent
         self.log_fd = log_fd
-        self.nofile = nofile
         self.pid = os.getpid()
         self.channel = Channel.make()
         self.warm: WarmModule | None = None
-        self.finishers: Finishers | None = None
+        self.workers: Workers | None = None
         self.helpers: set[int] = set()
         """Children of a warm interpreter that write the end of an attempt."""
         self.live: dict[int, Attempt] = {}
@@ -117,6 +91,8 @@ class Keeper:
                 elif fd == orders:
                     self._send()
                     self._receive()
+            if self.workers is not None and self.workers.prepared:
+                self._start_prepared()
             self._hear()
             if woken or self.ended:
                 self._collect()
@@ -186,36 +162,69 @@ class Keeper:
         attempt = Attempt(order, self.serial)
         order["serial"] = self.serial
         order["offset"] = _size_of_output(order) if order["attempt"] > 1 else 0
-        order["start"] = time.time()
+        self.open[attempt.serial] = self.by_key[attempt.key] = attempt
+        if self.warm is None:
+            self._threads().prepare(attempt)
+        else:
+            self._fork(attempt)
+
+    def _threads(self) -> Workers:
+        if self.workers is None:
+            from nas_hpc.processes.programs import Workers
+
+            self.workers = Workers(self.channel, self._wake_writer.fileno())
+        return self.workers
+
+    def _start_prepared(self) -> None:
+        """Start the programs whose directories are ready."""
+        from nas_hpc.processes import programs
+
+        waiting = self._threads().prepared
+        while waiting:
+            attempt = waiting.popleft()
+            order = attempt.order
+            order["start"] = attempt.end = time.time()
+            if not attempt.refused and "stop" not in order:
+                try:
+                    self._live(attempt, programs.start(order, self.channel, self.log_fd))
+                    continue
+                except child.StartFailed as error:
+                    attempt.refused = str(error)
+            self._finish(attempt)
+
+    def _fork(self, attempt: Attempt) -> None:
+        """Start an evaluation as a child of this warm interpreter."""
+        attempt.order["start"] = attempt.end = time.time()
         try:
             pid = os.fork()
         except OSError as error:
-            attempt.refused = f"cannot fork: {error.strerror}"
-            attempt.end = time.time()
-            self.open[attempt.serial] = attempt
-            self._finish(attempt)
+            order, reason = attempt.order, f"cannot fork: {error.strerror}"
+            result = results.make(order, "start_failed", reason, end=attempt.end)
+            attempt.trouble = results.write(order["dir"], result)
+            attempt.result = json.dumps(result).encode("ascii")
+            self._report(attempt)
             return
         if pid == 0:
-            self._in_child(order)
+            self._in_child(attempt.order)
+        self._live(attempt, pid)
+
+    def _live(self, attempt: Attempt, pid: int) -> None:
         attempt.pid = pid
-        order["job_json"] = ""
-        self.live[pid] = self.open[self.serial] = self.by_key[attempt.key] = attempt
+        attempt.order["job_json"] = ""
+        self.live[pid] = attempt
         job, number = attempt.key
-        self.say({"op": "started", "job": job, "attempt": number, "pid": pid, "time": order["start"]})
+        self.say({"op": "started", "job": job, "attempt": number, "pid": pid, "time": attempt.order["start"]})
 
     def _in_child(self, order: dict[str, Any]) -> NoReturn:
-        try:
-            child.leave_keeper(order, self.pid, self.log_fd, self.nofile)
-            child.settle_in(order)
-            if self.warm is not None:
-                from nas_hpc.processes import call
+        from nas_hpc.processes import call
 
-                self._close_inherited()
-                call.prepare(order)
-                call.answer(order, self.channel, self.warm.load)
-            if order["call"]:
-                self._hand_over(order)
-            child.become(order)
+        assert self.warm is not None
+        try:
+            child.leave_keeper(order, self.pid, self.log_fd)
+            child.settle_in(order)
+            self._close_inherited()
+            call.prepare(order)
+            call.answer(order, self.channel, self.warm.load)
         except child.StartFailed as error:
             self.channel.refuse(order["serial"], str(error))
         except BaseException as error:
@@ -224,22 +233,11 @@ class Keeper:
             os._exit(127)
 
     def _close_inherited(self) -> None:
-        """A child that goes on in Python must not hold open what tells the agent of the keeper's end."""
+        """A child must not hold open what tells the agent of the keeper's end."""
         assert self.channel.receiving is not None
         for end in (self.orders, self._wake, self._wake_writer, self.channel.receiving):
             end.close()
         os.close(self.log_fd)
-
-    def _hand_over(self, order: dict[str, Any]) -> None:
-        """Make ``order`` the start of a fresh interpreter that reads the call from an anonymous file."""
-        fd = os.memfd_create("order", 0)
-        content = memoryview(json.dumps({**order, "env": {}, "job_json": ""}).encode("ascii"))
-        while content:
-            content = content[os.write(fd, content) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        channel = self.channel.sending.fileno()
-        os.set_inheritable(channel, True)
-        order["argv"] = boot.command(order["interpreter"], "call", fd, channel)
 
     def on_stop(self, message: dict[str, Any]) -> None:
         """Ask the process group of an attempt to end (SIGTERM); note the outcome that it then has."""
@@ -258,13 +256,17 @@ class Keeper:
     def _running(self, message: dict[str, Any]) -> Attempt | None:
         """The attempt, unless it ended by itself before the message came."""
         attempt = self.by_key.get((message["job"], message["attempt"]))
-        if attempt is None or attempt.pid not in self.live:
+        if attempt is None or (attempt.pid and attempt.pid not in self.live):
             return None
+        if not attempt.pid:
+            return attempt
         gone = os.waitid(os.P_PID, attempt.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return attempt if gone is None else None
 
     @staticmethod
     def _signal(attempt: Attempt, number: int) -> None:
+        if not attempt.pid:
+            return  # its directory is being made; "stop" keeps it from starting
         try:
             os.killpg(attempt.pid, number)
         except ProcessLookupError:  # it has not begun its own session yet
@@ -340,36 +342,8 @@ class Keeper:
             self._finish(attempt)
 
     def _end_strays(self) -> bool:
-        """Kill descendants that an ended attempt left behind; whether any was there.
-
-        Orphans come to the keeper as children. Those of warm children belong to ended attempts, as each child
-        adopts its own while it lives. An external program does not; so its orphans are told by their session
-        or environment, and left alone while in doubt.
-        """
-        found = False
-        for pid in linux.children():
-            if pid not in self.live and pid not in self.helpers and not self._may_live(pid):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue
-                found = True
-        return found
-
-    def _may_live(self, pid: int) -> bool:
-        if self.warm is not None or not self.live:
-            return False
-        try:
-            if os.getsid(pid) in self.live:
-                return True
-        except ProcessLookupError:
-            return False
-        marks = dict(part.partition(b"=")[::2] for part in linux.environ_of(pid))
-        job, attempt = marks.get(b"NAS_HPC_JOB_ID"), marks.get(b"NAS_HPC_ATTEMPT", b"")
-        if job is None:
-            return True
-        keys = (one.key for one in self.live.values())
-        return any(key[0].encode() == job and b"%d" % key[1] == attempt for key in keys)
+        """Kill descendants that an ended attempt left behind; whether any was there."""
+        return family.end_strays(self.live, self.helpers, certain=self.warm is not None)
 
     def _finish(self, attempt: Attempt) -> None:
         """Report an attempt whose session is gone, or first have its result.json written."""
@@ -379,9 +353,7 @@ class Keeper:
         if attempt.result or attempt.drop:
             self._report(attempt)
         elif self.warm is None:
-            if self.finishers is None:
-                self.finishers = Finishers(self.channel)
-            self.finishers.put(attempt)
+            self._threads().finish(attempt)
         else:
             pid = os.fork()  # no thread in a warm interpreter; the loop must not wait for a file system
             if pid == 0:
@@ -411,73 +383,8 @@ class Keeper:
 
     def _farewell(self) -> NoReturn:
         """The agent is gone: end every session, and exit."""
-        deadline = time.monotonic() + FAREWELL_S
-        poll = select.poll()
-        poll.register(self._wake.fileno(), select.POLLIN)
-        while time.monotonic() < deadline:
-            left = linux.children()
-            if not left:
-                break
-            for pid in left:
-                for kill in (os.killpg, os.kill):
-                    try:
-                        kill(pid, signal.SIGKILL)
-                    except (ProcessLookupError, PermissionError):
-                        continue
-            try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    continue
-            except ChildProcessError:
-                continue
-            poll.poll(1000 * max(0.0, min(0.1, deadline - time.monotonic())))
-            try:
-                self._wake.recv(4096)
-            except BlockingIOError:
-                continue
+        family.end_all(self._wake)
         os._exit(0)
-
-
-class Finishers:
-    """A few threads in a starter that write result.json, so that a slow file system does not hold up the
-    loop.
-    """
-
-    COUNT = 4
-
-    def __init__(self, channel: Channel) -> None:
-        import _queue
-        import _thread
-
-        self._todo: _queue.SimpleQueue[Attempt] = _queue.SimpleQueue()
-        self._channel = channel
-        for _ in range(self.COUNT):
-            _thread.start_new_thread(self._work, ())
-
-    def put(self, attempt: Attempt) -> None:
-        """Have ``attempt`` finished; the channel tells when."""
-        self._todo.put(attempt)
-
-    def _work(self) -> None:
-        while True:
-            finish(self._todo.get(), self._channel)
-
-
-def finish(attempt: Attempt, channel: Channel) -> None:
-    """Judge an attempt that told no result itself, write its result.json, tell the keeper."""
-    order = attempt.order
-    if attempt.refused:
-        order["stop"] = ["start_failed", attempt.refused]
-    try:
-        if not attempt.pid:  # it never had a process to do this
-            os.makedirs(order["dir"], exist_ok=True)
-            results.replace_file(order["dir"], "job.json", order["job_json"].encode(), sync=False)
-        result, tail, trouble = results.settle(order, attempt.status, attempt.end)
-    except Exception as error:
-        reason = f"cannot record the end: {type(error).__name__}: {error}"
-        result, tail, trouble = results.make(order, "error", reason, end=attempt.end), "", reason
-        if "stop" in order:
-            result["outcome"], result["reason"] = order["stop"]
-    channel.tell(attempt.serial, result, tail, trouble)
 
 
 def _ignore(number: int, frame: object) -> None:
@@ -503,4 +410,7 @@ def main(arguments: list[str]) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
-    Keeper(socket.socket(fileno=orders_fd), log_fd, parent, nofile).run()
+    if nofile:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, hard))
+    Keeper(socket.socket(fileno=orders_fd), log_fd, parent).run()

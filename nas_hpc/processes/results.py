@@ -159,13 +159,13 @@ def _marked_line(path: str, offset: int) -> bytes | None:
         return None
 
 
-def judge(order: dict[str, Any], status: int, end: float) -> dict[str, Any]:
+def judge(order: dict[str, Any], status: int | None, end: float) -> dict[str, Any]:
     """The result of an attempt whose process ended with wait ``status`` and that reported nothing itself.
 
     ``order`` may hold "stop", the outcome and reason for which it was ended. A valid result.json of the
     attempt counts first, whoever wrote it: the work was done.
     """
-    code = return_code(status)
+    code = None if status is None else return_code(status)
     written = read(order["dir"], order["job"], order["attempt"])
     if written is not None and (
         written["outcome"] != "ok" or not order["expects"] or written["objective"] is not None
@@ -174,6 +174,8 @@ def judge(order: dict[str, Any], status: int, end: float) -> dict[str, Any]:
     stop = order.get("stop")
     if stop:
         return make(order, stop[0], stop[1], return_code=code, end=end)
+    if status is None:
+        return make(order, "error", "it was never started", end=end)
     failure = describe_end(status)
     if order.get("call"):
         reason = failure or "exit code 0"
@@ -191,7 +193,9 @@ def judge(order: dict[str, Any], status: int, end: float) -> dict[str, Any]:
     return make(order, "ok", objective=objective, return_code=code, end=end)
 
 
-def _completed(order: dict[str, Any], written: dict[str, Any], code: int, end: float) -> dict[str, Any]:
+def _completed(
+    order: dict[str, Any], written: dict[str, Any], code: int | None, end: float
+) -> dict[str, Any]:
     """A result.json as the program wrote it, with the fields that it may have left out."""
     full = make(order, written["outcome"], return_code=code, end=end)
     full.update({key: value for key, value in written.items() if key in full and value is not None})
@@ -200,7 +204,7 @@ def _completed(order: dict[str, Any], written: dict[str, Any], code: int, end: f
     return full
 
 
-def settle(order: dict[str, Any], status: int, end: float) -> tuple[dict[str, Any], str, str]:
+def settle(order: dict[str, Any], status: int | None, end: float) -> tuple[dict[str, Any], str, str]:
     """Judge an ended attempt, write result.json, tidy its output: (result, tail of a failure, trouble)."""
     path = os.path.join(order["dir"], order["name"] + ".out")
     remove_if_empty(path)

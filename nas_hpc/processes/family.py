@@ -1,0 +1,85 @@
+"""A keeper's descendants: it adopts the orphans among them, and ends what an attempt leaves behind.
+
+Standard library only, Python 3.8 or later: it is loaded in the user's interpreters.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from nas_hpc.processes import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from nas_hpc.processes.attempts import Attempt
+
+FAREWELL_S = 5.0
+
+
+def end_strays(live: dict[int, Attempt], helpers: set[int], *, certain: bool) -> bool:
+    """Kill children of this process that belong to attempts that ended; whether there were any.
+
+    ``live`` are the running attempts by pid, ``helpers`` children that are no attempts. ``certain``: every
+    other child belongs to an ended attempt, as each attempt adopts its own orphans while it lives (children of
+    a warm interpreter do). External programs do not; so their orphans are told by session or environment, and
+    left alone while in doubt.
+    """
+    found = False
+    for pid in linux.children():
+        if pid in live or pid in helpers or (not certain and live and _may_live(pid, live)):
+            continue
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+        found = True
+    return found
+
+
+def _may_live(pid: int, live: dict[int, Attempt]) -> bool:
+    try:
+        if os.getsid(pid) in live:
+            return True
+    except ProcessLookupError:
+        return False
+    marks = dict(part.partition(b"=")[::2] for part in linux.environ_of(pid))
+    job, attempt = marks.get(b"NAS_HPC_JOB_ID"), marks.get(b"NAS_HPC_ATTEMPT", b"")
+    if job is None:
+        return True
+    keys = (one.key for one in live.values())
+    return any(key[0].encode() == job and b"%d" % key[1] == attempt for key in keys)
+
+
+def end_all(wake: socket.socket) -> None:
+    """Kill every descendant: children, and again those whom their end makes children. At most 5 s.
+
+    ``wake`` gets a byte at each SIGCHLD.
+    """
+    deadline = time.monotonic() + FAREWELL_S
+    poll = select.poll()
+    poll.register(wake.fileno(), select.POLLIN)
+    while time.monotonic() < deadline:
+        left = linux.children()
+        if not left:
+            return
+        for pid in left:
+            for kill in (os.killpg, os.kill):
+                try:
+                    kill(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    continue
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            continue
+        poll.poll(1000 * max(0.0, min(0.1, deadline - time.monotonic())))
+        try:
+            wake.recv(4096)
+        except BlockingIOError:
+            continue

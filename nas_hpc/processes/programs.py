@@ -1,0 +1,153 @@
+"""A starter's programs: files before and after in a few threads, the start itself in its loop.
+
+Standard library only. Programs are started by ``subprocess``, which uses ``vfork``: a fork of even this small
+process costs as much as all the rest together. Therefore no code of ours runs between fork and exec; what a
+child of a warm interpreter sets for itself, the starter sets before, or has ``subprocess`` set. A program does
+not get PR_SET_PDEATHSIG, and is recorded just after its start. That its session ends is the work of the
+starter, which adopts orphans; of the agent when the starter dies (it knows the attempt by its environment from
+the first instruction on); and of the guardian when both do.
+"""
+
+from __future__ import annotations
+
+import _queue
+import _thread
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections import deque
+
+from nas_hpc.processes import boot, child, linux
+from nas_hpc.processes.attempts import Attempt, finish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nas_hpc.processes.channel import Channel
+
+_THREADS = 4
+
+
+class Workers:
+    """Threads that do a starter's file work, so that a slow file system does not hold up its loop."""
+
+    def __init__(self, channel: Channel, wake_fd: int) -> None:
+        self._todo: _queue.SimpleQueue[tuple[bool, Attempt]] = _queue.SimpleQueue()
+        self._channel = channel
+        self._wake_fd = wake_fd
+        self.prepared: deque[Attempt] = deque()
+        """Attempts whose directory is made; the loop starts them, or reports why that cannot be."""
+        for _ in range(_THREADS):
+            _thread.start_new_thread(self._work, ())
+
+    def prepare(self, attempt: Attempt) -> None:
+        """Have the directory of ``attempt`` made; it appears in ``prepared``."""
+        self._todo.put((True, attempt))
+
+    def finish(self, attempt: Attempt) -> None:
+        """Have the end of ``attempt`` written; the channel tells its result."""
+        self._todo.put((False, attempt))
+
+    def _work(self) -> None:
+        while True:
+            new, attempt = self._todo.get()
+            if not new:
+                finish(attempt, self._channel)
+                continue
+            try:
+                child.prepare_directory(attempt.order)
+            except child.StartFailed as error:
+                attempt.refused = str(error)
+            except Exception as error:
+                attempt.refused = f"cannot prepare the start: {type(error).__name__}: {error}"
+            self.prepared.append(attempt)
+            with contextlib.suppress(BlockingIOError):  # full: the loop wakes anyway
+                os.write(self._wake_fd, b"p")
+
+
+def start(order: dict[str, Any], channel: Channel, log_fd: int) -> int:
+    """Start the order's program in a session of its own; its pid. Raises StartFailed."""
+    environ = {**order["env"], **child.masks(order["gpus"])}
+    argv: list[str] = order["argv"]
+    inherited: tuple[int, ...] = ()
+    if order["call"]:
+        argv, inherited = _fresh_interpreter(order, channel)
+    try:
+        with _Pinned(order["cores"]):
+            order["start"] = time.time()
+            pid = _spawn(argv, environ, order, inherited)
+    finally:
+        if inherited:
+            os.close(inherited[0])
+    with contextlib.suppress(OSError):  # over already: then it is a zombie, which still has its start time
+        line = f"+{pid} {linux.start_ticks(pid)} attempt {order['job']}:{order['attempt']}\n"
+        os.write(log_fd, line.encode())
+    return pid
+
+
+def _spawn(
+    argv: list[str], environ: dict[str, str], order: dict[str, Any], inherited: tuple[int, ...]
+) -> int:
+    directory, name = order["dir"], order["name"]
+    output = -1
+    try:
+        output = os.open(f"{directory}/{name}.out", child.OUTPUT_FLAGS, 0o666)
+        process = subprocess.Popen(
+            argv,
+            stdout=output,
+            stderr=output,
+            env=environ,
+            cwd=directory,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
+    except (OSError, ValueError) as error:
+        raise child.StartFailed(_why(argv[0], environ, directory, error)) from None
+    finally:
+        if output >= 0:
+            os.close(output)
+    process.returncode = 0  # the loop waits for its children itself; subprocess must not
+    return process.pid
+
+
+def _why(program: str, environ: dict[str, str], directory: str, error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return f"cannot start {program!r}: {error}"
+    if isinstance(error.filename, str) and error.filename.startswith(directory):
+        return f"cannot use the directory {directory}: {error.strerror}"
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"cannot start {program}: {error.strerror}"
+    if "/" not in program:
+        return f"cannot start {program}: no such program in PATH ({environ.get('PATH', os.defpath)})"
+    what = "its interpreter (the #! line) does not exist" if os.path.exists(program) else "no such file"
+    return f"cannot start {program}: {what}"
+
+
+def _fresh_interpreter(order: dict[str, Any], channel: Channel) -> tuple[list[str], tuple[int, ...]]:
+    """The argv of an interpreter that reads the call from an anonymous file, and the descriptors for it."""
+    fd = os.memfd_create("order", os.MFD_CLOEXEC)
+    content = memoryview(json.dumps({**order, "env": {}, "job_json": ""}).encode("ascii"))
+    while content:
+        content = content[os.write(fd, content) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    telling = channel.sending.fileno()
+    return boot.command(order["interpreter"], "call", fd, telling), (fd, telling)
+
+
+class _Pinned:
+    """Pins this thread, and so what it starts, to ``cores`` for the duration; no cores: as it is."""
+
+    def __init__(self, cores: list[int]) -> None:
+        self._cores = cores
+
+    def __enter__(self) -> None:
+        if self._cores:
+            self._before = os.sched_getaffinity(0)
+            child.pin(self._cores)
+
+    def __exit__(self, *_: object) -> None:
+        if self._cores:
+            os.sched_setaffinity(0, self._before)
