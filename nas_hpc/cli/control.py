@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -49,7 +49,7 @@ def kill(call: Invocation, words: tuple[str, ...], workflow: str, yes: bool, as_
             if job.state in FINAL and words:
                 note(f"note: {job.name} ({short(job.id)}) is {job.state.value} already")
         if workflow:
-            _confirm(f"end {len(alive)} jobs of workflow {workflow}", yes or not alive)
+            _confirm(f"end {_jobs(len(alive))} of workflow {workflow}", yes or not alive)
         ids = [job.id for job in alive]
         for job in alive:
             if not job.creator:
@@ -128,13 +128,22 @@ def rm(
                     f"{short(job.id)}"
                 )
         files = "" if keep_files else " and their directories"
-        _confirm(f"remove {len(found)} jobs{files}", yes or not found)
+        evaluations = sum(
+            sum(store.counts(JobFilter(creator=job.id)).values()) for job in found if not job.creator
+        )
+        also = f" with {evaluations} evaluations" if evaluations and words else ""
+        _confirm(f"remove {_jobs(len(found))}{also}{files}", yes or not found)
         ids = tuple(job.id for job in found)
         removed = store.remove(JobFilter(ids=ids)) if ids else []
+        empty = {w for w in {job.workflow for job in removed} if not store.counts(JobFilter(workflow=w))}
     if not keep_files:
-        _remove_files(site, removed, whole_workflow=workflow)
+        _remove_files(site, removed, empty)
     _say(removed, "removed", as_json)
     wake(site)
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _chosen(store: Store, words: Sequence[str], workflow: str, command: str) -> list[Job]:
@@ -161,7 +170,7 @@ def _confirm(what: str, agreed: bool) -> None:
         raise click.Abort
 
 
-def _remove_files(site: Site, removed: Sequence[Job], whole_workflow: str) -> None:
+def _remove_files(site: Site, removed: Sequence[Job], empty: Iterable[str]) -> None:
     for job in removed:
         directory = site.job_directory(job.workflow, job.directory_name)
         try:
@@ -170,8 +179,8 @@ def _remove_files(site: Site, removed: Sequence[Job], whole_workflow: str) -> No
             continue
         except OSError as error:
             note(f"note: {directory} could not be removed: {error.strerror or error}")
-    if whole_workflow:
-        shutil.rmtree(site.workflow_directory(whole_workflow), ignore_errors=True)
+    for workflow in empty:  # its records tell of nothing any more, and would be taken for a new one's
+        shutil.rmtree(site.workflow_directory(workflow), ignore_errors=True)
 
 
 def _say(jobs: Sequence[Job], what: str, as_json: bool) -> None:

@@ -50,7 +50,7 @@ class Wish:
         if self.seed is not None:
             words += ["--seed", str(self.seed)]
         if self.time_limit_s:
-            words += [_TIME_LIMIT, f"{self.time_limit_s:g}s"]
+            words += [_TIME_LIMIT, f"{self.time_limit_s:.3f}s"]
         return [*words, *self.more]
 
 
@@ -224,7 +224,23 @@ def finish(site: Site, job: Job, code: int, *, write: bool, as_json: bool) -> in
         )
     elif stopped:
         note(f"search {job.name} was stopped; the same command goes on with it")
+    elif job.state is State.USER_KILLED:
+        note(f"nas-hpc: error: search {job.name} was killed; the same command goes on with it")
+    elif ended := _ended_by_time(job, summary):
+        note(f"search {job.name} reached its time limit {ended}; the same command goes on with it")
     return exit_code
+
+
+def _ended_by_time(job: Job, summary: Summary | None) -> str:
+    """How far a finished search came that was to end after some time; "" if it had enough."""
+    words = shlex.split(job.args)
+    most = int(_value(words, _MAX_EVALS) or 0)
+    done = summary.n_evaluations + summary.n_cancelled if summary else 0
+    return (
+        f"after {summary.n_evaluations} of {most} evaluations"
+        if summary and _value(words, _TIME_LIMIT) and done < most
+        else ""
+    )
 
 
 def _print_result(body: dict[str, Any]) -> None:

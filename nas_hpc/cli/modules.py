@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -39,7 +40,7 @@ def check_search_args(app: App, words: Sequence[str], origin: Origin) -> None:
     for kind, example in _EXAMPLE.items():
         if kind not in given:
             raise WrongCall(f"--args of {app.name} has no --{kind}; add --{kind} package.module.{example}")
-    if app.executable.split()[0] != origin.interpreter:
+    if shlex.split(app.executable)[:1] != [origin.interpreter]:
         return  # another Python has other modules: only that one can tell
     for kind, path in given.items():
         check_findable(f"--{kind}", path, origin, _EXAMPLE[kind])

@@ -119,7 +119,7 @@ class LiveDisplay:
 
         self._name, self._text = name, Text
         self._estimate = Estimate()
-        self.live = Live(Text("the search begins"), console=Console(), auto_refresh=False)
+        self.live = Live(Text("the search begins"), console=Console(), auto_refresh=False, transient=True)
 
     def __call__(self, view: Mapping[str, object]) -> None:
         """Show the newest."""

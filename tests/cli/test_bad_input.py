@@ -252,7 +252,7 @@ CASES = [
     Case(("kill", "--workflow", "W"), ("no terminal", "--yes"), name="kill a workflow unasked"),
     Case(("retry", "ready"), ("is READY", "FAILED or USER_KILLED")),
     Case(("retry",), ("--failed",), name="retry nothing"),
-    Case(("rm", "ready"), ("remove 1 jobs", "--yes")),
+    Case(("rm", "ready"), ("remove 1 job and", "--yes")),
     Case(("rm", "ready", "--yes"), ("is RUNNING", "nas-hpc kill"), prepare=claim, name="rm running"),
     Case(("rm", "--workflow", "none", "--yes"), ("'none'", "nas-hpc ls jobs")),
     # looking

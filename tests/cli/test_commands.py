@@ -144,7 +144,18 @@ def test_a_job_is_changed_and_removed_with_its_directory(nas_hpc: Run, full_site
     assert nas_hpc("rm", "V/twin", "--yes", "--keep-files").code == 0
     assert directory.is_dir()
     assert nas_hpc("rm", "--workflow", "W", "--yes").code == 0
+    assert directory.is_dir()
     assert nas_hpc("ls", "jobs").out == "no jobs\n"
+
+
+def test_a_workflow_without_jobs_leaves_no_records_that_a_new_one_would_inherit(
+    nas_hpc: Run, full_site: Site
+) -> None:
+    for workflow in ("V", "W"):
+        (full_site.data / workflow).mkdir()
+        (full_site.data / workflow / "attempts.jsonl").touch()
+    assert nas_hpc("rm", "V/twin", "W/twin", "--yes").code == 0
+    assert sorted(path.name for path in full_site.data.iterdir()) == ["W"]
 
 
 def test_why_names_the_parents_and_that_no_launcher_runs(nas_hpc: Run, full_site: Site) -> None:
