@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,6 +30,11 @@ from nas_hpc.store import open_store
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
 from nas_hpc.wire import PROTOCOL, Accepted, Message, Query, Refused, Status, Wake
+
+
+SWITCH_S = 0.0005
+"""How long one of the loop's and the database's threads may keep the other waiting; Python's default of 5 ms would
+be most of the time between an evaluation's end and its search's knowing."""
 
 
 def run_launcher(site: Site, options: LauncherOptions) -> int:
@@ -84,6 +90,7 @@ class Launcher:
     async def run(self) -> int:
         """From the first job to the last."""
         loop = self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_S)
         self.writer = Writer(partial(open_store, self.site.database))
         reserved = [self.allocation.nodes[0].name] if self._master_has_a_node() else []
         pool = Pool(self.allocation.nodes, reserved)
