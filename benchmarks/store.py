@@ -1,10 +1,11 @@
 """How fast the job database is: ``python -m benchmarks.store [--json] [--dir PATH]``.
 
 ``insert_per_s``: evaluations with six hyperparameters, their records and events, in batches of 1,000.
-``lifecycle_per_s``: claim and finish with attempts and events, in batches of 256. Every batch is one commit that
-is synced to disk. The peer is bare ``sqlite3``: ``executemany`` of ready-made tuples with the same values into the
-same tables, indexes and pragmas, in the same batches, in alternation with ours. CPU microseconds are of this
-process; on a busy machine they tell more than rates. The rates are those of the best round.
+``lifecycle_per_s``: claim and finish with attempts and events, in batches of 256. Every batch is one commit
+that is synced to disk. The peer is bare ``sqlite3``: ``executemany`` of ready-made tuples with the same
+values into the same tables, indexes and pragmas, in the same batches, in alternation with ours. CPU
+microseconds are of this process; on a busy machine they tell more than rates. The rates are those of the
+best round.
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ from nas_hpc.store.sql import SqlStore
 INSERT_BATCH = 1000
 LIFECYCLE_BATCH = 256
 EXCHANGE_BATCH = 64
-_PRAGMAS = ("synchronous", "foreign_keys", "temp_store", "cache_size", "wal_autocheckpoint", "journal_size_limit")
+_PRAGMAS = (
+    "synchronous",
+    "foreign_keys",
+    "temp_store",
+    "cache_size",
+    "wal_autocheckpoint",
+    "journal_size_limit",
+)
 _TO_RUNNING = "UPDATE jobs SET state='RUNNING', lease=?, attempt=? WHERE number=?"
 _TO_FINISHED = "UPDATE jobs SET state='JOB_FINISHED', lease=NULL, final_event=? WHERE number=?"
 _END = (
-    "UPDATE attempts SET outcome=?, objective=?, metadata=?, reason=?, return_code=?, start=?, \"end\"=?, tail=? "
+    "UPDATE attempts SET outcome=?, objective=?, metadata=?, reason=?, return_code=?, start=?, "
+    '"end"=?, tail=? '
     "WHERE job=? AND number=?"
 )
 
@@ -54,7 +63,6 @@ class Pace:
     def cpu_us(self) -> float:
         """Processor time per job, in microseconds."""
         return self.cpu_s / self.jobs * 1e6
-
 
     def __add__(self, other: Pace) -> Pace:
         return Pace(self.jobs + other.jobs, self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
@@ -104,10 +112,12 @@ class Ours:
         self.store: SqlStore = open_store(path, create=True)
         self.ids: list[str] = []
         self.lease = new_id()
-        self.store.open_lease(Lease(self.lease, "host", "boot", 1, 1.0, "", time.time() + 600), exclusive=True)
+        self.store.open_lease(
+            Lease(self.lease, "host", "boot", 1, 1.0, "", time.time() + 600), exclusive=True
+        )
 
     def insert(self, count: int) -> Pace:
-        """``count`` jobs; each batch is made, as by a launcher that has unpacked a message, before its time is taken."""
+        """``count`` jobs; a batch is made, as a launcher unpacks a message, before its time is taken."""
         creator = new_id()
         pace = Pace(0, 0.0, 0.0)
         for first in range(1, count + 1, INSERT_BATCH):
@@ -188,7 +198,9 @@ class Peer:
         event, lease, now = len(self.events) + 1, new_id(), time.time()
         for batch in batches([row[0] for row in self.jobs[:count]], LIFECYCLE_BATCH):
             size = len(batch)
-            started = [(event + i, n, now, "READY", "RUNNING", "launcher", 1, "") for i, n in enumerate(batch)]
+            started = [
+                (event + i, n, now, "READY", "RUNNING", "launcher", 1, "") for i, n in enumerate(batch)
+            ]
             ended = [
                 (event + size + 2 * i + k, n, now, old, new, "launcher", 1, "")
                 for i, n in enumerate(batch)
@@ -196,7 +208,9 @@ class Peer:
             ]
             claimed = [(n, 1, lease, '["host"]', "[3]", "[]", now, *(None,) * 8) for n in batch]
             commits.append([
-                (_TO_RUNNING, [(lease, 1, n) for n in batch]), (insert_attempt, claimed), (insert_event, started),
+                (_TO_RUNNING, [(lease, 1, n) for n in batch]),
+                (insert_attempt, claimed),
+                (insert_event, started),
             ])  # fmt: skip
             commits.append([
                 (_END, [("ok", 12.5, "{}", "", 0, now, now, "", n, 1) for n in batch]),
@@ -255,7 +269,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--dir", type=Path, default=None, help="directory on the file system to be measured")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs inserted per round (default 20,000)")
-    parser.add_argument("--lifecycles", type=int, default=5_120, help="of them claimed and finished (default 5,120)")
+    parser.add_argument(
+        "--lifecycles", type=int, default=5_120, help="of them claimed and finished (default 5,120)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the best counts (default 3)")
     arguments = parser.parse_args()
     if arguments.lifecycles + 30 * EXCHANGE_BATCH > arguments.jobs:

@@ -7,6 +7,7 @@ transition that is not in ``TRANSITIONS``, whoever asks for it.
 from __future__ import annotations
 
 from enum import Enum
+from itertools import pairwise
 
 
 class State(str, Enum):
@@ -95,7 +96,7 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
     (S.FAILED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
     (S.USER_KILLED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
     (S.JOB_FINISHED, S.RESTART_READY): frozenset({A.COMMAND}),  # a search whose limit was raised
-    (S.FAILED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # retry, while a parent is not (or no longer) done
+    (S.FAILED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # retry, while a parent is not done
     (S.USER_KILLED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
     (S.JOB_FINISHED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
     (S.READY, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # modify: parents were added
@@ -116,4 +117,4 @@ def may_follow(old: State, new: State, actor: Actor) -> bool:
 
 def is_path(states: list[State]) -> bool:
     """Whether consecutive ``states`` are all transitions of the table."""
-    return all(pair in TRANSITIONS for pair in zip(states, states[1:]))
+    return all(pair in TRANSITIONS for pair in pairwise(states))

@@ -19,8 +19,8 @@ MEMORY_EXAMPLES = "16G, 512MiB, 1.5T, 1048576"
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration: a plain number of seconds, numbers with d, h, m or min, and s, or a clock as batch
-    systems write it: [D-]HH:MM:SS, MM:SS, D-HH, D-HH:MM.
+    """Seconds of a duration: a plain number of seconds, numbers with d, h, m or min, and s, or a clock as
+    batch systems write it: [D-]HH:MM:SS, MM:SS, D-HH, D-HH:MM.
 
     Raises WrongCall for anything else, negative durations among it.
     """
@@ -69,8 +69,8 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of an amount of memory. K, M, G, T and P are powers of 1024 with and without "iB" or "B", as in the
-    batch systems; no letter means bytes.
+    """Bytes of an amount of memory. K, M, G, T and P are powers of 1024 with and without "iB" or "B", as in
+    the batch systems; no letter means bytes.
 
     Raises WrongCall for anything else, nothing and negative amounts among it.
     """

@@ -14,7 +14,8 @@ from nas_hpc.units import format_duration, format_memory, parse_duration, parse_
     ("text", "seconds"),
     [
         ("90", 90), ("90s", 90), ("0", 0), ("1.5", 1.5), ("1h30m", 5400), ("1h 30min", 5400), ("1.5h", 5400),
-        ("2d", 172800), ("1:30:00", 5400), ("1-00:00:00", 86400), ("59:30", 3570), ("90:00", 5400), ("1-12", 129600),
+        ("2d", 172800), ("1:30:00", 5400), ("1-00:00:00", 86400), ("59:30", 3570), ("90:00", 5400),
+        ("1-12", 129600),
         ("1-12:30", 131400), ("100:00:00", 360000), (" 10M ", 600), ("00:00:30", 30), ("1:30:00.5", 5400.5),
     ],
 )  # fmt: skip
@@ -24,8 +25,8 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "-5", "-1h", "1h-5m", "soon", "1y", "30m1h", "1h1h", "1:2:3:4", "1:75:00", "1:00:75", "59:60", "1-24:00",
-     ":", "1:", "5 5", "nan", "inf", "1e3", "٣s"],
+    ["", " ", "-5", "-1h", "1h-5m", "soon", "1y", "30m1h", "1h1h", "1:2:3:4", "1:75:00", "1:00:75", "59:60",
+     "1-24:00", ":", "1:", "5 5", "nan", "inf", "1e3", "٣s"],
 )  # fmt: skip
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(WrongCall, match="is no duration") as caught:
@@ -56,8 +57,8 @@ def test_no_duration_is_written_for_what_is_none(seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("16G", 16 * 2**30), ("512MiB", 2**29), ("1.5T", 3 * 2**39), ("1048576", 2**20), ("4kb", 4096), ("10 GB", 10 * 2**30),
-     ("7B", 7), ("0", 0), ("1P", 2**50)],
+    [("16G", 16 * 2**30), ("512MiB", 2**29), ("1.5T", 3 * 2**39), ("1048576", 2**20), ("4kb", 4096),
+     ("10 GB", 10 * 2**30), ("7B", 7), ("0", 0), ("1P", 2**50)],
 )  # fmt: skip
 def test_memory_is_read(text: str, amount: int) -> None:
     assert parse_memory(text) == amount

@@ -1,4 +1,4 @@
-"""The job database: one protocol (``base``), one SQL implementation (``sql``), a group-committing thread (``writer``)."""
+"""The job database: its protocol (``base``), one SQL implementation (``sql``), group commit (``writer``)."""
 
 from __future__ import annotations
 

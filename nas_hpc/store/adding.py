@@ -22,6 +22,9 @@ _BY_ID = select(jobs).where(jobs.c.id.in_(bindparam("values", expanding=True)))
 _BY_SEQ = select(jobs).where(
     jobs.c.creator == bindparam("creator"), jobs.c.seq.between(bindparam("low"), bindparam("high"))
 )
+_SEQS = select(jobs).where(
+    jobs.c.creator == bindparam("creator"), jobs.c.seq.in_(bindparam("values", expanding=True))
+)
 _PARENTS = select(jobs.c.id, jobs.c.number, jobs.c.state).where(
     jobs.c.id.in_(bindparam("values", expanding=True))
 )
@@ -126,14 +129,21 @@ def _split(session: Session, new: Sequence[Job]) -> tuple[list[Key], dict[Key, J
             low, high = ranges.get(creator, (seq, seq))
             ranges[creator] = (seq if seq < low else low, seq if seq > high else high)
         elif creator or seq:
-            raise WrongCall(f"job {job.name!r} has creator {creator!r} and seq {seq}: both or none, seq from 1")
+            raise WrongCall(
+                f"job {job.name!r} has creator {creator!r} and seq {seq}: both or none, seq from 1"
+            )
         else:
             keys.append(job.id)
             persons.append(job.id)
     known: dict[Key, Any] = {row.id: row for row in session.in_chunks(_BY_ID, persons)}
     wanted = set(keys)
     for creator, (low, high) in ranges.items():
-        for row in session.rows(_BY_SEQ, {"creator": creator, "low": low, "high": high}):
+        if high - low < 2 * len(new):
+            rows = session.rows(_BY_SEQ, {"creator": creator, "low": low, "high": high})
+        else:  # a few numbers far apart: what lies between them is not read
+            seqs = [job.seq for job in new if job.creator == creator]
+            rows = session.in_chunks(_SEQS, seqs, {"creator": creator})
+        for row in rows:
             if (creator, row.seq) in wanted:
                 known[creator, row.seq] = row
     fresh: dict[Key, Job] = {}
@@ -175,7 +185,8 @@ class Parents:
             for parent in job.parents:
                 if parent not in self._numbers and parent not in among:
                     raise WrongCall(
-                        f"job {job.name!r} names the parent {parent!r}, which does not exist; see: nas-hpc ls jobs"
+                        f"job {job.name!r} names the parent {parent!r}, which does not exist; "
+                        "see: nas-hpc ls jobs"
                     )
             if len(set(job.parents)) < len(job.parents):
                 raise WrongCall(f"job {job.name!r} names a parent twice: {', '.join(job.parents)}")

@@ -19,7 +19,8 @@ def read_apps(session: Session) -> list[App]:
 def put_app(session: Session, app: App, replace: bool) -> None:
     """See ``Store.put_app``. The same application again is no error."""
     values = {
-        "name": app.name, "executable": app.executable, "description": app.description, "restartable": app.restartable
+        "name": app.name, "executable": app.executable, "description": app.description,
+        "restartable": app.restartable,
     }  # fmt: skip
     rows = session.rows(select(apps).where(apps.c.name == app.name).with_for_update())
     if not rows:
@@ -27,7 +28,8 @@ def put_app(session: Session, app: App, replace: bool) -> None:
     elif App(*rows[0]) != app:
         if not replace:
             raise WrongCall(
-                f"the application {app.name!r} exists already and runs {rows[0].executable!r}; choose another name"
+                f"the application {app.name!r} exists already and runs {rows[0].executable!r}; "
+                "choose another name"
             )
         session.connection.execute(update(apps).where(apps.c.name == app.name).values(values))
 
@@ -47,6 +49,7 @@ def remove_app(session: Session, name: str) -> None:
     if users:
         job = users[0]
         raise WrongCall(
-            f"job {job.name!r} ({job.id[:8]}), which is {job.state}, uses the application {name!r}; end it first"
+            f"job {job.name!r} ({job.id[:8]}), which is {job.state}, uses the application {name!r}; "
+            "end it first"
         )
     session.connection.execute(delete(apps).where(apps.c.name == name))

@@ -10,6 +10,7 @@ other write about a running job names both and changes nothing when they differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,6 +71,10 @@ class Store(Protocol):
     def close(self) -> None:
         """Release the database."""
 
+    def transaction(self) -> AbstractContextManager[None]:
+        """Calls inside are committed together at its end, or not at all. A call or an inner transaction that
+        raises undoes itself alone; an error of the database (a full disk) undoes all."""
+
     # -- applications ------------------------------------------------------------------------------
     def put_app(self, app: App, *, replace: bool = False) -> None:
         """Register ``app``. Raises WrongCall if another application has that name and not ``replace``."""
@@ -82,43 +87,49 @@ class Store(Protocol):
 
     # -- jobs --------------------------------------------------------------------------------------
     def add_jobs(self, jobs: Sequence[Job], actor: Actor) -> list[Job]:
-        """Insert; state READY, or AWAITING_PARENTS while a parent is not finished. Returns the jobs as stored,
-        in order. A job whose (creator, seq) exists already is not inserted: the existing one is returned.
-        Raises WrongCall, inserting none, for an unknown application, an unknown parent or a cycle."""
+        """Insert; state READY, or AWAITING_PARENTS while a parent is not finished. Returns the jobs as
+        stored, in order. A job whose (creator, seq), or whose id if it is a person's, exists already is not
+        inserted: the existing one is returned. Raises WrongCall, inserting none, for an unknown application,
+        an unknown parent or a cycle. Parents may be among ``jobs``."""
 
     def add_finished(self, jobs: Sequence[tuple[Job, Result]]) -> list[Finished]:
-        """Insert evaluations that are done before they began (cache hits), state JOB_FINISHED, same idempotence."""
+        """Insert evaluations that are done before they began (cache hits), state JOB_FINISHED, idempotent as
+        ``add_jobs``. Their result stands in an attempt with number 0 and no lease."""
 
     def jobs(self, where: JobFilter) -> list[Job]:
-        """The jobs, in the order of insertion. Raises WrongCall for an id prefix that fits none or several."""
+        """The jobs, in the order of insertion. Raises WrongCall for an id that fits none, or several."""
 
     def counts(self, where: JobFilter) -> dict[State, int]:
         """How many jobs are in each state."""
 
     def modify(self, changed: Sequence[Job]) -> None:
-        """Replace name, args, environ, resources, parents, retries, data of jobs that are not RUNNING. Raises WrongCall
-        for one that runs, changing none."""
+        """Replace name, args, environ, resources, parents, retries, data of jobs that are not RUNNING. Raises
+        WrongCall for one that runs, changing none. New parents make a runnable job wait, none release it."""
 
     def remove(self, where: JobFilter) -> list[Job]:
         """Delete jobs (with attempts and events) that are not RUNNING; WrongCall, deleting none, if one runs.
         Evaluations of a deleted search go with it. Jobs that have a deleted one as parent: refused."""
 
     def set_state(self, ids: Iterable[str], state: State, actor: Actor, message: str = "") -> list[Job]:
-        """Move those jobs to which the table allows it (kill, retry); returns the ones that moved, as they were
-        before (so that the caller sees which were RUNNING). Children of a job: see ``finish``."""
+        """Move those jobs to which the table allows it (kill, retry); returns the ones that moved, as they
+        were before (so that the caller sees which were RUNNING), in the order of insertion. A RUNNING job can
+        only be killed; its attempt ends with it. RESTART_READY becomes AWAITING_PARENTS for a job whose
+        parents are not finished. Children of a job: see ``finish``."""
 
     # -- running -----------------------------------------------------------------------------------
     def claim(self, lease: str, claims: Sequence[Claim]) -> list[Job]:
-        """Make the runnable ones RUNNING under ``lease`` with attempt + 1 and record an Attempt. Returns those that
-        were won, as stored. Raises LeaseLost, claiming none, if the lease has ended."""
+        """Make the runnable ones RUNNING under ``lease`` with attempt + 1 and record an Attempt. Returns
+        those that were won, as stored. Raises LeaseLost, claiming none, if the lease has ended."""
 
     def finish(self, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
-        """Close attempts. Those whose (lease, attempt) is not current are skipped; returns the others. A job that
-        reaches JOB_FINISHED makes its children READY when all their parents are; one that reaches FAILED or
-        USER_KILLED fails its waiting children. Raises LeaseLost, writing nothing, if ``lease`` has ended."""
+        """Close attempts. Those whose (lease, attempt) is not current are skipped; returns the others. A job
+        that reaches JOB_FINISHED makes its children READY when all their parents are; one that reaches
+        FAILED or USER_KILLED fails its waiting children. Raises LeaseLost, writing nothing, if ``lease``
+        has ended."""
 
     def adopt(self, new: str, dead: str, attempts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-        """Take over running (job, attempt) pairs of a dead lease by compare-and-set; returns those won."""
+        """Take over running (job, attempt) pairs of a dead lease by compare-and-set; returns those won.
+        Raises LeaseLost if ``new`` has ended or ``dead`` has not."""
 
     def exchange(
         self, lease: str, finishes: Sequence[Finish], claims: Sequence[Claim]
@@ -129,9 +140,9 @@ class Store(Protocol):
     def open_lease(
         self, lease: Lease, *, ending: Sequence[str] = (), proven: bool = False, exclusive: bool
     ) -> None:
-        """Record a new lease and end those of ``ending`` in the same transaction. Raises LeaseLost, writing nothing,
-        if one of ``ending`` was ended by somebody else, or is unexpired at ``time.time()`` and its death is not
-        ``proven``; and, if ``exclusive``, when any other live lease remains."""
+        """Record a new lease and end those of ``ending`` in the same transaction. Raises LeaseLost, writing
+        nothing, if one of ``ending`` was ended by somebody else, or is unexpired at ``time.time()`` and its
+        death is not ``proven``; and, if ``exclusive``, when any other live lease remains."""
 
     def renew_lease(self, lease: str, expires: float) -> None:
         """Raises LeaseLost if it has ended."""
@@ -145,7 +156,7 @@ class Store(Protocol):
     # -- history -----------------------------------------------------------------------------------
     def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:
         """Evaluations of a search that are final, in the order of their final events with id > ``after``.
-        Those in state JOB_FINISHED, FAILED and USER_KILLED; a job that was retried appears under its newest."""
+        Those in state JOB_FINISHED, FAILED and USER_KILLED; a retried job appears under its newest."""
 
     def attempts(self, job_ids: Sequence[str]) -> list[Attempt]:
         """Attempts, by job and number."""

@@ -20,9 +20,8 @@ _STATES = {state.value: state for state in State}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
-
 def _encoder() -> Callable[[object], str]:
-    """JSON text as ``json.dumps`` makes it, without its set-up at each call, which takes as long as a small job."""
+    """JSON text as ``json.dumps`` makes it, without its set-up at each call, as long as a small job takes."""
     encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     try:
@@ -42,7 +41,7 @@ _SETTERS = tuple(getattr(Job, name).__set__ for name in Job.__slots__)
 
 
 def _job(*values: Any) -> Job:
-    """A job of all its fields in order, in a third of the time that a frozen class's own constructor takes."""
+    """A job of all its fields in order, in a third of the time of a frozen class's own constructor."""
     job = object.__new__(Job)
     for set_field, value in zip(_SETTERS, values, strict=True):
         set_field(job, value)

@@ -45,7 +45,7 @@ class Moves:
     events: list[tuple[Any, ...]] = field(default_factory=list)
 
     def add(self, row: Any, path: Sequence[State], actor: str, message: str, event: int, now: float) -> int:
-        """The job of ``row`` enters the states of ``path``, with events from number ``event`` on; the last one."""
+        """The job of ``row`` enters the states of ``path``; events from number ``event`` on. The last one."""
         number, attempt, old = row.number, row.attempt, row.state
         for state in path:
             new = state.value

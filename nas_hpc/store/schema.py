@@ -1,8 +1,8 @@
 """Tables of the job database. ``SCHEMA`` changes with every change here that an older program would misread.
 
-What is searched is a column with an index; the rest of a job is one JSON text, ``body``. Jobs and events carry
-numbers drawn from ``counters`` in the transaction that inserts them, so that a reader who saw number n will
-never find a smaller one appear later, on any database.
+What is searched is a column with an index; the rest of a job is one JSON text, ``body``. Jobs and events
+carry numbers drawn from ``counters`` in the transaction that inserts them, so that a reader who saw number
+n will never find a smaller one appear later, on any database.
 """
 
 from __future__ import annotations

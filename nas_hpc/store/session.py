@@ -25,14 +25,14 @@ class Dialect(Protocol):
     read_only: bool
 
     def begin(self, connection: Connection, *, write: bool) -> None:
-        """Prepare ``connection`` for its next transaction. One that writes must wait for its turn here, not in
-        the middle: two readers that both want to go on writing would block each other."""
+        """Prepare ``connection`` for its next transaction. One that writes must wait for its turn here, not
+        in the middle: two readers that both want to go on writing would block each other."""
 
     def create(self, connection: Connection) -> None:
         """Make triggers and whatever else the tables' definition cannot say."""
 
     def explain(self, error: BaseException) -> NasHpcError:
-        """What the user is told about a database error; ``transient`` where the same call may succeed later."""
+        """What the user is told about an error; ``transient`` where the same call may succeed later."""
 
 
 class Session:
@@ -68,7 +68,7 @@ class Session:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """A transaction that writes; inside of another one a savepoint, so that a refusal undoes itself alone.
+        """A transaction that writes; in another one a savepoint, so that a refusal undoes itself alone.
 
         After an error of the database itself (a full disk) the outer transaction is lost as a whole: every
         later call in it, and its end, raise that error.
@@ -147,11 +147,15 @@ class Session:
         """All rows of a query."""
         return self.connection.execute(statement, parameters).all()
 
-    def in_chunks(self, statement: Executable, values: Sequence[Any]) -> list[Any]:
+    def in_chunks(
+        self, statement: Executable, values: Sequence[Any], fixed: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """All rows of a query whose parameter ``values`` is an IN list of any length."""
         found: list[Any] = []
+        parameters = dict(fixed or {})
         for start in range(0, len(values), CHUNK):
-            found.extend(self.connection.execute(statement, {"values": values[start : start + CHUNK]}))
+            parameters["values"] = values[start : start + CHUNK]
+            found.extend(self.connection.execute(statement, parameters))
         return found
 
     def many(self, sql: str, tuples: list[tuple[Any, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""The job database in SQL: each call of the protocol is one transaction around a function of its topic's module."""
+"""The job database in SQL: each call of the protocol is a transaction around its topic's function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas_hpc.errors import SchemaMismatch, SiteError, WrongCall
 from nas_hpc.records import App, Attempt, Event, Job, Lease, Result
 from nas_hpc.states import Actor, State
 from nas_hpc.store import adding, applications, changing, history, leasing, reading, running, schema
-from nas_hpc.store.base import Claim, Finish, Finished, JobFilter
+from nas_hpc.store.base import Claim, Finish, Finished, JobFilter, Store
 from nas_hpc.store.session import Dialect, Session
 from nas_hpc.store.sqlite import SqliteDialect, sqlite_engine
 from nas_hpc.store.statements import statements
@@ -215,3 +215,7 @@ class SqlStore:
         """See ``Store.events``."""
         with self._session.read():
             return history.read_events(self._session, job_ids, after, limit)
+
+
+_PROMISED: type[Store] = SqlStore
+"""For the type checker: the whole protocol is there."""

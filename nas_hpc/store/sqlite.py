@@ -18,11 +18,12 @@ BUSY_TIMEOUT_S = 20.0
 """How long a transaction waits for another process's; the longest of ours takes well below a second."""
 
 PAGE_BYTES = 8192
-"""A commit of 1,000 jobs writes half as many log frames as with 4096, one of a single job not many more bytes."""
+"""A commit of 1,000 jobs writes half as many log frames as with 4096 bytes."""
 
 NETWORK_FILESYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "pvfs2", "orangefs", "afs",
-     "9p", "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "pvfs2", "orangefs",
+     "afs", "9p",
+     "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
 )  # fmt: skip
 """Shared memory, which the write-ahead log needs, does not reach the other hosts of these."""
 
@@ -36,8 +37,10 @@ _PRAGMAS = (
 )
 
 _TRIGGERS = (
-    "CREATE TRIGGER events_keep BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
-    "CREATE TRIGGER events_stay BEFORE DELETE ON events WHEN EXISTS (SELECT 1 FROM jobs WHERE number = OLD.job) "
+    "CREATE TRIGGER events_keep BEFORE UPDATE ON events "
+    "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    "CREATE TRIGGER events_stay BEFORE DELETE ON events "
+    "WHEN EXISTS (SELECT 1 FROM jobs WHERE number = OLD.job) "
     "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
 )
 
@@ -68,7 +71,11 @@ def sqlite_engine(
     """
     _check_file(path, create=create, read_only=read_only)
     mode = "ro" if read_only else "rw"
-    if read_only and not os.access(path.parent, os.W_OK, effective_ids=True) and not path.with_name(f"{path.name}-wal").exists():
+    if (
+        read_only
+        and not os.access(path.parent, os.W_OK, effective_ids=True)
+        and not path.with_name(f"{path.name}-wal").exists()
+    ):
         mode = "ro&immutable=1"  # no place for the log's index, and nobody who could write a log
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     journal = "TRUNCATE" if filesystem_type(path) in NETWORK_FILESYSTEMS else "WAL"
@@ -78,7 +85,9 @@ def sqlite_engine(
             uri, uri=True, timeout=busy_timeout_s, isolation_level=None, cached_statements=256
         )
         try:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
             ours = {"meta", "counters"} <= tables or (create and not tables)
             if ours and not read_only:  # another program's file is left as it is
                 connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # heeded by an empty file only
@@ -123,7 +132,7 @@ class SqliteDialect:
         self.read_only = read_only
 
     def begin(self, connection: Connection, *, write: bool) -> None:
-        """IMMEDIATE takes the write lock at once; a read transaction that turned into a writing one would fail."""
+        """IMMEDIATE takes the write lock at once; a reading transaction that began to write would fail."""
         if write and self.read_only:
             raise SiteError(f"the job database {self.path} was opened for reading only")
         connection.info["begin"] = "BEGIN IMMEDIATE" if write else "BEGIN"
@@ -143,8 +152,13 @@ class SqliteDialect:
                 "end it or try again"
             )
             told.transient = True
-        elif "full" in lower:
+        elif "is full" in lower:
             told = StoreError(f"the job database {self.path} cannot grow: {said}; make room on its disk")
+            told.transient = True
+        elif "disk i/o error" in lower:
+            told = StoreError(
+                f"the disk of the job database {self.path} failed: {said}; check its quota and health"
+            )
             told.transient = True
         elif "readonly" in lower or "unable to open" in lower or "permission" in lower:
             told = SiteError(f"the job database {self.path} cannot be written: {said}")
@@ -158,7 +172,7 @@ class SqliteDialect:
 
 
 def lock_holder(path: Path) -> str:
-    """ "process 123 (command)" that holds a write lock on the database ``path``, by /proc/locks; empty if unknown."""
+    """Who holds a write lock on the database, "process 123 (command)", by /proc/locks; empty if unknown."""
     inodes = set()
     for name in (path.name, f"{path.name}-shm"):
         try:

@@ -25,7 +25,7 @@ GROUP = 512
 """Most requests in one commit: bounds how long the first of them waits."""
 
 BACKLOG = 100_000
-"""Most requests that wait; more mean that the database does not keep up, and memory would grow without end."""
+"""Most requests that wait; more mean that the database does not keep up, and memory would grow."""
 
 
 @dataclass(frozen=True, slots=True)

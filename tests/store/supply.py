@@ -1,4 +1,4 @@
-"""Databases under test, and short ways to make records. PostgreSQL becomes one more entry of ``SUPPLIERS``."""
+"""Databases under test, and short ways to make records. A further database is an entry of ``SUPPLIERS``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ ERROR = (State.RUN_ERROR, State.FAILED)
 AGAIN = (State.RESTART_READY,)
 
 
-def person_job(name: str = "job", *, parents: Sequence[Job] = (), workflow: str = "W", application: str = "") -> Job:
+def person_job(
+    name: str = "job", *, parents: Sequence[Job] = (), workflow: str = "W", application: str = ""
+) -> Job:
     """A job of a person."""
-    return Job(new_id(), name, workflow, application=application, parents=tuple(parent.id for parent in parents))
+    return Job(
+        new_id(), name, workflow, application=application, parents=tuple(parent.id for parent in parents)
+    )
 
 
 def evaluation(creator: str, seq: int, workflow: str = "W") -> Job:
@@ -61,7 +65,9 @@ def claim(store: SqlStore, lease_id: str, *jobs: Job) -> list[Job]:
     return store.claim(lease_id, [Claim(job.id, ("node1",), (0, 1), (2,)) for job in jobs])
 
 
-def ended(job: Job, path: tuple[State, ...] = DONE, outcome: Outcome = Outcome.OK, **fields: object) -> Finish:
+def ended(
+    job: Job, path: tuple[State, ...] = DONE, outcome: Outcome = Outcome.OK, **fields: object
+) -> Finish:
     """The end of a claimed job's attempt."""
     result = Result(outcome, start=1.0, end=2.0, **fields)  # type: ignore[arg-type]
     return Finish(job.id, job.attempt, job.lease, result, path, tail="last words", message="it ended")

@@ -140,7 +140,9 @@ class StoreMachine(RuleBasedStateMachine):
     def claim_some(self, picked: list[str], who: int) -> None:
         holder = self.live[who % len(self.live)]
         won = [job.id for job in self.store.claim(holder, [Claim(id_) for id_ in picked])]
-        expected = [id_ for id_ in dict.fromkeys(picked) if id_ in self.jobs and self.jobs[id_].state in RUNNABLE]
+        expected = [
+            id_ for id_ in dict.fromkeys(picked) if id_ in self.jobs and self.jobs[id_].state in RUNNABLE
+        ]
         assert won == expected
         for id_ in won:
             job = self.jobs[id_]
@@ -154,7 +156,9 @@ class StoreMachine(RuleBasedStateMachine):
         jobs = {job.id: job for job in self.store.jobs(JobFilter())}
         outcome = Outcome.OK if path[-1] is S.JOB_FINISHED else Outcome.ERROR
         finished = self.store.finish(holder, [ended(jobs[id_], path, outcome) for id_ in given])
-        current = [id_ for id_ in given if self.jobs[id_].state is S.RUNNING and self.jobs[id_].lease == holder]
+        current = [
+            id_ for id_ in given if self.jobs[id_].state is S.RUNNING and self.jobs[id_].lease == holder
+        ]
         assert [one.job.id for one in finished] == current
         for id_ in current:
             self.enter(id_, path[-1])
@@ -238,7 +242,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert found == {id_: (job.state, job.attempt, job.lease) for id_, job in self.jobs.items()}
         assert list(found) == list(self.jobs)
         counted = self.store.counts(JobFilter())
-        assert counted == {state: n for state in S if (n := sum(j.state is state for j in self.jobs.values()))}
+        assert counted == {
+            state: n for state in S if (n := sum(j.state is state for j in self.jobs.values()))
+        }
 
     @invariant()
     def every_chain_of_events_is_a_path_to_the_state(self) -> None:
@@ -270,7 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", sorted(SUPPLIERS))
 def test_any_sequence_of_calls_agrees_with_the_model(kind: str) -> None:
     machine = type("Machine", (StoreMachine,), {"kind": kind})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=25, stateful_step_count=25, deadline=None, print_blob=True,

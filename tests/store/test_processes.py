@@ -61,7 +61,7 @@ def test_four_processes_win_each_job_once(store: SqlStore, url: str, checkout: P
     winners = Counter(text for each in won for text in each)
     assert winners == Counter(f"{job.id} 1" for job in jobs)
     assert len(store.attempts([job.id for job in jobs])) == 500
-    assert sum(bool(each) for each in won) > 1, "one process won everything: nothing was proven"
+    assert sum(bool(each) for each in won) >= 3
 
 
 def test_of_several_that_take_over_a_dead_lease_one_wins(store: SqlStore, url: str, checkout: Path) -> None:
@@ -122,7 +122,9 @@ def test_a_second_process_is_told_who_holds_the_lock(url: str, checkout: Path, t
         assert line(holder) == "locked"
         store.raw().execute("PRAGMA busy_timeout=50")
         assert store.leases() == []
-        with pytest.raises(StoreError, match=f"is locked by process {holder.pid} .*tests.store.worker") as caught:
+        with pytest.raises(
+            StoreError, match=f"is locked by process {holder.pid} .*tests.store.worker"
+        ) as caught:
             add(store, person_job())
         assert caught.value.transient
         holder.communicate("", timeout=60)
@@ -130,7 +132,9 @@ def test_a_second_process_is_told_who_holds_the_lock(url: str, checkout: Path, t
         assert len(store.leases()) == 1
 
 
-def test_a_command_kills_what_a_launcher_runs_and_the_launchers_end_is_skipped(store: SqlStore, url: str) -> None:
+def test_a_command_kills_what_a_launcher_runs_and_the_launchers_end_is_skipped(
+    store: SqlStore, url: str
+) -> None:
     mine = hold(store)
     (job,) = claim(store, mine, *add(store, person_job()))
     with open_store(url) as command:

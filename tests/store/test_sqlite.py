@@ -66,12 +66,17 @@ def test_the_file_and_its_log_are_the_owners_alone(tmp_path: Path) -> None:
 
 def test_every_commit_is_synced_and_the_log_is_written_ahead(path: Path) -> None:
     with open_store(path) as store:
-        values = {name: store.raw().execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")}
+        values = {
+            name: store.raw().execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("synchronous", "journal_mode")
+        }
         assert store.raw().execute("PRAGMA foreign_keys").fetchone()[0] == 1
     assert values == {"synchronous": 2, "journal_mode": "wal"}
 
 
-def test_on_a_network_filesystem_there_is_no_shared_memory_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_network_filesystem_there_is_no_shared_memory_log(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nas_hpc.store.sqlite.filesystem_type", lambda _: "lustre")
     with open_store(path) as store:
         assert store.raw().execute("PRAGMA journal_mode").fetchone()[0] == "truncate"
@@ -216,7 +221,9 @@ def test_what_is_searched_is_read_through_an_index(path: Path) -> None:
     }
     with closing(sqlite3.connect(path)) as raw:
         for condition, index in queries.items():
-            plan = " ".join(row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE {condition}"))
+            plan = " ".join(
+                row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE {condition}")
+            )
             assert index in plan
             assert "TEMP B-TREE" not in plan
 
@@ -225,7 +232,10 @@ def test_a_job_can_be_read_with_the_sqlite3_program(path: Path) -> None:
     with open_store(path) as store:
         add(store, person_job("x"))
     with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute("SELECT state, json_valid(body) FROM jobs WHERE name = 'x'").fetchone() == ("READY", 1)
+        assert raw.execute("SELECT state, json_valid(body) FROM jobs WHERE name = 'x'").fetchone() == (
+            "READY",
+            1,
+        )
 
 
 def test_two_that_create_it_at_once_both_get_it(tmp_path: Path, checkout: Path) -> None:
@@ -240,4 +250,3 @@ def test_two_that_create_it_at_once_both_get_it(tmp_path: Path, checkout: Path) 
 def test_the_room_is_imported_without_sqlalchemy(checkout: Path) -> None:
     code = "import sys, nas_hpc.store; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False).returncode == 0
-

@@ -37,7 +37,12 @@ class Gate:
     def __init__(self, writer: Writer) -> None:
         self._open = threading.Event()
         entered = threading.Event()
-        self._done = writer.call(lambda _: (entered.set(), self._open.wait(30)))
+
+        def wait(_: SqlStore) -> bool:
+            entered.set()
+            return self._open.wait(30)
+
+        self._done = writer.call(wait)
         assert entered.wait(10)
 
     def open(self) -> None:
@@ -121,7 +126,9 @@ def test_a_refused_request_undoes_itself_and_no_other(writer: Writer, url: str) 
 
 def test_a_refused_request_that_is_alone_is_undone(writer: Writer, url: str) -> None:
     with pytest.raises(WrongCall):
-        writer.call(lambda store: (add(store, person_job("half")), add(store, person_job(application="no")))).result(10)
+        writer.call(
+            lambda store: (add(store, person_job("half")), add(store, person_job(application="no")))
+        ).result(10)
     assert names(url) == []
     writer.call(adding(1)).result(10)
 
@@ -137,7 +144,11 @@ def test_a_full_disk_fails_the_whole_group_and_the_writer_goes_on(writer: Writer
     writer.call(limit(1)).result(10)  # no further page than the file has
     gate = Gate(writer)
     many = [evaluation("s", seq) for seq in range(10, 1000)]
-    futures = [writer.call(adding(2)), writer.call(lambda store: store.add_jobs(many, Actor.SEARCH)), writer.call(adding(3))]
+    futures = [
+        writer.call(adding(2)),
+        writer.call(lambda store: store.add_jobs(many, Actor.SEARCH)),
+        writer.call(adding(3)),
+    ]
     gate.open()
     errors = [future.exception(10) for future in futures]
     assert all(type(error) is StoreError and error.transient for error in errors), errors

@@ -1,4 +1,4 @@
-"""Processes that tests start and kill: ``python -m tests.store.worker ROLE URL ...``. Each line of output is flushed."""
+"""Processes that tests start and kill: ``python -m tests.store.worker ROLE URL ...``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import sys
 
 from nas_hpc.records import new_id
 from nas_hpc.states import RUNNABLE, Actor
-from nas_hpc.store import Claim, JobFilter, open_store
+from nas_hpc.store import Claim, Finish, JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
 from tests.store.supply import ended, evaluation, hold
 
 BATCH = 50
+SHARE = 180
+"""Most jobs that one claiming process takes, so that several have to."""
 
 
 def say(*words: object) -> None:
@@ -20,14 +22,19 @@ def say(*words: object) -> None:
 
 
 def claim_all(store: SqlStore) -> None:
-    """Claim whatever is runnable, a few at a time, until nothing is; print the ids that were won."""
+    """Claim what is runnable, a few at a time, until nothing is or ``SHARE`` are won; print the won ones."""
     mine = hold(store)
     say("ready")
     sys.stdin.readline()
-    while jobs := store.jobs(JobFilter(states=RUNNABLE)):
+    count = 0
+    while count < SHARE and (jobs := store.jobs(JobFilter(states=RUNNABLE))):
         for start in range(0, len(jobs), 7):
-            for won in store.claim(mine, [Claim(job.id) for job in jobs[start : start + 7]]):
-                say(won.id, won.attempt)
+            won = store.claim(mine, [Claim(job.id) for job in jobs[start : start + 7]])
+            count += len(won)
+            for job in won:
+                say(job.id, job.attempt)
+            if count >= SHARE:
+                break
 
 
 def add_for_ever(store: SqlStore) -> None:
@@ -44,7 +51,7 @@ def exchange_for_ever(store: SqlStore) -> None:
     mine = hold(store)
     say(mine)
     (search,) = sys.argv[3:]
-    finishes = []
+    finishes: list[Finish] = []
     for job in store.jobs(JobFilter(creator=search)):
         finished, claimed = store.exchange(mine, finishes, [Claim(job.id)])
         for one in finished:
@@ -76,7 +83,8 @@ def take_over(store: SqlStore) -> None:
 
 
 ROLES = {
-    "claim": claim_all, "add": add_for_ever, "exchange": exchange_for_ever, "lock": keep_locked, "take": take_over,
+    "claim": claim_all, "add": add_for_ever, "exchange": exchange_for_ever, "lock": keep_locked,
+    "take": take_over,
 }  # fmt: skip
 
 if __name__ == "__main__":
