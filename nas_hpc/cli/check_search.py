@@ -41,7 +41,7 @@ def check_search(module: str, words: Sequence[str]) -> None:
 def _check(module: str, words: Sequence[str]) -> None:
     import click
 
-    from nas_hpc.apps.functions import locate_run_function
+    from nas_hpc.apps.functions import locate_run_function, resolve_file
     from nas_hpc.problem import load_problem
 
     program = importlib.import_module(module)
@@ -50,7 +50,7 @@ def _check(module: str, words: Sequence[str]) -> None:
         flags = command.make_context(module, list(words)).params
     except click.ClickException as error:
         raise WrongCall(error.format_message().rstrip(".")) from error
-    load_problem(flags["problem"])
+    load_problem(resolve_file(flags["problem"]))
     locate_run_function(flags["run"])
 
 

@@ -22,6 +22,7 @@ from nas_hpc.cli.output import (
     show_state,
 )
 from nas_hpc.cli.types import Count, StateName
+from nas_hpc.errors import WrongCall
 from nas_hpc.records import Event, Job
 from nas_hpc.states import State
 from nas_hpc.store.base import JobFilter
@@ -30,8 +31,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @site_options
-@click.group()
-def ls() -> None:
+@click.group(invoke_without_command=True, no_args_is_help=False)
+@click.pass_context
+def ls(ctx: click.Context) -> None:
     """List jobs, applications, nodes, queues.
 
     \b
@@ -39,6 +41,8 @@ def ls() -> None:
       nas-hpc ls jobs --workflow TEST --state FAILED
       nas-hpc ls apps --json
     """
+    if ctx.invoked_subcommand is None:
+        raise WrongCall("ls: nothing to list; say what: nas-hpc ls jobs, apps, nodes or queues")
 
 
 @site_options

@@ -49,18 +49,14 @@ def check_search_args(app: App, words: Sequence[str], origin: Origin) -> None:
 def check_findable(flag: str, path: str, origin: Origin, example: str) -> None:
     """Raise WrongCall unless ``path`` (``package.module.name``, ``package.module:name``, ``file.py:name``)
     names a module or file that is there."""
-    file, _, name = path.partition(":")
+    file = path.partition(":")[0]
     if file.endswith(".py"):
-        if not os.path.isabs(file):
-            absolute = os.path.join(origin.directory, file)
-            right = f"{absolute}:{name or example}"
-            raise WrongCall(
-                f"{flag} {path!r}: the job runs in a directory of its own; give the whole path, {right}"
-            )
-        if not os.path.isfile(file):
-            raise WrongCall(
-                f"{flag} {path!r}: there is no file {file}; give a .py file or package.module.{example}"
-            )
+        if not any(
+            os.path.isfile(os.path.join(entry, os.path.expanduser(file))) for entry in origin.sys_path
+        ):
+            looked = "" if os.path.isabs(file) else f" in {', '.join(origin.sys_path)}"
+            right = f"give a .py file or package.module.{example}"
+            raise WrongCall(f"{flag} {path!r}: there is no file {file}{looked}; {right}")
         return
     parts = path.replace(":", ".", 1).split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):

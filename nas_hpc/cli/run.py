@@ -16,7 +16,7 @@ from nas_hpc.cli.context import Invocation, note, open_database, site_options, w
 from nas_hpc.cli.launcher import launcher_options, start
 from nas_hpc.cli.sites import new_site
 from nas_hpc.cli.types import Count, Duration, Name, parse_args
-from nas_hpc.errors import SiteError
+from nas_hpc.errors import SiteError, WrongCall
 from nas_hpc.site import DEFAULT_SITE, is_in_site
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 @site_options
-@click.group()
-def run() -> None:
+@click.group(invoke_without_command=True, no_args_is_help=False)
+@click.pass_context
+def run(ctx: click.Context) -> None:
     """Run a whole search in the foreground.
 
     \b
@@ -33,6 +34,8 @@ def run() -> None:
       nas-hpc run hps digits -p nas_hpc.problems.hps.digits.Problem \\
         -r nas_hpc.problems.hps.digits.run --max-evals 40
     """
+    if ctx.invoked_subcommand is None:
+        raise WrongCall("run: nothing to run; say what: nas-hpc run hps NAME -p PROBLEM -r RUN --max-evals N")
 
 
 @site_options
