@@ -268,7 +268,7 @@ class Agent:
         self._interpreters.remove(warm)
         self._warm_of.pop(warm.link, None)
         self._links.discard(warm.link)
-        self._keep(self._loop.create_task(warm.link.end(0.0)))
+        self._keep(self._loop.create_task(warm.link.end(_CLOSE_S if warm.ready else 0.0)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._burials.add(task)
@@ -278,7 +278,8 @@ class Agent:
 
     def _on_message(self, link: Link, message: dict[str, Any]) -> None:
         if message["op"] == "ready":
-            self._on_ready(self._warm_of[link], message)
+            if link in self._warm_of:
+                self._on_ready(self._warm_of[link], message)
             return
         attempt = self._attempts.get((message["job"], message["attempt"]))
         if attempt is None or attempt.link is not link:
@@ -371,6 +372,8 @@ class Agent:
     # -- a keeper's death ----------------------------------------------------------------------------------
 
     def _on_gone(self, link: Link) -> None:
+        if link not in self._links:
+            return  # it was ended on purpose
         self._links.discard(link)
         if link is self._starter:
             self._starter = None

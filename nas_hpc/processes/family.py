@@ -25,9 +25,9 @@ def end_strays(live: dict[int, Attempt], helpers: set[int], *, certain: bool) ->
     """Kill children of this process that belong to attempts that ended; whether there were any.
 
     ``live`` are the running attempts by pid, ``helpers`` children that are no attempts. ``certain``: every
-    other child belongs to an ended attempt, as each attempt adopts its own orphans while it lives (children of
-    a warm interpreter do). External programs do not; so their orphans are told by session or environment, and
-    left alone while in doubt.
+    other child belongs to an ended attempt, as each attempt adopts its own orphans while it lives (children
+    of a warm interpreter do). External programs do not; their orphans are told by session or environment,
+    and left alone while in doubt.
     """
     found = False
     for pid in linux.children():

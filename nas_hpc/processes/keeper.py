@@ -52,7 +52,7 @@ class Keeper:
         self.warm: WarmModule | None = None
         self.workers: Workers | None = None
         self.helpers: set[int] = set()
-        """Children of a warm interpreter that write the end of an attempt."""
+        """Children of a warm interpreter that are no attempts: writers of an end, or started by the module."""
         self.live: dict[int, Attempt] = {}
         """Attempts whose process was not waited for, by pid."""
         self.open: dict[int, Attempt] = {}
@@ -96,9 +96,8 @@ class Keeper:
             self._hear()
             if woken or self.ended:
                 self._collect()
-            if self.retiring and not self.open:
-                self._send()
-                os._exit(0)
+            if self.retiring and not self.open and not self._unsent:
+                self._farewell()
 
     def _take_signals(self) -> None:
         signal.signal(signal.SIGCHLD, _ignore)
@@ -149,6 +148,7 @@ class Keeper:
         self.warm = WarmModule(message["run"], message["sys_path"], message["threads"])
         linux.outlive_parent()
         self._take_signals()  # the import may have taken them
+        self.helpers.update(linux.children())  # what the module started stays as long as the module
         self.say({"op": "ready", "unsafe": self.warm.unsafe, "failed": self.warm.error is not None})
 
     def on_start(self, order: dict[str, Any]) -> None:

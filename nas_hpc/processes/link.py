@@ -130,6 +130,7 @@ class Link:
     def bury(self) -> str:
         """Blocking: make sure that the keeper is dead, wait for it; how it ended, with its last words."""
         self.process.kill()
+        sessions.end_session(self.process.pid)  # the pid is its own until it is waited for
         try:
             code = self.process.wait(_DEATH_S)
         except subprocess.TimeoutExpired:

@@ -111,6 +111,14 @@ def end_attempts(path: Path, marker: str, keys: Iterable[tuple[str, int]]) -> in
     return _end(sessions, marker, belongs)
 
 
+def end_session(session: int) -> None:
+    """Kill the members of a session whose leader is this process's child, and so cannot be another's."""
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError, ValueError):
+            if name.isdigit() and int(linux.stat_fields(name)[3]) == session:
+                os.kill(int(name), signal.SIGKILL)
+
+
 def _end(sessions: dict[int, Session], marker: str, belongs: Callable[[list[bytes]], bool]) -> int:
     """Kill until nothing is found: what was killed may have left children behind."""
     ended: set[tuple[int, int]] = set()

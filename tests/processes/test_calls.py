@@ -230,6 +230,26 @@ def test_binary_output_of_every_kind_reaches_the_file(tmp_path: Path) -> None:
     go(scenario())
 
 
+def test_a_result_that_cannot_be_written_is_reported_all_the_same(tmp_path: Path) -> None:
+    code = """
+        import os
+        def run(config):
+            os.makedirs("result.json/in/the/way")
+            return 5
+    """
+
+    async def scenario() -> None:
+        async with Bench(tmp_path) as bench:
+            bench.module("subject", code)
+            order = bench.call("subject.run")
+            bench.agent.start(order)
+            assert (await bench.end_of(order.key)).result.objective == 5.0
+            assert "cannot write" in bench.notes[0]
+            assert "result.json" in bench.notes[0]
+
+    go(scenario())
+
+
 def test_a_run_function_that_forks_gives_one_result(tmp_path: Path) -> None:
     code = """
         import os

@@ -381,6 +381,27 @@ def test_an_import_that_ends_the_interpreter_is_an_error_of_each_evaluation(tmp_
     go(scenario())
 
 
+def test_a_process_of_the_module_serves_all_evaluations_and_ends_with_it(tmp_path: Path) -> None:
+    code = """
+        import os, subprocess
+        helper = subprocess.Popen(["sleep", "1000"])
+        def run(config):
+            os.kill(helper.pid, 0)
+            return helper.pid
+    """
+
+    async def scenario() -> None:
+        async with Bench(tmp_path) as bench:
+            bench.module("subject", code)
+            pids = [(await bench.run(bench.call("subject.run"))).result.objective for _ in range(3)]
+            assert len(set(pids)) == 1
+            bench.module("subject", "def run(config): return 0\n")
+            assert (await bench.run(bench.call("subject.run"))).result.objective == 0.0
+            await eventually(lambda: not Path(f"/proc/{pids[0]:.0f}").exists())
+
+    go(scenario())
+
+
 def test_few_interpreters_are_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Bench(tmp_path) as bench:
