@@ -50,8 +50,8 @@ def command(*arguments: str, cwd: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a driver submits: ``count`` evaluations of ``seconds`` each, ``window`` of them at once (0: twice as
-    many as there are evaluators)."""
+    """What a driver submits: ``count`` evaluations of ``seconds`` each, ``window`` of them at once (0: as many
+    as there are evaluators, twice)."""
 
     count: int
     seconds: float = 0.0

@@ -1,7 +1,7 @@
 """How fast evaluations that do nothing are run, beside peers that do the same file work in the same run.
 
-``python -m benchmarks.dispatch [--evaluations N] [--json]``. Each task: a directory, a job file, the program or
-function in a process of its own, a result file moved into place. Keys:
+``python -m benchmarks.dispatch [--evaluations N] [--json]``. Each task: a directory, a job file, the program
+or function in a process of its own, a result file moved into place. Keys:
 
 external_per_s           no-op programs (/bin/true) by this launcher; external_cpu_ms its CPU time for each
 xargs_per_s, parsl_per_s the same work by ``xargs -P`` and by Parsl's bash_app (when Parsl is installed)
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import (
-    REPOSITORY,
     Load,
     command,
     drive,
@@ -37,7 +36,8 @@ from benchmarks.common import (
 
 TASK = """
 d="$1/task$2"; mkdir -p "$d" && cd "$d" && echo '{"id": "'"$2"'", "name": "task"}' > job.json &&
-/bin/true > task.out 2>&1 && echo '{"outcome": "ok", "return_code": 0}' > .result.json && mv .result.json result.json &&
+/bin/true > task.out 2>&1 && echo '{"outcome": "ok", "return_code": 0}' > .result.json &&
+mv .result.json result.json &&
 { [ -s task.out ] || rm task.out; }
 """
 
@@ -90,7 +90,7 @@ def parsl(count: int, workers: int) -> float | None:
         return None
     with workplace() as place:
         done = subprocess.run(
-            [sys.executable, str(REPOSITORY / "benchmarks" / "parsl_peer.py"), str(count), str(workers), str(place)],
+            [sys.executable, "-m", "benchmarks.parsl_peer", str(count), str(workers), str(place)],
             cwd=place, env=_peer_environment(), capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:

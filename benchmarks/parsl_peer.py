@@ -1,4 +1,4 @@
-"""Parsl's side of the dispatch benchmark: ``parsl_peer.py COUNT WORKERS DIRECTORY`` prints tasks per second."""
+"""Parsl's side of the dispatch benchmark: ``parsl_peer COUNT WORKERS DIRECTORY`` prints tasks per second."""
 
 from __future__ import annotations
 

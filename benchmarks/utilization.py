@@ -1,4 +1,4 @@
-"""How busy the evaluators are kept: ``python -m benchmarks.utilization --nodes N --workers-per-node W --seconds S``.
+"""How busy the evaluators are kept: ``python -m benchmarks.utilization --nodes N --workers-per-node W``.
 
 Virtual nodes of this machine, evaluations that sleep. Keys:
 
@@ -19,7 +19,7 @@ from benchmarks.common import Load, drive, percentile, show, workplace
 
 
 def gaps_s(attempts: list[dict[str, Any]], slots: int) -> list[float]:
-    """How long each freed slot stood empty. Slots are alike, so the one that was freed first is filled first."""
+    """How long each freed slot stood empty. Slots are alike: the one that was freed first is filled first."""
     free: list[float] = []
     gaps = []
     for attempt in sorted(attempts, key=lambda a: a["start"]):

@@ -113,7 +113,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an attempt produced. ``objective`` is a number exactly if ``outcome`` is OK and one was expected."""
+    """What an attempt produced. ``objective`` is a number if ``outcome`` is OK and one was expected."""
 
     outcome: Outcome
     objective: float | None = None

@@ -64,7 +64,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Ask for evaluations; answered by Accepted after the commit. Sent again after a reconnect without harm."""
+    """Ask for evaluations; answered by Accepted after the commit. May be sent again after a reconnect."""
 
     request: int
     asks: tuple[Ask, ...]
@@ -194,19 +194,22 @@ class Status:
     view: Json
 
 
-Message = (
-    Hello | Submit | Accepted | Refused | Cancel | Results | Welcome | Capacity | End | Report | Wake | Query | Status
-)
+OfSearch = Hello | Submit | Cancel | Report
+OfCommand = Wake | Query
+OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status
+Message = OfSearch | OfCommand | OfLauncher
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Hello, Submit, Accepted, Refused, Cancel, Results, Welcome, Capacity, End, Report, Wake, Query, Status,
+        Hello, Submit, Cancel, Report, Wake, Query,
+        Accepted, Refused, Results, Welcome, Capacity, End, Status,
         Shape, Ask, Done, Pending,
     )
 }  # fmt: skip
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
 _TUPLES = {
-    cls: tuple(i for i, f in enumerate(fields(cls)) if str(f.type).startswith("tuple")) for cls in _TYPES.values()
+    cls: tuple(i for i, f in enumerate(fields(cls)) if str(f.type).startswith("tuple"))
+    for cls in _TYPES.values()
 }  # positions to be made tuples again: in the user's JSON a list stays a list
 _RECORD = 1  # msgpack extension code of a dataclass of this module
 
@@ -225,7 +228,8 @@ def _unpack_record(code: int, body: bytes) -> object:
     name, *values = msgpack.unpackb(body, ext_hook=_unpack_record)
     cls = _TYPES.get(name)
     if cls is None or len(values) != len(_FIELDS[cls]):
-        raise ProtocolError(f"a message of kind {name!r} with {len(values)} fields is unknown in protocol {PROTOCOL}")
+        what = f"{name!r} with {len(values)} fields"
+        raise ProtocolError(f"a message of kind {what} is unknown in protocol {PROTOCOL}")
     for position in _TUPLES[cls]:
         values[position] = tuple(values[position])
     return cls(*values)
@@ -287,5 +291,7 @@ def read_endpoint(path: Path) -> Endpoint:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ProtocolError(f"{path} is no endpoint file: {error}") from error
     if endpoint.protocol != PROTOCOL:
-        raise ProtocolError(f"the launcher at {path} speaks protocol {endpoint.protocol}; this program speaks {PROTOCOL}")
+        raise ProtocolError(
+            f"the launcher at {path} speaks protocol {endpoint.protocol}; this program speaks {PROTOCOL}"
+        )
     return endpoint

@@ -31,10 +31,9 @@ from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
 from nas_hpc.wire import PROTOCOL, Accepted, Message, Query, Refused, Status, Wake
 
-
 SWITCH_S = 0.0005
-"""How long one of the loop's and the database's threads may keep the other waiting; Python's default of 5 ms would
-be most of the time between an evaluation's end and its search's knowing."""
+"""How long one of the loop's and the database's threads may keep the other waiting; Python's default of 5 ms
+would be most of the time between an evaluation's end and its search's knowing."""
 
 
 def run_launcher(site: Site, options: LauncherOptions) -> int:
