@@ -66,7 +66,6 @@ def test_a_search_in_the_foreground_makes_its_site_and_says_what_came_of_it(nas_
     assert done.returncode == 0, done
     assert f"made the site {os.getcwd()}/{DEFAULT_SITE}" in done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
-    assert lines["6/6"].startswith("6/6 done")
     assert "0.5" in lines["test"]
     assert "kind=" in lines["configuration"]
     assert lines["evaluations"].split() == ["evaluations", "6"]
@@ -114,6 +113,7 @@ def test_an_interrupted_search_goes_on_by_the_same_command(site: Site, nas_hpc: 
     assert 0 < before < 12
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second
+    assert any("/12 done" in line and "running" in line for line in second.stderr.splitlines())
     assert f"goes on: {before} evaluations are done" in second.stderr
     assert json.loads(second.stdout)["evaluations"] == 12
     assert rows(site.path) == 12
