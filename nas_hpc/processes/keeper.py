@@ -52,7 +52,7 @@ class Keeper:
         self.warm: WarmModule | None = None
         self.workers: Workers | None = None
         self.helpers: set[int] = set()
-        """Children of a warm interpreter that are no attempts: writers of an end, or started by the module."""
+        """Children of a warm interpreter that are no attempts: writers of ends, or started by the module."""
         self.live: dict[int, Attempt] = {}
         """Attempts whose process was not waited for, by pid."""
         self.open: dict[int, Attempt] = {}

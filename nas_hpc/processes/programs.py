@@ -1,11 +1,11 @@
 """A starter's programs: files before and after in a few threads, the start itself in its loop.
 
-Standard library only. Programs are started by ``subprocess``, which uses ``vfork``: a fork of even this small
-process costs as much as all the rest together. So no code of ours runs between fork and exec; what a child of
-a warm interpreter sets for itself, the starter sets before or has ``subprocess`` set. A program does not get
-PR_SET_PDEATHSIG, and is recorded just after its start. That its session ends is the work of the starter, which
-adopts orphans; of the agent when the starter dies (it knows the attempt by its environment from the first
-instruction on); and of the guardian when both do.
+Standard library only. Programs are started by ``subprocess``, which uses ``vfork``: a fork of even this
+small process costs as much as all the rest together. So no code of ours runs between fork and exec; what
+a child of a warm interpreter sets for itself, the starter sets before or has ``subprocess`` set. A
+program does not get PR_SET_PDEATHSIG, and is recorded just after its start. That its session ends is the
+work of the starter, which adopts orphans; of the agent when the starter dies (it knows the attempt by its
+environment from the first instruction on); and of the guardian when both do.
 """
 
 from __future__ import annotations

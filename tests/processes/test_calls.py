@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import sys
@@ -370,6 +371,34 @@ def test_the_environment_and_directory_are_those_of_the_evaluation(tmp_path: Pat
             assert json.dumps(bench.notes) == "[]"
 
     go(scenario())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "attempts",
+        "boot",
+        "call",
+        "channel",
+        "child",
+        "family",
+        "keeper",
+        "linux",
+        "programs",
+        "results",
+        "warm",
+    ],
+)
+def test_what_runs_in_the_users_interpreter_is_python_3_8(checkout: Path, module: str) -> None:
+    source = (checkout / "nas_hpc" / "processes" / f"{module}.py").read_text()
+    tree = ast.parse(source, feature_version=(3, 8))
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else name.name).split(".")[0]  # type: ignore[union-attr]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in node.names
+    }
+    assert imported <= {*sys.stdlib_module_names, "nas_hpc", "threadpoolctl"}
 
 
 def test_python_of_another_installation_without_our_packages_works(tmp_path: Path) -> None:
