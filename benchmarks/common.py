@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def command(*arguments: str, cwd: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a driver submits: ``count`` evaluations of ``seconds`` each, ``window`` of them at once (0: as many
+    """What a driver submits: ``count`` evaluations of ``seconds``; ``window`` of them at once (0: as many
     as there are evaluators, twice)."""
 
     count: int
@@ -98,7 +99,7 @@ def launch(site: Path, place: Path, *flags: str) -> Machine:
             [sys.executable, "-m", "nas_hpc.cli", "--site", str(site), "launcher", *flags],
             cwd=place, env=environment(), stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        begun, cpu_s, rss = process.create_time(), 0.0, 0
+        begun, cpu_s, rss = time.monotonic(), 0.0, 0
         while True:
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
@@ -110,7 +111,7 @@ def launch(site: Path, place: Path, *flags: str) -> Machine:
                 continue
     if code:
         raise SystemExit(f"the launcher ended with {code}:\n{log.read_text()[-3000:]}")
-    return Machine(log.stat().st_mtime - begun, cpu_s, rss)
+    return Machine(time.monotonic() - begun, cpu_s, rss)
 
 
 def percentile(values: list[float], share: float) -> float:
