@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from nas_hpc.errors import WorkFailed
@@ -17,7 +18,7 @@ from nas_hpc.resources import Placement
 from nas_hpc.site import Site
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Allocation:
     """What every order of one launcher has in common."""
 
@@ -29,21 +30,42 @@ class Allocation:
     """Node core ids are this machine's, so that processes may be pinned to them."""
     fresh: bool
 
-    def variables(self, job: Job) -> dict[str, str]:
-        """What a job's process finds in its environment about itself and the allocation. No secret."""
+    @cached_property
+    def common(self) -> dict[str, str]:
+        """What every process of this launcher finds in its environment. No secret."""
         return {
             "NAS_HPC_ENDPOINT": str(self.site.endpoint),
             "NAS_HPC_SITE": str(self.site.path),
             "NAS_HPC_LAUNCHER_ID": self.lease,
-            "NAS_HPC_JOB_ID": job.id,
-            "NAS_HPC_ATTEMPT": str(job.attempt),
-            "NAS_HPC_JOB_DIR": str(self.site.job_directory(job.workflow, job.directory_name)),
-            "NAS_HPC_WORKFLOW": job.workflow,
             "NAS_HPC_CORES_PER_NODE": str(len(self.nodes[0].cores)),
             "NAS_HPC_GPUS_PER_NODE": str(len(self.nodes[0].gpus)),
-            "BALSAM_JOB_ID": job.id,
             "BALSAM_JOB_MODE": self.mode,
             "BALSAM_LAUNCHER_NODES": str(len(self.nodes)),
+        }
+
+    @cached_property
+    def _of_source(self) -> dict[tuple[str, int], dict[str, str]]:
+        return {}
+
+    def environment_of(self, job: Job, source: Job, threads: int, directory: str) -> dict[str, str]:
+        """The environment of a job with the origin of ``source``: itself, or the search that asked for it."""
+        key = (source.id, threads)
+        base = self._of_source.get(key)
+        if base is None:
+            path = {"PYTHONPATH": os.pathsep.join(source.origin.sys_path)} if source.origin.sys_path else {}
+            engine = {**path, **self.common}
+            base = environment.for_job(source.origin.environ, source.environ, engine, threads)
+            if source is not job:  # thousands of evaluations share their search's
+                self._of_source[key] = base
+        added = {} if source is job else {k: v for k, v in job.environ.items() if k not in self.common}
+        return {
+            **base,
+            **added,
+            "NAS_HPC_JOB_ID": job.id,
+            "NAS_HPC_ATTEMPT": str(job.attempt),
+            "NAS_HPC_JOB_DIR": directory,
+            "NAS_HPC_WORKFLOW": job.workflow,
+            "BALSAM_JOB_ID": job.id,
         }
 
 
@@ -76,12 +98,9 @@ def build_order(
     """The order that runs ``job`` on ``placement``. Raises WorkFailed if its application is gone."""
     source = creator if creator is not None and job.creator else job
     origin: Origin = source.origin
-    added = {**source.environ, **job.environ}
+    directory = str(allocation.site.job_directory(job.workflow, job.directory_name))
     pinned = placement.cores[0] if allocation.pin and placement.share > 0 else ()
     threads = max(job.resources.threads_per_rank, len(placement.cores[0]), 1)
-    engine = allocation.variables(job)
-    if origin.sys_path:
-        engine["PYTHONPATH"] = os.pathsep.join(origin.sys_path)
     call: Call | None = None
     argv: tuple[str, ...] = ()
     if job.evaluation is not None:
@@ -93,9 +112,9 @@ def build_order(
     return Order(
         key=(job.id, job.attempt),
         name=job.name,
-        directory=str(allocation.site.job_directory(job.workflow, job.directory_name)),
+        directory=directory,
         job_json=job_json(job),
-        environ=environment.for_job(origin.environ, added, engine, threads),
+        environ=allocation.environment_of(job, source, threads, directory),
         argv=argv,
         call=call,
         interpreter=origin.interpreter or sys.executable,
