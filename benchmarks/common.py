@@ -58,6 +58,8 @@ class Load:
     seconds: float = 0.0
     window: int = 0
     workers_per_node: int = 2
+    spread: float = 0.0
+    """Each takes between (1 - spread) and (1 + spread) of ``seconds``, so that ends do not come in bursts."""
 
 
 @dataclass(frozen=True, slots=True)

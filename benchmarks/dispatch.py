@@ -117,9 +117,9 @@ def functions(count: int, workers: int, *flags: str) -> float:
 
 
 def latency() -> dict[str, float]:
-    """End to seen, at about 60 ends per second."""
+    """End to seen, at about 50 ends per second."""
     with workplace() as place:
-        record, _, _ = drive(Load(count=300, seconds=0.25, workers_per_node=16), place)
+        record, _, _ = drive(Load(count=300, seconds=0.3, workers_per_node=16, spread=0.9), place)
     values = record["latency_s"]
     return {"latency_p50_ms": 1e3 * percentile(values, 0.5), "latency_p95_ms": 1e3 * percentile(values, 0.95)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> None:
     load = Load(**json.loads(sys.argv[1]))
     seen: dict[int, tuple[float, float]] = {}
     left = load.count
+    chance = random.Random(0)
     with create("auto", run="benchmarks.driver.sleep") as evaluator:
 
         def submit(number: int) -> None:
@@ -29,7 +31,8 @@ def main() -> None:
             number = min(number, left)
             left -= number
             if number:
-                evaluator.submit([{"seconds": load.seconds}] * number)
+                seconds = [load.seconds * (1 + load.spread * chance.uniform(-1, 1)) for _ in range(number)]
+                evaluator.submit([{"seconds": duration} for duration in seconds])
 
         # By default one more than there are evaluators waits, so that the search's round trip is hidden.
         submit(load.window or 2 * evaluator.capacity())

@@ -96,7 +96,8 @@ check() {
 check ruff ruff check .
 check mypy "$venv/bin/python" -m mypy --strict nas_hpc
 check import-linter lint-imports --no-logo --cache-dir "$cache/lint-imports-$key"
-check pytest "$venv/bin/python" -m pytest ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"}
+# A process for each core, at most four: much of the tests is waiting.
+check pytest "$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 4 ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"}
 
 if [ "${#failed[@]}" -gt 0 ]; then
     say "failed: ${failed[*]}"
