@@ -6,28 +6,25 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BindParameter, bindparam, select
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Attempt, Job, Result
 from nas_hpc.states import Actor, State
 from nas_hpc.store.base import Finished
 from nas_hpc.store.history import finished_by_id
+from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import job_body, job_of, result_values, stored_job
 from nas_hpc.store.schema import apps, jobs
 from nas_hpc.store.session import Session
 from nas_hpc.store.statements import Statements
 
-_BY_ID = select(jobs).where(jobs.c.id.in_(bindparam("values", expanding=True)))
-_BY_SEQ = select(jobs).where(
-    jobs.c.creator == bindparam("creator"), jobs.c.seq.between(bindparam("low"), bindparam("high"))
-)
-_SEQS = select(jobs).where(
-    jobs.c.creator == bindparam("creator"), jobs.c.seq.in_(bindparam("values", expanding=True))
-)
-_PARENTS = select(jobs.c.id, jobs.c.number, jobs.c.state).where(
-    jobs.c.id.in_(bindparam("values", expanding=True))
-)
+_values: BindParameter[Any] = bindparam("values", expanding=True)
+_BY_ID = Query(select(jobs).where(jobs.c.id.in_(_values)))
+_OF_CREATOR = select(jobs).where(jobs.c.creator == bindparam("creator"))
+_BY_SEQ = Query(_OF_CREATOR.where(jobs.c.seq.between(bindparam("low"), bindparam("high"))))
+_SEQS = Query(_OF_CREATOR.where(jobs.c.seq.in_(_values)))
+_PARENTS = Query(select(jobs.c.id, jobs.c.number, jobs.c.state).where(jobs.c.id.in_(_values)))
 _READY = State.READY.value
 _AWAITING = State.AWAITING_PARENTS.value
 _CREATED = State.CREATED.value
@@ -135,14 +132,14 @@ def _split(session: Session, new: Sequence[Job]) -> tuple[list[Key], dict[Key, J
         else:
             keys.append(job.id)
             persons.append(job.id)
-    known: dict[Key, Any] = {row.id: row for row in session.in_chunks(_BY_ID, persons)}
+    known: dict[Key, Any] = {row.id: row for row in session.fetch_in(_BY_ID, persons)}
     wanted = set(keys)
     for creator, (low, high) in ranges.items():
         if high - low < 2 * len(new):
-            rows = session.rows(_BY_SEQ, {"creator": creator, "low": low, "high": high})
+            rows = session.fetch(_BY_SEQ, {"creator": creator, "low": low, "high": high})
         else:  # a few numbers far apart: what lies between them is not read
             seqs = [job.seq for job in new if job.creator == creator]
-            rows = session.in_chunks(_SEQS, seqs, {"creator": creator})
+            rows = session.fetch_in(_SEQS, seqs, {"creator": creator})
         for row in rows:
             if (creator, row.seq) in wanted:
                 known[creator, row.seq] = row
@@ -178,7 +175,7 @@ class Parents:
             return
         among = {job.id for job in new}
         wanted = {parent for job in own.values() for parent in job.parents}
-        for row in session.in_chunks(_PARENTS, sorted(wanted)):
+        for row in session.fetch_in(_PARENTS, sorted(wanted)):
             self._numbers[row.id] = row.number
             self._finished[row.id] = row.state == _FINISHED
         for job in own.values():

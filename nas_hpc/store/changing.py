@@ -12,28 +12,29 @@ from nas_hpc.records import Job
 from nas_hpc.states import RUNNABLE, Actor, State
 from nas_hpc.store.adding import Parents, refuse_cycle
 from nas_hpc.store.base import JobFilter
+from nas_hpc.store.prepared import LONGEST, Query
 from nas_hpc.store.reading import job_rows
 from nas_hpc.store.rows import job_body, job_of
 from nas_hpc.store.running import move
 from nas_hpc.store.schema import attempts, edges, events, jobs
-from nas_hpc.store.session import CHUNK, Session
+from nas_hpc.store.session import Session
 from nas_hpc.store.statements import Statements
 
 _values: BindParameter[Any] = bindparam("values", expanding=True)
-_BY_ID = select(jobs).where(jobs.c.id.in_(_values)).with_for_update()
-_BY_CREATOR = select(jobs).where(jobs.c.creator.in_(_values)).with_for_update()
-_CHILDREN = select(edges.c.parent, edges.c.child).where(edges.c.parent.in_(_values))
-_PARENT_IDS = (
+_BY_ID = Query(select(jobs).where(jobs.c.id.in_(_values)).with_for_update())
+_BY_CREATOR = Query(select(jobs).where(jobs.c.creator.in_(_values)).with_for_update())
+_CHILDREN = Query(select(edges.c.parent, edges.c.child).where(edges.c.parent.in_(_values)))
+_PARENT_IDS = Query(
     select(edges.c.child, jobs.c.id, jobs.c.name)
     .join(jobs, jobs.c.number == edges.c.parent)
     .where(edges.c.child.in_(_values))
 )
-_NUMBERS = select(jobs.c.number, jobs.c.id, jobs.c.name).where(jobs.c.id.in_(_values))
+_NUMBERS = Query(select(jobs.c.number, jobs.c.id, jobs.c.name).where(jobs.c.id.in_(_values)))
 
 
 def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
     """See ``Store.modify``."""
-    rows = {row.id: row for row in session.in_chunks(_BY_ID, [job.id for job in changed])}
+    rows = {row.id: row for row in session.fetch_in(_BY_ID, [job.id for job in changed])}
     regrown: list[Job] = []
     for job in changed:
         row = rows.get(job.id)
@@ -60,7 +61,7 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
 def _regrow(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
     """New parents: edges, count of unmet ones, and the state that follows."""
     parents = Parents(session, changed)
-    rows = {row.id: row for row in session.in_chunks(_BY_ID, [job.id for job in changed])}
+    rows = {row.id: row for row in session.fetch_in(_BY_ID, [job.id for job in changed])}
     parents.know({row.id: (row.number, row.state) for row in rows.values()})
     message = "its parents were changed"
     moves = []
@@ -88,12 +89,12 @@ def _refuse_grown_cycle(session: Session, rows: Sequence[Any]) -> None:
     frontier = dict(ids)
     while frontier:
         found: dict[str, list[str]] = {one: [] for one in frontier.values()}
-        for child, parent, name in session.in_chunks(_PARENT_IDS, sorted(frontier)):
+        for child, parent, name in session.fetch_in(_PARENT_IDS, sorted(frontier)):
             found[frontier[child]].append(parent)
             names[parent] = name
         graph |= {child: tuple(parents) for child, parents in found.items()}
         above = sorted({parent for parents in found.values() for parent in parents if parent not in graph})
-        frontier = {row.number: row.id for row in session.in_chunks(_NUMBERS, above)}
+        frontier = {row.number: row.id for row in session.fetch_in(_NUMBERS, above)}
     refuse_cycle(graph, names)
 
 
@@ -102,28 +103,28 @@ def remove(session: Session, where: JobFilter) -> list[Job]:
     rows = {row.number: row for row in job_rows(session, where)}
     creators = [row.id for row in rows.values()]
     while creators:  # an evaluation could itself have asked for more
-        found = [row for row in session.in_chunks(_BY_CREATOR, creators) if row.number not in rows]
+        found = [row for row in session.fetch_in(_BY_CREATOR, creators) if row.number not in rows]
         rows |= {row.number: row for row in found}
         creators = [row.id for row in found]
     for row in rows.values():
         if row.state == State.RUNNING.value:
             raise WrongCall(f"job {row.name!r} ({row.id[:8]}) is RUNNING; first: nas-hpc kill {row.id[:8]}")
     numbers = sorted(rows)
-    for parent, child in session.in_chunks(_CHILDREN, numbers):
+    for parent, child in session.fetch_in(_CHILDREN, numbers):
         if child not in rows:
             row = rows[parent]
             raise WrongCall(
                 f"job {row.name!r} ({row.id[:8]}) is a parent of jobs that stay; remove those too"
             )
-    for start in range(0, len(numbers), CHUNK):
-        values = {"values": numbers[start : start + CHUNK]}
+    for start in range(0, len(numbers), LONGEST):
+        values = {"values": numbers[start : start + LONGEST]}
         for statement in (
             delete(edges).where(edges.c.child.in_(_values)),
             delete(attempts).where(attempts.c.job.in_(_values)),
         ):
             session.connection.execute(statement, values)
-    for start in range(0, len(numbers), CHUNK):  # jobs before events: a trigger keeps the events of a job
-        values = {"values": numbers[start : start + CHUNK]}
+    for start in range(0, len(numbers), LONGEST):  # jobs before events: a trigger keeps the events of a job
+        values = {"values": numbers[start : start + LONGEST]}
         session.connection.execute(delete(jobs).where(jobs.c.number.in_(_values)), values)
         session.connection.execute(delete(events).where(events.c.job.in_(_values)), values)
     return [job_of(rows[number]) for number in numbers]

@@ -10,6 +10,7 @@ from sqlalchemy import BindParameter, Select, and_, bindparam, select
 from nas_hpc.records import Attempt, Event
 from nas_hpc.states import State
 from nas_hpc.store.base import Finished
+from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import attempt_of, job_of
 from nas_hpc.store.schema import attempts, events, jobs
 from nas_hpc.store.session import Session
@@ -22,12 +23,14 @@ WITH_ATTEMPT: Select[Any] = select(*jobs.columns, *attempts.columns).select_from
 """Jobs with their current or last attempt."""
 
 _values: BindParameter[Any] = bindparam("values", expanding=True)
-_BY_ID = WITH_ATTEMPT.where(jobs.c.id.in_(_values))
+_BY_ID = Query(WITH_ATTEMPT.where(jobs.c.id.in_(_values)))
 _OF_CREATOR = (
     WITH_ATTEMPT.where(jobs.c.creator == bindparam("creator"), jobs.c.final_event > bindparam("after"))
     .order_by(jobs.c.final_event)
 )  # fmt: skip
-_ATTEMPTS = select(jobs.c.id, attempts).join(jobs, attempts.c.job == jobs.c.number)
+_ATTEMPTS = Query(
+    select(jobs.c.id, attempts).join(jobs, attempts.c.job == jobs.c.number).where(jobs.c.id.in_(_values))
+)
 _EVENTS = (
     select(events, jobs.c.id.label("job_id")).join(jobs, events.c.job == jobs.c.number).order_by(events.c.id)
 )
@@ -43,7 +46,7 @@ def finished_of(row: Sequence[Any], order: int) -> Finished:
 
 def finished_by_id(session: Session, ids: Sequence[str]) -> dict[str, Finished]:
     """Jobs with their last attempts; ``order`` is 0 for those that are not final."""
-    return {row.id: finished_of(row, row.final_event or 0) for row in session.in_chunks(_BY_ID, ids)}
+    return {row.id: finished_of(row, row.final_event or 0) for row in session.fetch_in(_BY_ID, ids)}
 
 
 def read_finished(session: Session, creator: str, after: int, limit: int) -> list[Finished]:
@@ -55,7 +58,7 @@ def read_finished(session: Session, creator: str, after: int, limit: int) -> lis
 
 def read_attempts(session: Session, job_ids: Sequence[str]) -> list[Attempt]:
     """See ``Store.attempts``."""
-    rows = session.in_chunks(_ATTEMPTS.where(jobs.c.id.in_(_values)), sorted(set(job_ids)))
+    rows = session.fetch_in(_ATTEMPTS, sorted(set(job_ids)))
     rows.sort(key=lambda row: (row[1], row[2]))
     return [attempt_of(row[0], row[1:]) for row in rows]
 

@@ -9,12 +9,13 @@ from sqlalchemy import bindparam, insert, select, update
 
 from nas_hpc.errors import LeaseLost, WrongCall
 from nas_hpc.records import Lease
+from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import lease_of
 from nas_hpc.store.schema import leases
 from nas_hpc.store.session import Session
 
 _c = leases.c
-_LIVE = select(_c.ended).where(_c.id == bindparam("lease")).with_for_update(read=True)
+_LIVE = Query(select(_c.ended).where(_c.id == bindparam("lease")).with_for_update(read=True))
 
 
 def named(lease: Lease) -> str:
@@ -60,7 +61,7 @@ def open_lease(session: Session, lease: Lease, ending: Sequence[str], proven: bo
 
 def check_live(session: Session, lease: str) -> None:
     """Raise LeaseLost if ``lease`` is unknown or has ended."""
-    rows = session.rows(_LIVE, {"lease": lease})
+    rows = session.fetch(_LIVE, {"lease": lease})
     if not rows:
         raise LeaseLost(f"the lease {lease[:8]!r} is unknown to this database")
     if rows[0].ended:

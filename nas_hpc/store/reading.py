@@ -12,6 +12,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
 from nas_hpc.states import State
 from nas_hpc.store.base import JobFilter
+from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import job_of
 from nas_hpc.store.schema import jobs
 from nas_hpc.store.session import Session
@@ -20,8 +21,8 @@ ID_DIGITS = 32
 PREFIX_DIGITS = 4
 """Least length of a prefix that stands for an id."""
 
-_KNOWN_IDS = select(jobs.c.id).where(jobs.c.id.in_(bindparam("values", expanding=True)))
-_PREFIX = (
+_KNOWN_IDS = Query(select(jobs.c.id).where(jobs.c.id.in_(bindparam("values", expanding=True))))
+_PREFIX = Query(
     select(jobs.c.id, jobs.c.name)
     .where(jobs.c.id >= bindparam("low"), jobs.c.id < bindparam("high"))
     .order_by(jobs.c.number)
@@ -32,7 +33,7 @@ _PREFIX = (
 def resolve_ids(session: Session, given: Sequence[str]) -> list[str]:
     """Full ids of full or abbreviated ones. Raises WrongCall for one that fits no job, or several."""
     full = [one for one in given if len(one) == ID_DIGITS]
-    known = {row.id for row in session.in_chunks(_KNOWN_IDS, full)}
+    known = {row.id for row in session.fetch_in(_KNOWN_IDS, full)}
     resolved = []
     for one in given:
         if len(one) == ID_DIGITS:
@@ -45,7 +46,7 @@ def resolve_ids(session: Session, given: Sequence[str]) -> list[str]:
             raise WrongCall(
                 f"{one!r} is no job id; give its first {PREFIX_DIGITS} or more hexadecimal digits"
             )
-        fits = session.rows(_PREFIX, {"low": prefix, "high": f"{prefix}g"})
+        fits = session.fetch(_PREFIX, {"low": prefix, "high": f"{prefix}g"})
         if not fits:
             raise WrongCall(f"there is no job whose id starts with {one}; see: nas-hpc ls jobs")
         if len(fits) > 1:

@@ -35,7 +35,7 @@ def _encoder() -> Callable[[object], str]:
 
 
 _dumps = _encoder()
-_loads = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 
 JobRow = Sequence[Any]
 """Values of ``schema.jobs`` in the order of its columns."""
@@ -52,8 +52,19 @@ def dump_json(value: object, what: str) -> str:
 
 
 def load_json(text: str) -> Any:
-    """The value of a JSON text of the database."""
-    return _loads(text)
+    """The value of a JSON text of the database. No white space stands around those, so none is looked for."""
+    return _decode(text)[0]
+
+
+@lru_cache(maxsize=4096)
+def place_text(part: tuple[str, ...] | tuple[int, ...]) -> str:
+    """The JSON text of nodes, cores or GPUs. There are few, and each is used again and again."""
+    return dump_json(part, "a place")
+
+
+@lru_cache(maxsize=4096)
+def _place_of(text: str) -> tuple[Any, ...]:
+    return tuple(load_json(text))
 
 
 def clean(text: str) -> str:
@@ -114,7 +125,7 @@ def stored_job(job: Job, state: State, created: float) -> Job:
 def job_of(row: JobRow) -> Job:
     """The job of a row of ``schema.jobs``."""
     _, id_, name, workflow, application, creator, seq, state, lease, attempt, _, created, _, text = row[:14]
-    get = _loads(text).get
+    get = load_json(text).get
     origin = get("origin")
     resources = get("resources")
     run = get("run")
@@ -158,15 +169,15 @@ def attempt_of(job: str, row: Sequence[Any]) -> Attempt:
     ) = row
     result = None
     if outcome is not None:
-        mapping: Json = {} if metadata == "{}" else _loads(metadata)
+        mapping: Json = {} if metadata == "{}" else load_json(metadata)
         result = Result(_OUTCOMES[outcome], objective, mapping, reason, code, start, end)
     return Attempt(
         job,
         number,
         lease,
-        tuple(_loads(nodes)),
-        tuple(_loads(cores)),
-        tuple(_loads(gpus)),
+        _place_of(nodes),
+        _place_of(cores),
+        _place_of(gpus),
         claimed,
         result,
         tail or "",

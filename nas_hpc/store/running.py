@@ -16,18 +16,19 @@ from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State, may_follow
 from nas_hpc.store.base import Claim, Finish, Finished
 from nas_hpc.store.history import WITH_ATTEMPT, finished_of
 from nas_hpc.store.leasing import check_live
-from nas_hpc.store.rows import clean, dump_json, job_of, result_values
+from nas_hpc.store.prepared import Query
+from nas_hpc.store.rows import clean, job_of, place_text, result_values
 from nas_hpc.store.schema import edges, jobs, leases
 from nas_hpc.store.session import Session
 from nas_hpc.store.statements import Statements
 
 _values: BindParameter[Any] = bindparam("values", expanding=True)
 _JOBS = select(jobs).where(jobs.c.id.in_(_values))
-_TO_CLAIM = _JOBS.with_for_update(skip_locked=True)
-_TO_MOVE = _JOBS.with_for_update()
-_TO_FINISH = WITH_ATTEMPT.where(jobs.c.id.in_(_values)).with_for_update(of=jobs)
-_CHILD_EDGES = select(edges.c.parent, edges.c.child).where(edges.c.parent.in_(_values))
-_WAITING = select(jobs).where(jobs.c.number.in_(_values), jobs.c.state == State.AWAITING_PARENTS.value)
+_TO_CLAIM = Query(_JOBS.with_for_update(skip_locked=True))
+_TO_MOVE = Query(_JOBS.with_for_update())
+_TO_FINISH = Query(WITH_ATTEMPT.where(jobs.c.id.in_(_values)).with_for_update(of=jobs))
+_CHILD_EDGES = Query(select(edges.c.parent, edges.c.child).where(edges.c.parent.in_(_values)))
+_WAITING = Query(select(jobs).where(jobs.c.number.in_(_values), jobs.c.state == State.AWAITING_PARENTS.value))
 
 _RUNNING = State.RUNNING.value
 _RUNNABLE = frozenset(state.value for state in RUNNABLE)
@@ -97,11 +98,11 @@ def _consequences(session: Session, sql: Statements, moved: Sequence[tuple[Any, 
         if (new is finished) != (row.state == finished.value)
     }
     lost = {row.number: (row, new) for row, new in moved if new in (State.FAILED, State.USER_KILLED)}
-    links = session.in_chunks(_CHILD_EDGES, sorted({*change, *lost}))
+    links = session.fetch_in(_CHILD_EDGES, sorted({*change, *lost}))
     if not links:
         return []
     session.many(sql.unmet, [(change[parent], child) for parent, child in links if parent in change])
-    waiting = {row.number: row for row in session.in_chunks(_WAITING, sorted({child for _, child in links}))}
+    waiting = {row.number: row for row in session.fetch_in(_WAITING, sorted({child for _, child in links}))}
     steps: list[Step] = [(row, State.READY, "") for row in waiting.values() if row.unmet == 0]
     for parent, child in links:
         if parent in lost and child in waiting:
@@ -114,7 +115,26 @@ def _consequences(session: Session, sql: Statements, moved: Sequence[tuple[Any, 
 def claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]) -> list[Job]:
     """See ``Store.claim``."""
     check_live(session, lease)
-    rows = {row.id: row for row in session.in_chunks(_TO_CLAIM, [one.job for one in claims])}
+    return _claim(session, sql, lease, claims)
+
+
+def finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
+    """See ``Store.finish``."""
+    check_live(session, lease)
+    return _finish(session, sql, lease, finishes)
+
+
+def exchange(
+    session: Session, sql: Statements, lease: str, finishes: Sequence[Finish], claims: Sequence[Claim]
+) -> tuple[list[Finished], list[Job]]:
+    """See ``Store.exchange``."""
+    check_live(session, lease)
+    finished = _finish(session, sql, lease, finishes)
+    return finished, _claim(session, sql, lease, claims)
+
+
+def _claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]) -> list[Job]:
+    rows = {row.id: row for row in session.fetch_in(_TO_CLAIM, [one.job for one in claims])}
     now = time.time()
     won: list[tuple[Claim, Any]] = []
     for one in claims:
@@ -128,10 +148,8 @@ def claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]
     nothing = (None,) * 8
     for one, row in won:
         number, attempt = row.number, row.attempt + 1
-        places = tuple(
-            dump_json(part, "a place") if part else "[]" for part in (one.nodes, one.cores, one.gpus)
-        )
         job_rows.append((_RUNNING, lease, attempt, number))
+        places = (place_text(one.nodes), place_text(one.cores), place_text(one.gpus))
         attempt_rows.append((number, attempt, lease, *places, now, *nothing))
         event_rows.append((event, number, now, row.state, _RUNNING, _LAUNCHER, attempt, ""))
         claimed.append(job_of((*row[:7], _RUNNING, lease, attempt, *row[10:])))
@@ -142,12 +160,10 @@ def claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]
     return claimed
 
 
-def finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
-    """See ``Store.finish``."""
-    check_live(session, lease)
+def _finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
     for one in finishes:
         _check_path(one)
-    rows = {row.id: row for row in session.in_chunks(_TO_FINISH, [one.job for one in finishes])}
+    rows = {row.id: row for row in session.fetch_in(_TO_FINISH, [one.job for one in finishes])}
     current: list[tuple[Finish, Any]] = []
     for one in finishes:
         row = rows.get(one.job)
@@ -189,7 +205,7 @@ def adopt(
     ended = session.rows(select(leases.c.ended).where(leases.c.id == dead))
     if not ended or not ended[0].ended:
         raise LeaseLost(f"the lease {dead[:8]!r} has not ended: its jobs are not to be adopted; end it first")
-    rows = {row.id: row for row in session.in_chunks(_TO_MOVE, [job for job, _ in pairs])}
+    rows = {row.id: row for row in session.fetch_in(_TO_MOVE, [job for job, _ in pairs])}
     won = []
     for job, attempt in pairs:
         row = rows.pop(job, None)
@@ -208,7 +224,7 @@ def set_state(
     if state is State.RUNNING:
         raise WrongCall("a job becomes RUNNING by a claim only")
     message = clean(message)
-    rows = session.in_chunks(_TO_MOVE, sorted(set(ids)))
+    rows = session.fetch_in(_TO_MOVE, sorted(set(ids)))
     rows.sort(key=lambda row: row.number)
     allowed = [
         row
@@ -233,7 +249,7 @@ def _retry(session: Session, sql: Statements, rows: Sequence[Any], actor: Actor,
     jobs that were done and are retried in the same call."""
     again = {row.number for row in rows if row.state == State.JOB_FINISHED.value}
     reopened: dict[int, int] = {}
-    for _, child in session.in_chunks(_CHILD_EDGES, sorted(again)):
+    for _, child in session.fetch_in(_CHILD_EDGES, sorted(again)):
         reopened[child] = reopened.get(child, 0) + 1
     targets = []
     for row in rows:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, Executable, bindparam, select, update
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from nas_hpc.errors import NasHpcError, StoreError, WrongCall
 from nas_hpc.store import schema
+from nas_hpc.store.prepared import LONGEST, VALUES, Prepared, Query, padded
 
-CHUNK = 500
-"""Most values in one IN list: SQLite before 3.32 takes 999 parameters."""
-
-_DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
+_COUNTERS = Query(select(schema.counters).order_by(schema.counters.c.name).with_for_update())
 
 
 class Dialect(Protocol):
@@ -24,9 +22,9 @@ class Dialect(Protocol):
 
     read_only: bool
 
-    def begin(self, connection: Connection, *, write: bool) -> None:
-        """Prepare ``connection`` for its next transaction. One that writes must wait for its turn here, not
-        in the middle: two readers that both want to go on writing would block each other."""
+    def begin(self, cursor: DBAPICursor, *, write: bool) -> None:
+        """Begin a transaction. One that writes must wait for its turn here, not in the middle: two readers
+        that both want to go on writing would block each other."""
 
     def create(self, connection: Connection) -> None:
         """Make triggers and whatever else the tables' definition cannot say."""
@@ -42,11 +40,19 @@ class Session:
         self.engine = engine
         self.dialect = dialect
         self._connection: Connection | None = None
+        self._cursor: Any = None
+        """The driver's own, while there is a transaction."""
+        driver = engine.dialect.loaded_dbapi
+        self._refusals = (IntegrityError, driver.IntegrityError)
+        self._errors = (SQLAlchemyError, driver.Error)
+        self._prepared: dict[tuple[Query, int], Prepared] = {}
         column = schema.counters.c
-        this = column.name == bindparam("counter")
-        advance = update(schema.counters).where(this).values(value=column.value + bindparam("count"))
-        self._advance = str(advance.compile(engine))
-        self._value = str(select(column.value).where(this).compile(engine))
+        advance = update(schema.counters).where(column.name == bindparam("counter"))
+        self._advance = str(advance.values(value=column.value + bindparam("count")).compile(engine))
+        self._counters: dict[str, int] = {}
+        """Their values at the beginning of this transaction, if it has drawn."""
+        self._drawn: dict[str, int] = {}
+        """How many numbers it has drawn."""
         self._depth = 0
         """0: no writing transaction; 1: one; more: so many savepoints in it, less one."""
         self._doomed: NasHpcError | None = None
@@ -54,7 +60,7 @@ class Session:
     def close(self) -> None:
         """Give the connection back. An open transaction is rolled back."""
         if self._connection is not None:
-            with suppress(*_DATABASE_ERRORS):
+            with suppress(*self._errors):
                 self._connection.close()
             self._connection = None
         self.engine.dispose()
@@ -80,23 +86,42 @@ class Session:
                 yield
             return
         try:
-            self.dialect.begin(self.connection, write=True)
-            with self.connection.begin():
+            with self._transaction(write=True):
                 self._depth = 1
                 yield
                 if self._doomed is not None:
                     raise self._doomed
-        except (*_DATABASE_ERRORS, UnicodeEncodeError) as error:
+                self.many(self._advance, [(count, counter) for counter, count in self._drawn.items()])
+        except (*self._errors, UnicodeEncodeError) as error:
             raise self._told(error) from error
         finally:
             self._depth = 0
             self._doomed = None
+            self._counters, self._drawn = {}, {}
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[None]:
+        # The driver's own: SQLAlchemy takes as long for an empty one as SQLite for a small commit.
+        connection = self.connection
+        driver = connection.connection
+        self._cursor = driver.cursor()
+        try:
+            self.dialect.begin(self._cursor, write=write)
+            yield
+            # SQLAlchemy takes part in the transaction from its first statement on, if there was one.
+            (connection if connection.in_transaction() else driver).commit()
+        except BaseException:
+            with suppress(*self._errors):  # what led here is to be told
+                (connection if connection.in_transaction() else driver).rollback()
+            raise
+        finally:
+            self._cursor = None
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
-        # SQLAlchemy's own savepoints are compiled anew each time, which takes longer than a small request.
-        execute = self.connection.exec_driver_sql
+        execute = self._cursor.execute
         name = f"nested_{self._depth}"
+        numbers = self._counters, dict(self._drawn)
         self._depth += 1
         try:
             execute(f"SAVEPOINT {name}")
@@ -105,10 +130,11 @@ class Session:
                 raise self._doomed
             execute(f"RELEASE SAVEPOINT {name}")
         except BaseException as error:
-            told = self._told(error) if isinstance(error, (*_DATABASE_ERRORS, UnicodeEncodeError)) else None
+            told = self._told(error) if isinstance(error, (*self._errors, UnicodeEncodeError)) else None
             if self._doomed is None:  # else there may be no transaction any more
                 execute(f"ROLLBACK TO SAVEPOINT {name}")
                 execute(f"RELEASE SAVEPOINT {name}")
+                self._counters, self._drawn = numbers  # locks that were taken inside are gone too
             if told is not None:
                 raise told from error
             raise
@@ -123,14 +149,13 @@ class Session:
                 raise self._doomed
             try:
                 yield
-            except _DATABASE_ERRORS as error:
+            except self._errors as error:
                 raise self._told(error) from error
             return
         try:
-            self.dialect.begin(self.connection, write=False)
-            with self.connection.begin():
+            with self._transaction(write=False):
                 yield
-        except _DATABASE_ERRORS as error:
+        except self._errors as error:
             raise self._told(error) from error
 
     def _told(self, error: BaseException) -> NasHpcError:
@@ -139,32 +164,53 @@ class Session:
                 f"{error.object[:60]!r} is no text that can be stored: name it in valid characters"
             )
         told = self.dialect.explain(error)
-        if self._depth and isinstance(told, StoreError) and not isinstance(error, IntegrityError):
+        if self._depth and isinstance(told, StoreError) and not isinstance(error, self._refusals):
             self._doomed = told
         return told
 
     def rows(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """All rows of a query."""
+        """All rows of a statement that is composed at each call."""
         return self.connection.execute(statement, parameters).all()
 
-    def in_chunks(
-        self, statement: Executable, values: Sequence[Any], fixed: Mapping[str, Any] | None = None
-    ) -> list[Any]:
-        """All rows of a query whose parameter ``values`` is an IN list of any length."""
+    def in_chunks(self, statement: Executable, values: Sequence[Any]) -> list[Any]:
+        """All rows of one whose parameter ``values`` is an IN list of any length."""
         found: list[Any] = []
-        parameters = dict(fixed or {})
-        for start in range(0, len(values), CHUNK):
-            parameters["values"] = values[start : start + CHUNK]
-            found.extend(self.connection.execute(statement, parameters))
+        for start in range(0, len(values), LONGEST):
+            found.extend(self.connection.execute(statement, {VALUES: values[start : start + LONGEST]}))
         return found
 
-    def many(self, sql: str, tuples: list[tuple[Any, ...]]) -> None:
+    def fetch(self, query: Query, fixed: Mapping[str, Any] | None = None) -> list[Any]:
+        """All rows of a prepared query without IN list."""
+        return self._fetch(query, (), fixed)
+
+    def fetch_in(
+        self, query: Query, values: Sequence[Any], fixed: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """All rows of a prepared query with an IN list, of any length."""
+        if len(values) <= LONGEST:
+            return self._fetch(query, values, fixed) if values else []
+        chunks = range(0, len(values), LONGEST)
+        return [row for start in chunks for row in self._fetch(query, values[start : start + LONGEST], fixed)]
+
+    def _fetch(self, query: Query, values: Sequence[Any], fixed: Mapping[str, Any] | None) -> list[Any]:
+        size = padded(len(values))
+        prepared = self._prepared.get((query, size))
+        if prepared is None:
+            prepared = self._prepared[query, size] = Prepared(query, self.engine, size)
+        return prepared.execute(self._cursor, values, fixed)
+
+    def many(self, sql: str, tuples: Sequence[tuple[Any, ...]]) -> None:
         """Execute a statement of ``statements`` for each of ``tuples``."""
-        if tuples:
-            self.connection.exec_driver_sql(sql, tuples)
+        if len(tuples) == 1:
+            self._cursor.execute(sql, tuples[0])
+        elif tuples:
+            self._cursor.executemany(sql, tuples)
 
     def draw(self, counter: str, count: int) -> int:
-        """The first of ``count`` new consecutive numbers of ``counter``."""
-        self.connection.exec_driver_sql(self._advance, (count, counter))
-        last = self.connection.exec_driver_sql(self._value, (counter,)).scalar_one()
-        return int(last) - count + 1
+        """The first of ``count`` new consecutive numbers of ``counter``. They are written down at the end of
+        the transaction, until which nobody else can draw."""
+        if not self._counters:
+            self._counters = dict(self.fetch(_COUNTERS))
+        drawn = self._drawn.get(counter, 0)
+        self._drawn[counter] = drawn + count
+        return self._counters[counter] + drawn + 1

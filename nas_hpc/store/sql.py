@@ -174,8 +174,7 @@ class SqlStore:
     ) -> tuple[list[Finished], list[Job]]:
         """See ``Store.exchange``."""
         with self._session.write():
-            finished = running.finish(self._session, self._sql, lease, finishes)
-            return finished, running.claim(self._session, self._sql, lease, claims)
+            return running.exchange(self._session, self._sql, lease, finishes, claims)
 
     # -- leases ------------------------------------------------------------------------------------
     def open_lease(

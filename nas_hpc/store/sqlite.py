@@ -8,7 +8,8 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
@@ -99,13 +100,7 @@ def sqlite_engine(
             raise
         return connection
 
-    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.info.get("begin", "BEGIN"))
-
-    return engine
+    return create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
 
 
 def _check_file(path: Path, *, create: bool, read_only: bool) -> None:
@@ -131,11 +126,11 @@ class SqliteDialect:
         self.path = path
         self.read_only = read_only
 
-    def begin(self, connection: Connection, *, write: bool) -> None:
+    def begin(self, cursor: DBAPICursor, *, write: bool) -> None:
         """IMMEDIATE takes the write lock at once; a reading transaction that began to write would fail."""
         if write and self.read_only:
             raise SiteError(f"the job database {self.path} was opened for reading only")
-        connection.info["begin"] = "BEGIN IMMEDIATE" if write else "BEGIN"
+        cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def create(self, connection: Connection) -> None:
         """The triggers that keep events as they are."""
