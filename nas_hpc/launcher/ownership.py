@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from nas_hpc.errors import LeaseLost, SiteError
+from nas_hpc.errors import LeaseLost, SiteError, StoreError
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
@@ -38,18 +39,13 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
         if not proven and other.expires > now:
             raise SiteError(_occupied(site, other, now))
         dead.append((other, proven))
-    lease = Lease(
-        id=new_id(),
-        host=socket.gethostname(),
-        boot_id=sessions.boot_id(),
-        pid=os.getpid(),
-        start_time=sessions.start_ticks(os.getpid()),
-        workflow=options.workflow,
-        expires=now + options.lease_s,
-    )
-    ending = [other.id for other, _ in dead]
     try:
-        store.open_lease(lease, ending=ending, proven=all(sure for _, sure in dead), exclusive=True)
+        try:
+            lease = _open(store, options, dead)
+        except StoreError as error:
+            if not (error.transient and _end_holders(dead)):
+                raise
+            lease = _open(store, options, [(other, True) for other, _ in dead])
     except LeaseLost as error:
         raise SiteError(f"another launcher took {site.path} at the same moment: {error}") from error
     _write_owner(site, lease)
@@ -57,6 +53,30 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
         sessions.end_recorded(sessions_log(site, other.id), other.id)
         sessions_log(site, other.id).unlink(missing_ok=True)
     return lease, [other for other, _ in dead]
+
+
+def _open(store: Store, options: LauncherOptions, dead: Sequence[tuple[Lease, bool]]) -> Lease:
+    lease = Lease(
+        id=new_id(),
+        host=socket.gethostname(),
+        boot_id=sessions.boot_id(),
+        pid=os.getpid(),
+        start_time=sessions.start_ticks(os.getpid()),
+        workflow=options.workflow,
+        expires=time.time() + options.lease_s,
+    )
+    ending = [other.id for other, _ in dead]
+    store.open_lease(lease, ending=ending, proven=all(sure for _, sure in dead), exclusive=True)
+    return lease
+
+
+def _end_holders(dead: Sequence[tuple[Lease, bool]]) -> bool:
+    """Kill launchers of this host that hold the database beyond their lease: stopped in the middle of a
+    transaction they would keep everybody out for ever. Whether there was one."""
+    holders = [lease for lease, proven in dead if not proven and lease.host == socket.gethostname()]
+    for lease in holders:
+        sessions.end_process(lease.pid, int(lease.start_time))
+    return bool(holders)
 
 
 def _is_dead(lease: Lease) -> bool:

@@ -119,6 +119,13 @@ def end_session(session: int) -> None:
                 os.kill(int(name), signal.SIGKILL)
 
 
+def end_process(pid: int, ticks: int) -> None:
+    """Kill the process ``pid`` that started at ``ticks``, if it lives, and wait until it is gone."""
+    fd = _kill(pid, ticks)
+    if fd >= 0:
+        _await([fd], time.monotonic() + END_DEADLINE_S)
+
+
 def _end(sessions: dict[int, Session], marker: str, belongs: Callable[[list[bytes]], bool]) -> int:
     """Kill until nothing is found: what was killed may have left children behind."""
     ended: set[tuple[int, int]] = set()

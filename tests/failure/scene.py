@@ -75,13 +75,13 @@ class Scene:
             )  # fmt: skip
 
     def victims(self, kind: str) -> list[psutil.Process]:
-        """Live processes of a kind."""
-        found = []
+        """Live processes of a kind. A child forked from one looks like it, but is an evaluation."""
+        found = {}
         for process in processes_of(self.test_id):
             with contextlib.suppress(psutil.Error):
                 if VICTIMS[kind](process.cmdline()):
-                    found.append(process)
-        return found
+                    found[process.pid] = process.ppid()
+        return [psutil.Process(pid) for pid, parent in found.items() if parent not in found]
 
     def ended(self) -> int:
         """Evaluations of which the ledger has an end."""
