@@ -157,8 +157,9 @@ class Searches:
 
         def commit(store: Store) -> tuple[list[Job], list[Finished]] | NasHpcError:
             try:
-                added = store.add_jobs(fresh, Actor.SEARCH) if fresh else []
-                hits = store.add_finished(_with_results(store, creator, cached, now)) if cached else []
+                with store.transaction():  # all of the request, or nothing of it
+                    added = store.add_jobs(fresh, Actor.SEARCH) if fresh else []
+                    hits = store.add_finished(_with_results(store, creator, cached, now)) if cached else []
             except NasHpcError as error:
                 if error.exit_code != 2:
                     raise  # the database's own trouble is not the search's

@@ -24,14 +24,14 @@ def put_app(session: Session, app: App, replace: bool) -> None:
     }  # fmt: skip
     rows = session.rows(select(apps).where(apps.c.name == app.name).with_for_update())
     if not rows:
-        session.connection.execute(insert(apps).values(values))
+        session.change(insert(apps).values(values))
     elif App(*rows[0]) != app:
         if not replace:
             raise WrongCall(
                 f"the application {app.name!r} exists already and runs {rows[0].executable!r}; "
                 "choose another name"
             )
-        session.connection.execute(update(apps).where(apps.c.name == app.name).values(values))
+        session.change(update(apps).where(apps.c.name == app.name).values(values))
 
 
 def remove_app(session: Session, name: str) -> None:
@@ -52,4 +52,4 @@ def remove_app(session: Session, name: str) -> None:
             f"job {job.name!r} ({job.id[:8]}), which is {job.state}, uses the application {name!r}; "
             "end it first"
         )
-    session.connection.execute(delete(apps).where(apps.c.name == name))
+    session.change(delete(apps).where(apps.c.name == name))

@@ -72,8 +72,9 @@ class Store(Protocol):
         """Release the database."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Calls inside are committed together at its end, or not at all. A call or an inner transaction that
-        raises undoes itself alone; an error of the database (a full disk) undoes all."""
+        """Calls inside are committed together at its end, or not at all. An inner transaction that raises
+        undoes itself alone; a call that raises has written nothing, or the transaction around it fails with
+        it, at its end if not before. An error of the database (a full disk) undoes all."""
 
     # -- applications ------------------------------------------------------------------------------
     def put_app(self, app: App, *, replace: bool = False) -> None:

@@ -51,7 +51,7 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
             old.id, job.name, old.workflow, old.application, job.args, job.environ, old.origin, job.resources,
             old.evaluation, job.parents, old.creator, old.seq, job.retries, job.data,
         )  # fmt: skip
-        session.connection.execute(
+        session.change(
             update(jobs).where(jobs.c.number == row.number).values(name=job.name, body=job_body(kept))
         )
     if regrown:
@@ -68,10 +68,10 @@ def _regrow(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
     for job in changed:
         row = rows[job.id]
         links = parents.links(job)
-        session.connection.execute(delete(edges).where(edges.c.child == row.number))
+        session.change(delete(edges).where(edges.c.child == row.number))
         session.many(sql.insert_edge, [(parent, row.number) for parent, _ in links])
         unmet = sum(not finished for _, finished in links)
-        session.connection.execute(update(jobs).where(jobs.c.number == row.number).values(unmet=unmet))
+        session.change(update(jobs).where(jobs.c.number == row.number).values(unmet=unmet))
         state = State(row.state)
         if unmet and state in RUNNABLE:
             moves.append((row, State.AWAITING_PARENTS, message))
@@ -122,9 +122,9 @@ def remove(session: Session, where: JobFilter) -> list[Job]:
             delete(edges).where(edges.c.child.in_(_values)),
             delete(attempts).where(attempts.c.job.in_(_values)),
         ):
-            session.connection.execute(statement, values)
+            session.change(statement, values)
     for start in range(0, len(numbers), LONGEST):  # jobs before events: a trigger keeps the events of a job
         values = {"values": numbers[start : start + LONGEST]}
-        session.connection.execute(delete(jobs).where(jobs.c.number.in_(_values)), values)
-        session.connection.execute(delete(events).where(events.c.job.in_(_values)), values)
+        session.change(delete(jobs).where(jobs.c.number.in_(_values)), values)
+        session.change(delete(events).where(events.c.job.in_(_values)), values)
     return [job_of(rows[number]) for number in numbers]

@@ -39,13 +39,13 @@ def open_lease(session: Session, lease: Lease, ending: Sequence[str], proven: bo
             raise LeaseLost(
                 f"{named(held[dead])} may be alive: its lease runs for {left_s:.0f} s more; wait or end it"
             )
-        session.connection.execute(update(leases).where(_c.id == dead).values(ended=now))
+        session.change(update(leases).where(_c.id == dead).values(ended=now))
     others = [one for key, one in held.items() if key not in ending]
     if exclusive and others:
         raise LeaseLost(f"{named(others[0])} runs this site's jobs; one launcher at a time may")
     if session.rows(select(_c.id).where(_c.id == lease.id)):
         raise WrongCall(f"the lease {lease.id} exists already; every launcher has one of its own")
-    session.connection.execute(
+    session.change(
         insert(leases).values(
             id=lease.id,
             host=lease.host,
@@ -74,12 +74,12 @@ def check_live(session: Session, lease: str) -> None:
 def renew_lease(session: Session, lease: str, expires: float) -> None:
     """See ``Store.renew_lease``."""
     check_live(session, lease)
-    session.connection.execute(update(leases).where(_c.id == lease).values(expires=expires))
+    session.change(update(leases).where(_c.id == lease).values(expires=expires))
 
 
 def close_lease(session: Session, lease: str, now: float) -> None:
     """See ``Store.close_lease``."""
-    session.connection.execute(update(leases).where(_c.id == lease, _c.ended == 0).values(ended=now))
+    session.change(update(leases).where(_c.id == lease, _c.ended == 0).values(ended=now))
 
 
 def read_leases(session: Session, live_only: bool) -> list[Lease]:

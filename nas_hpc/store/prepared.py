@@ -41,8 +41,8 @@ class Prepared:
         names = list(state.positiontup or ())
         inside = set(state.parameter_expansion.get(VALUES, ()))
         before = next((place for place, name in enumerate(names) if name in inside), len(names))
-        if len(inside) != size or inside != set(names[before : before + size]):
-            raise RuntimeError(f"parameters come as {names}, expected {size} values in a row")
+        if len(inside) != size or [name in inside for name in names[before:]].count(True) != size:
+            raise RuntimeError(f"parameters come as {names}, expected {size} values once")
         self._make = query.make
         self._size = size
         self._sql: str = state.statement

@@ -55,7 +55,12 @@ class Session:
         """How many numbers it has drawn."""
         self._depth = 0
         """0: no writing transaction; 1: one; more: so many savepoints in it, less one."""
-        self._doomed: NasHpcError | None = None
+        self._writes = 0
+        """Grows with every write: tells whether a part has begun to."""
+        self._doomed: BaseException | None = None
+        """Why the innermost savepoint, or the transaction, is not to be kept."""
+        self._lost = False
+        """Whether that concerns the whole transaction."""
 
     def close(self) -> None:
         """Give the connection back. An open transaction is rolled back."""
@@ -73,8 +78,9 @@ class Session:
         return self._connection
 
     @contextmanager
-    def write(self) -> Iterator[None]:
-        """A transaction that writes; in another one a savepoint, so that a refusal undoes itself alone.
+    def write(self, *, apart: bool = False) -> Iterator[None]:
+        """A transaction that writes. In another one it is a part, and that one fails too if this fails after
+        its first write; or, ``apart``, a savepoint: a refusal undoes what is inside and nothing else.
 
         After an error of the database itself (a full disk) the outer transaction is lost as a whole: every
         later call in it, and its end, raise that error.
@@ -82,7 +88,7 @@ class Session:
         if self._doomed is not None:
             raise self._doomed
         if self._depth:
-            with self._savepoint():
+            with self._savepoint() if apart else self._part():
                 yield
             return
         try:
@@ -96,7 +102,7 @@ class Session:
             raise self._told(error) from error
         finally:
             self._depth = 0
-            self._doomed = None
+            self._doomed, self._lost = None, False
             self._counters, self._drawn = {}, {}
 
     @contextmanager
@@ -118,6 +124,20 @@ class Session:
             self._cursor = None
 
     @contextmanager
+    def _part(self) -> Iterator[None]:
+        before = self._writes
+        try:
+            yield
+        except BaseException as error:
+            told = self._told(error)
+            half = self._writes != before or isinstance(error, self._errors)
+            if half and self._doomed is None:  # that must not be committed
+                self._doomed = told
+            if told is error:
+                raise
+            raise told from error
+
+    @contextmanager
     def _savepoint(self) -> Iterator[None]:
         execute = self._cursor.execute
         name = f"nested_{self._depth}"
@@ -130,14 +150,15 @@ class Session:
                 raise self._doomed
             execute(f"RELEASE SAVEPOINT {name}")
         except BaseException as error:
-            told = self._told(error) if isinstance(error, (*self._errors, UnicodeEncodeError)) else None
-            if self._doomed is None:  # else there may be no transaction any more
+            told = self._told(error)
+            if not self._lost:
                 execute(f"ROLLBACK TO SAVEPOINT {name}")
                 execute(f"RELEASE SAVEPOINT {name}")
                 self._counters, self._drawn = numbers  # locks that were taken inside are gone too
-            if told is not None:
-                raise told from error
-            raise
+                self._doomed = None
+            if told is error:
+                raise
+            raise told from error
         finally:
             self._depth -= 1
 
@@ -158,19 +179,27 @@ class Session:
         except self._errors as error:
             raise self._told(error) from error
 
-    def _told(self, error: BaseException) -> NasHpcError:
+    def _told(self, error: BaseException) -> BaseException:
+        """``error``, or what is said instead of an error of the database; notes one that ends all."""
         if isinstance(error, UnicodeEncodeError):
             return WrongCall(
                 f"{error.object[:60]!r} is no text that can be stored: name it in valid characters"
             )
+        if not isinstance(error, self._errors):
+            return error
         told = self.dialect.explain(error)
         if self._depth and isinstance(told, StoreError) and not isinstance(error, self._refusals):
-            self._doomed = told
+            self._doomed, self._lost = told, True  # there may be no transaction any more
         return told
 
     def rows(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """All rows of a statement that is composed at each call."""
         return self.connection.execute(statement, parameters).all()
+
+    def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> None:
+        """Execute a statement that writes and is composed at each call."""
+        self._writes += 1
+        self.connection.execute(statement, parameters)
 
     def in_chunks(self, statement: Executable, values: Sequence[Any]) -> list[Any]:
         """All rows of one whose parameter ``values`` is an IN list of any length."""
@@ -201,6 +230,7 @@ class Session:
 
     def many(self, sql: str, tuples: Sequence[tuple[Any, ...]]) -> None:
         """Execute a statement of ``statements`` for each of ``tuples``."""
+        self._writes += len(tuples)
         if len(tuples) == 1:
             self._cursor.execute(sql, tuples[0])
         elif tuples:

@@ -66,9 +66,8 @@ class SqlStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Calls inside are one transaction: committed together at its end, or not at all. In another
-        transaction it is a part that is undone alone when it raises."""
-        with self._session.write():
+        """See ``Store.transaction``."""
+        with self._session.write(apart=True):
             yield
 
     def prepare(self, *, create: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -10,13 +12,14 @@ import pytest
 from nas_hpc.errors import LeaseLost, StoreError, WrongCall
 from nas_hpc.records import App, Job, Origin, Resources, Result, new_id
 from nas_hpc.states import RUNNABLE, Actor, Outcome, State, is_path
-from nas_hpc.store import JobFilter, open_store
+from nas_hpc.store import Claim, JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
 from tests.store.supply import (
     DONE,
     ERROR,
     add,
     claim,
+    ended,
     evaluation,
     hold,
     path_of,
@@ -307,6 +310,13 @@ class TestTransaction:
             add(store, person_job("two"))
             add(store, person_job("three", application="no"))
 
+    @staticmethod
+    def _go_on_after_a_refusal(store: SqlStore, refused: Callable[[], object]) -> None:
+        with store.transaction():
+            add(store, person_job("three"))
+            with suppress(WrongCall):
+                refused()
+
     def test_calls_inside_are_committed_together_or_not_at_all(self, store: SqlStore, url: str) -> None:
         with open_store(url) as other:
             with store.transaction():
@@ -326,6 +336,35 @@ class TestTransaction:
             with pytest.raises(LeaseLost):
                 claim(store, "nobody", person_job())
         assert [job.name for job in store.jobs(JobFilter())] == ["one"]
+
+    def test_a_call_that_is_refused_halfway_takes_its_transaction_with_it(self, store: SqlStore) -> None:
+        mine = hold(store)
+        (job,) = claim(store, mine, *add(store, person_job("one")))
+        (other,) = add(store, person_job("two"))
+        nowhere = [Claim(other.id, nodes=(object(),))]  # type: ignore[arg-type]
+        with pytest.raises(WrongCall, match="a place cannot be stored"):
+            self._go_on_after_a_refusal(store, lambda: store.exchange(mine, [ended(job)], nowhere))
+        assert [(one.name, one.state) for one in store.jobs(JobFilter())] == [
+            ("one", S.RUNNING), ("two", S.READY),
+        ]  # fmt: skip
+        with store.transaction():
+            add(store, person_job("three"))
+            with pytest.raises(WrongCall, match="a place cannot be stored"), store.transaction():
+                store.exchange(mine, [ended(job)], nowhere)
+            add(store, person_job("four"))
+        assert [one.name for one in store.jobs(JobFilter())] == ["one", "two", "three", "four"]
+        assert state_of(store, job) is S.RUNNING
+
+    def test_numbers_of_events_grow_without_a_gap_past_what_was_undone(self, store: SqlStore) -> None:
+        with store.transaction():
+            with pytest.raises(ZeroDivisionError):
+                self._fail_halfway(store)
+            add(store, person_job("one"))
+            with pytest.raises(WrongCall):
+                self._be_refused_halfway(store)
+            add(store, person_job("two"), person_job("three"))
+        add(store, person_job("four"))
+        assert [event.id for event in store.events()] == [1, 2, 3, 4]
 
     def test_a_row_that_the_database_refuses_is_a_store_error(self, store: SqlStore) -> None:
         (job,) = add(store, person_job())
