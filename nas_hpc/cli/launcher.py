@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.output import show_duration
 from nas_hpc.cli.types import Amount, Count
 from nas_hpc.errors import WrongCall
+from nas_hpc.states import FINAL, State
 from nas_hpc.store.base import JobFilter
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def launcher(
     fresh_interpreter: bool | None,
     as_json: bool,
 ) -> int:
-    """Run the site's jobs until none is left that can run.
+    """Run the site's jobs until none is left that can run; exit 1 if one failed or cannot run here.
 
     \b
     Examples:
@@ -78,20 +81,47 @@ def launcher(
             "fresh_interpreter": fresh_interpreter,
         },
     )
-    if workflow:
-        with call.store(write=False) as (_, store):
+    with call.store(write=False) as (_, store):
+        if workflow:
             _check_workflow(store, workflow)
-    last = LastView()
-    time_limit_s = (time_limit_minutes or 0.0) * 60
-    options = launcher_options(settings, workflow, time_limit_s, last if as_json else None)
-    if not as_json:
-        return start(site, options)
-    from nas_hpc.cli.output import print_json
+        before = store.counts(JobFilter(workflow=workflow))
+    from nas_hpc.cli.progress import LauncherDisplay
 
-    with contextlib.redirect_stdout(sys.stderr):  # the launcher's own lines
+    display = LauncherDisplay(sys.stderr if as_json else sys.stdout)
+    options = launcher_options(settings, workflow, (time_limit_minutes or 0.0) * 60, display)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        _say(_begin(site, options, before))
         code = start(site, options)
-    print_json({"exit_code": code, **last.view})
+        with call.store(write=False) as (_, store):
+            _say(_end(before, store.counts(JobFilter(workflow=workflow))))
+    if as_json:
+        from nas_hpc.cli.output import print_json
+
+        print_json({"exit_code": code, **display.view})
     return code
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def _begin(site: Site, options: LauncherOptions, counts: Mapping[State, int]) -> str:
+    """What the launcher is about to do."""
+    what = f"workflow {options.workflow}" if options.workflow else "all workflows"
+    nodes = f"{options.nodes} nodes" if options.nodes > 1 else "1 node"
+    waiting = sum(count for state, count in counts.items() if state not in FINAL)
+    jobs = "1 job" if waiting == 1 else f"{waiting} jobs"
+    end = f", for {show_duration(options.time_limit_s)}" if options.time_limit_s else ""
+    return f"launcher of {site.path} ({options.job_mode} mode, {nodes}{end}): {jobs} of {what} to run"
+
+
+def _end(before: Mapping[State, int], after: Mapping[State, int]) -> str:
+    """What became of the jobs, evaluations among them."""
+    ended = [(state, after.get(state, 0) - before.get(state, 0)) for state in sorted(FINAL)]
+    parts = [f"{count} {state.value}" for state, count in ended if count > 0]
+    left = sum(count for state, count in after.items() if state not in FINAL)
+    rest = f"; {left} not finished, see: nas-hpc ls jobs, nas-hpc why JOB" if left else ""
+    return f"launcher ended: {', '.join(parts) or 'no job came to its end'}{rest}"
 
 
 def start(site: Site, options: LauncherOptions) -> int:
@@ -99,16 +129,6 @@ def start(site: Site, options: LauncherOptions) -> int:
     from nas_hpc.launcher.loop import run_launcher
 
     return run_launcher(site, options)
-
-
-class LastView:
-    """Keeps the newest view of the launcher."""
-
-    def __init__(self) -> None:
-        self.view: dict[str, object] = {}
-
-    def __call__(self, view: Mapping[str, object]) -> None:
-        self.view = dict(view)
 
 
 def launcher_options(

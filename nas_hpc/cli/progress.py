@@ -1,4 +1,4 @@
-"""The progress of a search in the foreground: one live line on a terminal, else a plain line every tenth."""
+"""The progress of searches: one live line on a terminal, else a plain line every tenth."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Shown:
     max_evals: int
     best: float | None
     utilization: float | None
+    elapsed_s: float
+    """Since it was first seen."""
     left_s: float | None
 
 
@@ -38,6 +40,12 @@ class Estimate:
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
+
+    def elapsed_s(self, now_s: float, done: int) -> float:
+        """Seconds since the search was first seen, which is now if it was not seen before."""
+        if self._first is None:
+            self._first = (now_s, done)
+        return now_s - self._first[0]
 
     def left_s(self, now_s: float, done: int, max_evals: int) -> float | None:
         """Seconds; None before anything is finished."""
@@ -53,17 +61,25 @@ def shown(view: Mapping[str, Any], name: str, estimate: Estimate, now_s: float) 
     """What the launcher's ``view`` says of the search ``name``; None before that has begun."""
     for search in view.get("searches") or []:
         if search.get("name") == name and search.get("max_evals"):
-            done, most = int(search["done"]), int(search["max_evals"])
-            return Shown(
-                done=done,
-                failed=int(search["failed"]),
-                running=int(search["running"]),
-                max_evals=most,
-                best=search["best"],
-                utilization=view.get("utilization"),
-                left_s=estimate.left_s(now_s, done, most),
-            )
+            return of_search(search, view.get("utilization"), estimate, now_s)
     return None
+
+
+def of_search(
+    search: Mapping[str, Any], utilization: float | None, estimate: Estimate, now_s: float
+) -> Shown:
+    """What a search's part of the view says."""
+    done, most = int(search["done"]), int(search["max_evals"])
+    return Shown(
+        done=done,
+        failed=int(search["failed"]),
+        running=int(search["running"]),
+        max_evals=most,
+        best=search["best"],
+        utilization=utilization,
+        elapsed_s=estimate.elapsed_s(now_s, done),
+        left_s=estimate.left_s(now_s, done, most),
+    )
 
 
 def line(now: Shown, bar: bool) -> str:
@@ -74,9 +90,11 @@ def line(now: Shown, bar: bool) -> str:
     parts.append(f"{now.running} running")
     parts.append(f"best {show_number(now.best) if now.best is not None else '-'}")
     if now.utilization is not None:
-        parts.append(f"utilization {now.utilization:.0%}")
+        parts.append(f"utilization {min(1.0, now.utilization):.0%}")
     if now.left_s is not None:
         parts.append(f"{show_duration(now.left_s)} left")
+    elif not now.done:
+        parts.append(f"since {show_duration(now.elapsed_s)}")
     full = round(BAR_CELLS * now.done / max(1, now.max_evals))
     return (f"{'━' * full}{'╌' * (BAR_CELLS - full)} " if bar else "") + "  ".join(parts)
 
@@ -88,25 +106,65 @@ class Display(Protocol):
         """Show one."""
 
 
+class Pace:
+    """When a plain line is due: another tenth is done, or a minute has passed."""
+
+    def __init__(self) -> None:
+        self.estimate = Estimate()
+        self._printed = (-1, 0.0)
+
+    def is_due(self, now: Shown, now_s: float) -> bool:
+        """Whether to print ``now``; it is taken as printed then."""
+        step = now.done * STEPS // now.max_evals
+        last, when_s = self._printed
+        if step == last and now_s - when_s < SILENCE_S:
+            return False
+        self._printed = (step, now_s)
+        return True
+
+
 class PlainDisplay:
     """A line when another tenth is done, and at least every minute."""
 
     def __init__(self, name: str, out: TextIO) -> None:
         self._name, self._out = name, out
-        self._estimate = Estimate()
-        self._printed = (-1, 0.0)
+        self._pace = Pace()
 
     def __call__(self, view: Mapping[str, object]) -> None:
         """Print a line if one is due."""
         now_s = time.monotonic()
-        now = shown(view, self._name, self._estimate, now_s)
-        if now is None:
-            return
-        step = now.done * STEPS // now.max_evals
-        last, when_s = self._printed
-        if step != last or now_s - when_s >= SILENCE_S:
-            self._printed = (step, now_s)
+        now = shown(view, self._name, self._pace.estimate, now_s)
+        if now is not None and self._pace.is_due(now, now_s):
             print(line(now, bar=False), file=self._out, flush=True)
+
+
+class LauncherDisplay:
+    """Lines about all that a launcher runs: each search as in ``PlainDisplay``, the other jobs by number."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._paces: dict[str, Pace] = {}
+        self._told_s = time.monotonic()
+        self.view: Mapping[str, object] = {}
+        """The newest view."""
+
+    def __call__(self, view: Mapping[str, Any]) -> None:
+        """Print the lines that are due."""
+        self.view = view
+        now_s = time.monotonic()
+        for search in view.get("searches") or []:
+            if not search.get("max_evals"):
+                continue
+            pace = self._paces.setdefault(str(search.get("job")), Pace())
+            now = of_search(search, view.get("utilization"), pace.estimate, now_s)
+            if pace.is_due(now, now_s):
+                self._say(f"search {search.get('workflow')}/{search.get('name')}: {line(now, bar=False)}")
+        if now_s - self._told_s >= SILENCE_S:
+            self._say(f"{view.get('running')} running, {view.get('waiting')} waiting")
+
+    def _say(self, text: str) -> None:
+        self._told_s = time.monotonic()
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=self._out, flush=True)
 
 
 class LiveDisplay:
@@ -119,7 +177,8 @@ class LiveDisplay:
 
         self._name, self._text = name, Text
         self._estimate = Estimate()
-        self.live = Live(Text("the search begins"), console=Console(), auto_refresh=False, transient=True)
+        waiting = Text("the search starts; its first evaluations follow")
+        self.live = Live(waiting, console=Console(), auto_refresh=False, transient=True)
 
     def __call__(self, view: Mapping[str, object]) -> None:
         """Show the newest."""

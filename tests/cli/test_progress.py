@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from nas_hpc.cli.progress import BAR_CELLS, Estimate, PlainDisplay, line, shown
+from nas_hpc.cli.progress import BAR_CELLS, Estimate, LauncherDisplay, PlainDisplay, line, shown
 
 
 def view(done: int, most: int = 40, **more: Any) -> dict[str, Any]:
@@ -52,3 +52,28 @@ def test_a_plain_line_is_printed_for_every_tenth() -> None:
         display(view(done))
         display(view(done))
     assert len(out.getvalue().splitlines()) == 11
+
+
+def test_a_search_without_results_so_far_shows_how_long_it_has_run() -> None:
+    estimate = Estimate()
+    shown(view(0), "d", estimate, 100.0)
+    now = shown(view(0, best=None), "d", estimate, 190.0)
+    assert now is not None
+    assert line(now, bar=False).endswith("best -  utilization 93%  since 1m30s")
+
+
+def test_utilization_is_never_shown_above_all_of_it() -> None:
+    now = shown({**view(3), "utilization": 1.22}, "d", Estimate(), 0.0)
+    assert now is not None
+    assert "utilization 100%" in line(now, bar=False)
+
+
+def test_a_launcher_tells_of_each_of_its_searches() -> None:
+    out = io.StringIO()
+    display = LauncherDisplay(out)
+    for done in range(0, 41):
+        one, other = (view(done, workflow="W", job=name, name=name)["searches"][0] for name in "ab")
+        display({"searches": [one, other], "utilization": 0.9, "running": 4, "waiting": 0})
+    lines = out.getvalue().splitlines()
+    assert sum("search W/a: " in line for line in lines) == 11
+    assert sum("search W/b: " in line for line in lines) == 11
