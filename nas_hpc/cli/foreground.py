@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nas_hpc.cli.apps import standard_apps
 from nas_hpc.cli.check_search import check_search
 from nas_hpc.cli.context import note, open_database
-from nas_hpc.cli.output import print_json, short, show_config, show_number
+from nas_hpc.cli.output import print_json, short, show_config, show_duration, show_number
 from nas_hpc.cli.submission import now, record_origin
+from nas_hpc.cli.types import parse_args
 from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.records import App, Job, Resources, new_id
 from nas_hpc.states import FINAL, RUNNABLE, Actor, State
@@ -81,6 +82,7 @@ def prepare(store: Store, wish: Wish, settings: Settings) -> tuple[Job, bool]:
         [job] = store.add_jobs([_new_job(wish, settings)], Actor.COMMAND)
         return job, True
     _compare(old, wish)
+    _ensure_app(store, wish.application)
     before = int(_value(shlex.split(old.args), _MAX_EVALS) or 0)
     done = sum(count for state, count in store.counts(JobFilter(creator=old.id)).items() if state in FINAL)
     if wish.max_evals < before:
@@ -114,30 +116,31 @@ def _compare(old: Job, wish: Wish) -> None:
     """Raise WrongCall naming what is different from the search that has that name."""
     was, is_now = _comparable(shlex.split(old.args)), _comparable(wish.words())
     if old.application != wish.application:
-        was, is_now = ["--app", old.application, *was], ["--app", wish.application, *is_now]
+        was, is_now = [("--app", old.application), *was], [("--app", wish.application), *is_now]
     if was != is_now:
-        gone, new = shlex.join(_without(was, is_now)), shlex.join(_without(is_now, was))
-        begun = " and ".join(part for part in (gone and f"with {gone}", new and f"without {new}") if part)
+        gone, new = _without(was, is_now), _without(is_now, was)
+        begun = f"with {gone}, not {new}" if gone and new else f"with {gone}" if gone else f"without {new}"
         raise WrongCall(
             f"search {wish.name} was begun {begun}; give the same again to go on with it, or another name "
-            "for "
-            "another search"
+            "for another search"
         )
 
 
-def _comparable(words: Sequence[str]) -> list[str]:
-    """Flags with their values as one word each, without those that may differ."""
-    joined: list[str] = []
+def _comparable(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each flag with its values, without those that may differ."""
+    parts: list[tuple[str, ...]] = []
     for word in words:
-        if word.startswith("--") or not joined:
-            joined.append(word)
+        if word.startswith("--") or not parts:
+            flag, equals, value = word.partition("=")
+            parts.append((flag, value) if equals else (word,))
         else:
-            joined[-1] += f" {word}"
-    return sorted(part for part in joined if part.replace("=", " ").split()[0] not in _FREE)
+            parts[-1] += (word,)
+    return sorted(part for part in parts if part[0] not in _FREE)
 
 
-def _without(mine: Sequence[str], others: Sequence[str]) -> list[str]:
-    return [word for part in mine if part not in others for word in part.split(" ")]
+def _without(mine: Sequence[tuple[str, ...]], others: Sequence[tuple[str, ...]]) -> str:
+    """Those flags of ``mine`` that are not among ``others``, as one would type them."""
+    return shlex.join(word for part in mine if part not in others for word in part)
 
 
 def _value(words: Sequence[str], flag: str) -> str:
@@ -163,8 +166,12 @@ def _continue(store: Store, old: Job, wish: Wish, settings: Settings, done: int)
 
 
 def _ensure_app(store: Store, name: str) -> None:
-    if name not in {app.name for app in store.apps()}:
+    """Register the search ``name`` if it is not, or if the Python that was to run it has gone."""
+    known = {app.name: app for app in store.apps()}
+    if name not in known:
         store.put_app(_standard(name))
+    elif not os.access(parse_args(known[name].executable)[0], os.X_OK):
+        store.put_app(_standard(name), replace=True)
 
 
 def _standard(name: str) -> App:
@@ -209,6 +216,7 @@ def finish(site: Site, job: Job, code: int, *, write: bool, as_json: bool) -> in
         "config": dict(summary.best.config) if summary and summary.best else {},
         "best_directory": summary.best.directory if summary and summary.best else "",
         "utilization": summary.utilization if summary else None,
+        "elapsed_s": summary.elapsed_s if summary else 0.0,
         "report": report,
         "results": str(results) if results.is_file() else "",
         "directory": str(directory),
@@ -251,12 +259,17 @@ def _print_result(body: dict[str, Any]) -> None:
                 print(f"{key.replace('_', ' '):<15} {show_number(value)}")
         print(f"configuration   {show_config(body['config'])}")
     failed = f", {body['failed']} failed" if body["failed"] else ""
-    print(f"evaluations     {body['evaluations']}{failed}")
+    took = f" in {show_duration(body['elapsed_s'])}" if body["elapsed_s"] else ""
+    print(f"evaluations     {body['evaluations']}{failed}{took}")
     if body["utilization"] is not None:
         print(f"utilization     {body['utilization']:.1%}")
-    for key, title in (("report", "report"), ("results", "results")):
-        if body[key]:
-            print(f"{title:<15} {body[key]}")
+    for title, path in (
+        ("best evaluation", body["best_directory"]),
+        ("results", body["results"]),
+        ("report", body["report"]),
+    ):
+        if path:
+            print(f"{title:<15} {path}")
 
 
 def _summary(site: Site, job: Job) -> Summary | None:

@@ -98,18 +98,30 @@ def hps(
     known = _known_site(call)
     flags = {"job_mode": "serial", "nodes": nodes, "fresh_interpreter": fresh_interpreter}
     settings = call.settings(known, flags)
+    if known is not None:
+        _check_free(known)
+    note(f"search {name}: {max_evals} evaluations by {application}; loading its problem and run function …")
     check(wish)
     site = known or _make_site()
-    _check_free(site)
     with open_database(site) as store:
         job, wanted = prepare(store, wish, settings)
     code = 0
     if wanted:
-        with display(name, as_json=as_json) as progress, _own_lines(as_json):
+        with _resumable(name), display(name, as_json=as_json) as progress, _own_lines(as_json):
             code = start(site, launcher_options(settings, name, 0.0, progress))
     else:
         note(f"search {name} is finished already; its {max_evals} evaluations are done")
     return finish(site, job, code, write=report, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _resumable(name: str) -> Iterator[None]:
+    """Say how to go on to who interrupts the search before its launcher has begun."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"search {name} was stopped; the same command goes on with it")
+        raise
 
 
 def _whole_path(path: str) -> str:

@@ -65,10 +65,12 @@ def test_a_search_in_the_foreground_makes_its_site_and_says_what_came_of_it(nas_
     )
     assert done.returncode == 0, done
     assert f"made the site {os.getcwd()}/{DEFAULT_SITE}" in done.stderr
+    assert done.stderr.startswith("search new: 6 evaluations by RAN; loading")
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert "0.5" in lines["test"]
     assert "kind=" in lines["configuration"]
-    assert lines["evaluations"].split() == ["evaluations", "6"]
+    assert lines["evaluations"].split()[:3] == ["evaluations", "6", "in"]
+    assert Path(lines["best"].split()[-1]).is_dir()
     assert Path(lines["report"].split()[1]).is_file()
     assert Path(lines["results"].split()[1]).is_file()
     assert rows(Path(DEFAULT_SITE)) == 6
@@ -81,6 +83,9 @@ def test_a_search_in_the_foreground_makes_its_site_and_says_what_came_of_it(nas_
     other = nas_hpc(*HPS, "-r", "mine.run", "--max-evals", "6", "--seed", "3")
     assert other.code == 2
     assert "was begun without --seed 3" in other.err
+    function = nas_hpc(*HPS, "-r", "mine.py:run", "--max-evals", "6")
+    assert function.code == 2
+    assert f"was begun with --run mine.run, not --run {os.getcwd()}/mine.py:run" in function.err
     fewer = nas_hpc(*HPS, "-r", "mine.run", "--max-evals", "5")
     assert fewer.code == 2
     assert "was begun with --max-evals 6" in fewer.err
