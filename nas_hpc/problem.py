@@ -221,6 +221,8 @@ def load_problem(path: str) -> HpProblem:
 
 
 def _hyperparameter(name: Any, value: Any, default: Any, ordinal: bool | None) -> Hyper:
+    if isinstance(value, str) and isinstance(name, (tuple, list)):
+        raise WrongCall(f"the name comes first: write add_dim({value!r}, {name!r})")
     if not isinstance(name, str) or not name:
         raise WrongCall(f"a hyperparameter's name is a text, not {name!r}: write add_dim('units', (1, 10))")
     default = _plain(default)

@@ -143,6 +143,8 @@ def test_a_wrong_dimension_is_refused_with_its_value(
 def test_swapped_arguments_are_told_the_order(problem: HpProblem) -> None:
     with pytest.raises(WrongCall, match=r"write add_hyperparameter\(\(1, 10\), 'x'\)"):
         problem.add_hyperparameter("x", (1, 10))  # type: ignore[arg-type]
+    with pytest.raises(WrongCall, match=r"write add_dim\('x', \(1, 10\)\)"):
+        problem.add_dim((1, 10), "x")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("item", [3, "x", None, object()])
