@@ -90,8 +90,12 @@ def retry(call: Invocation, words: tuple[str, ...], failed: bool, workflow: str,
                 if job.state not in _ENDED_BY_PERSON:
                     raise WrongCall(
                         f"retry: {job.name} ({short(job.id)}) is {job.state.value}; only a job that is "
-                        "FAILED or "
-                        "USER_KILLED can be retried"
+                        "FAILED or USER_KILLED can be retried"
+                    )
+                if job.creator:
+                    raise WrongCall(
+                        f"retry: {job.name} ({short(job.id)}) is an evaluation, and its search has counted "
+                        "it already; give the search --eval-retries, or more --max-evals"
                     )
         moved = store.set_state(
             [job.id for job in found], State.RESTART_READY, Actor.COMMAND, "retried by a command"
@@ -127,11 +131,12 @@ def rm(
                     f"rm: {job.name} ({short(job.id)}) is RUNNING; end it first with: nas-hpc kill "
                     f"{short(job.id)}"
                 )
-        files = "" if keep_files else " and their directories"
         evaluations = sum(
             sum(store.counts(JobFilter(creator=job.id)).values()) for job in found if not job.creator
         )
         also = f" with {evaluations} evaluations" if evaluations and words else ""
+        owner = "its directory" if len(found) == 1 and not also else "their directories"
+        files = "" if keep_files else f" and {owner}"
         _confirm(f"remove {_jobs(len(found))}{also}{files}", yes or not found)
         ids = tuple(job.id for job in found)
         removed = store.remove(JobFilter(ids=ids)) if ids else []

@@ -15,7 +15,7 @@ from nas_hpc.cli.submission import (
     find_app,
     find_job,
     find_parents,
-    resource_options,
+    resource_changes,
     resources_from,
 )
 from nas_hpc.cli.types import Count, Name, parse_environ
@@ -35,7 +35,7 @@ from nas_hpc.store.base import JobFilter, Store
 @click.option(
     "--parents", default=None, metavar="ID,ID", help='Jobs that must be finished first; "" for none.'
 )
-@resource_options
+@resource_changes
 @click.option("--yes", is_flag=True, help="Accepted, as in Balsam; nothing is asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
 @click.pass_obj

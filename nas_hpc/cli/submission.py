@@ -36,10 +36,19 @@ _FIELD = {"timeout": "timeout_s"}
 
 
 def resource_options(command: Function) -> Function:
-    """The flags that say what a job occupies; their values are None where not given."""
+    """The flags that say what a new job occupies; their values are None where not given."""
+    return _resource_options(command, defaults=True)
+
+
+def resource_changes(command: Function) -> Function:
+    """The same flags for a job that has its values."""
+    return _resource_options(command, defaults=False)
+
+
+def _resource_options(command: Function, *, defaults: bool) -> Function:
     for flag, kind, text in reversed(_RESOURCES):
         default = getattr(Resources(), _field(flag))
-        shown = f"{text}  [default: {default:g}]" if "never" not in text else text
+        shown = f"{text}  [default: {default:g}]" if defaults and "never" not in text else text
         command = click.option(f"--{flag}", type=kind, default=None, help=shown)(command)
     return command
 
@@ -142,8 +151,11 @@ def find_job(store: Store, word: str, flag: str = "JOB") -> Job:
         if len(named) == 1:
             return named[0]
         if len(named) > 1:
-            some = ", ".join(f"{job.id[:8]} (in {job.workflow})" for job in named[:4])
-            raise WrongCall(f"{flag} {word!r}: {len(named)} jobs have that name, {some}; give the id of one")
+            some = ", ".join(f"{job.id[:8]} ({job.workflow}/{job.name})" for job in named[:4])
+            more = ", …" if len(named) > 4 else ""
+            raise WrongCall(
+                f"{flag} {word!r}: {len(named)} jobs have that name, {some}{more}; give the id of one"
+            )
     if len(word) >= 4 and not set(word.lower()) - set("0123456789abcdef") and len(word) <= 32:
         return store.jobs(JobFilter(ids=(word.lower(),)))[0]
     raise WrongCall(

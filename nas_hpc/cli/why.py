@@ -35,6 +35,10 @@ def why(call: Invocation, word: str, as_json: bool) -> None:
         events = store.events([job.id])
         waiting = _unfinished_parents(store, job)
     lines = [*_state_lines(job, attempts, events), *[_parent_line(parent) for parent in waiting]]
+    ranks = job.resources.num_nodes * job.resources.ranks_per_node
+    if job.state in RUNNABLE and ranks > 1:
+        change = f"nas-hpc modify {short(job.id)} --num-nodes 1 --ranks-per-node 1"
+        lines.append(f"it has {ranks} ranks, which need an MPI program, and there is none so far: {change}")
     if job.state not in FINAL:
         lines += _launcher_lines(site, job)
     if as_json:
@@ -80,7 +84,7 @@ def _state_lines(job: Job, attempts: list[Attempt], events: list[Event]) -> list
     code = f" (return code {result.return_code})" if result.return_code else ""
     lines.append(f"attempt {attempt.number}{where} ended {result.outcome.value}{took}{code}{reason}")
     lines += [f"| {line}" for line in attempt.tail.splitlines()[-10:]]
-    if job.state in (State.FAILED, State.USER_KILLED):
+    if job.state in (State.FAILED, State.USER_KILLED) and not job.creator:
         lines.append(f"to let it run again: nas-hpc retry {short(job.id)}")
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from nas_hpc.cli.context import open_database
 from nas_hpc.cli.main import COMMANDS, main
 from nas_hpc.cli.submission import find_job
+from nas_hpc.records import new_id
 from nas_hpc.site import Site
-from nas_hpc.states import State
+from nas_hpc.states import Actor, State
 from tests.cli.conftest import Run
 
 GROUPS = {"ls": ("jobs", "apps", "nodes", "queues"), "run": ("hps",)}
@@ -127,6 +129,29 @@ def test_killed_jobs_can_be_retried(nas_hpc: Run, full_site: Site) -> None:
     assert nas_hpc("retry", "W/ready").code == 0
     assert "RESTART_READY" in nas_hpc("ls", "jobs", "--name", "ready").out
     assert nas_hpc("retry", "--failed").out.startswith(("no job", "to run again"))
+
+
+def test_an_evaluation_that_its_search_has_counted_is_not_retried(nas_hpc: Run, full_site: Site) -> None:
+    with open_database(full_site) as store:
+        search = find_job(store, "ready")
+        one = replace(search, id=new_id(), name="task1", creator=search.id, seq=1)
+        [task] = store.add_jobs([one], Actor.SEARCH)
+        store.set_state([task.id], State.USER_KILLED, Actor.COMMAND, "")
+    called = nas_hpc("retry", "task1")
+    assert called.code == 2
+    assert "task1" in called.err
+    assert "--eval-retries" in called.err
+    assert "retry" not in nas_hpc("why", "task1").out
+
+
+def test_a_change_shows_no_defaults_and_a_new_job_does(nas_hpc: Run) -> None:
+    assert "[default: 1]" in nas_hpc("job", "--help").out
+    assert "[default: 1]" not in nas_hpc("modify", "--help").out
+
+
+def test_why_names_the_ranks_that_nothing_can_start(nas_hpc: Run, full_site: Site) -> None:
+    assert nas_hpc("modify", "ready", "--num-nodes", "5").code == 0
+    assert "5 ranks, which need an MPI program" in nas_hpc("why", "ready").out
 
 
 def test_a_job_is_changed_and_removed_with_its_directory(nas_hpc: Run, full_site: Site) -> None:
