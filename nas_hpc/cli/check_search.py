@@ -49,7 +49,9 @@ def _check(module: str, words: Sequence[str]) -> None:
     try:
         flags = command.make_context(module, list(words)).params
     except click.ClickException as error:
-        raise WrongCall(error.format_message().rstrip(".")) from error
+        raise WrongCall(
+            f"{error.format_message().rstrip('.')}; the search's flags: python -m {module} --help"
+        ) from error
     load_problem(resolve_file(flags["problem"]))
     locate_run_function(flags["run"])
 

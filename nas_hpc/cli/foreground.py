@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas_hpc.cli.apps import standard_apps
 from nas_hpc.cli.check_search import check_search
 from nas_hpc.cli.context import note, open_database
-from nas_hpc.cli.output import print_json, short, show_config, show_duration, show_number
+from nas_hpc.cli.output import print_json, short, show_config, show_number
 from nas_hpc.cli.submission import now, record_origin
 from nas_hpc.cli.types import parse_args
 from nas_hpc.errors import NasHpcError, WrongCall
@@ -252,6 +252,8 @@ def _ended_by_time(job: Job, summary: Summary | None) -> str:
 
 
 def _print_result(body: dict[str, Any]) -> None:
+    from nas_hpc.analytics.text import duration
+
     if body["objective"] is not None:
         print(f"best objective  {show_number(body['objective'])}")
         for key, value in body["metadata"].items():
@@ -259,7 +261,7 @@ def _print_result(body: dict[str, Any]) -> None:
                 print(f"{key.replace('_', ' '):<15} {show_number(value)}")
         print(f"configuration   {show_config(body['config'])}")
     failed = f", {body['failed']} failed" if body["failed"] else ""
-    took = f" in {show_duration(body['elapsed_s'])}" if body["elapsed_s"] else ""
+    took = f" in {duration(body['elapsed_s'])}" if body["elapsed_s"] else ""
     print(f"evaluations     {body['evaluations']}{failed}{took}")
     if body["utilization"] is not None:
         print(f"utilization     {body['utilization']:.1%}")

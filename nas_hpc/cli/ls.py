@@ -158,7 +158,7 @@ def apps(call: Invocation, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def nodes(call: Invocation, as_json: bool) -> None:
-    """List the nodes of the running launcher and how much of each is free.
+    """List the running launcher's nodes, and how free they are.
 
     \b
     Example:

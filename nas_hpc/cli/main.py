@@ -55,6 +55,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click, with the nearest name, or all names, for a command that is none."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            right = f"did you mean {near[0]}" if near else f"the commands are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}; {right}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -109,7 +121,7 @@ def _report(error: Exception, argv: Sequence[str] | None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # since click 8.2
             click.echo(error.format_message(), err=True)
         else:
-            _say(f"error: {_one_line(error.format_message()).rstrip('.')}; see {path} --help")
+            _say(f"error: {_one_line(error.format_message()).rstrip('.?')}; see {path} --help")
         return 2
     if isinstance(error, click.ClickException):
         _say(f"error: {_one_line(error.format_message())}")

@@ -39,7 +39,7 @@ def run(ctx: click.Context) -> None:
 
 
 @site_options
-@run.command()
+@run.command(short_help="Search hyperparameters; interrupted, the same command goes on.")
 @click.argument("name", type=Name())
 @click.option("-p", "--problem", required=True, metavar="WHERE", help="module.Problem or file.py:Problem")
 @click.option("-r", "--run", "function", required=True, metavar="WHERE", help="module.run or file.py:run")
@@ -100,7 +100,8 @@ def hps(
     settings = call.settings(known, flags)
     if known is not None:
         _check_free(known)
-    note(f"search {name}: {max_evals} evaluations by {application}; loading its problem and run function …")
+    begin = f"search {name}: {max_evals} evaluations by {application}; loading its problem and run function …"
+    print(begin, file=sys.stderr if as_json else sys.stdout, flush=True)
     check(wish)
     site = known or _make_site()
     with open_database(site) as store:

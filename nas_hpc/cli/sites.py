@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from nas_hpc.cli.context import debug_option
@@ -20,7 +22,8 @@ def init(path: str) -> None:
     """
     site = new_site(path)
     print(f"made the site {site.path}")
-    print(f"use it with:  source nas-hpc-activate {path}   (or --site {path}, or from a directory below it)")
+    word = shlex.quote(path)
+    print(f"use it with:  source nas-hpc-activate {word}   (or --site {word}, or from a directory below it)")
 
 
 def new_site(path: str) -> Site:

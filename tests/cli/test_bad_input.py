@@ -151,7 +151,8 @@ CASES = [
     Case(("init", "x" * 300), ("too long", "shorter"), name="init a long name"),
     Case(("init",), ("SITE", "--help"), name="init without a name"),
     # commands and flags
-    Case(("jbo",), ("'jbo'", "--help")),
+    Case(("jbo",), ("'jbo'", "did you mean job", "--help")),
+    Case(("submit",), ("'submit'", "the commands are init, app", "--help")),
     Case((*JOB, "--nodes", "2"), ("--nodes", "--help"), name="unknown flag"),
     Case(("job", "--work", "W"), ("--work", "--workflow"), name="abbreviated flag"),
     Case(("job", "--workflow", "W", "--app", "echo"), ("'--name'", "--help"), name="job without a name"),

@@ -65,7 +65,7 @@ def test_a_search_in_the_foreground_makes_its_site_and_says_what_came_of_it(nas_
     )
     assert done.returncode == 0, done
     assert f"made the site {os.getcwd()}/{DEFAULT_SITE}" in done.stderr
-    assert done.stderr.startswith("search new: 6 evaluations by RAN; loading")
+    assert done.stdout.startswith("search new: 6 evaluations by RAN; loading")
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert "0.5" in lines["test"]
     assert "kind=" in lines["configuration"]
