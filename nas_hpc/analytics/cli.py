@@ -43,7 +43,7 @@ def analytics() -> None:
     """
 
 
-@analytics.command()
+@analytics.command(short_help="Count evaluations, name the best, measure the utilization.")
 @common
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def utilization(path: str, workflow: str | None, debug: bool, as_json: bool) -> None:
@@ -124,11 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except click.exceptions.Abort:
         return _fail("interrupted", INTERRUPTED)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # since click 8.2
+            click.echo(error.format_message(), err=True)
+            return 2
+        path = error.ctx.command_path if error.ctx is not None else PROGRAM
+        return _fail(f"{error.format_message().rstrip('.?')}; see {path} --help", 2)
     except click.ClickException as error:
-        return _fail(f"{error.format_message().rstrip('.')}; see {PROGRAM} --help", 2)
+        return _fail(error.format_message(), 2)
     except NasHpcError as error:
         return _fail(error.message, error.exit_code)
     except Exception as error:
