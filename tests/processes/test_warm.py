@@ -214,7 +214,7 @@ def test_a_module_that_ran_tensorflow_completes_in_fresh_interpreters(tmp_path: 
         async with Bench(tmp_path) as bench:
             bench.module("subject", code)
             ended = await bench.run(bench.call("subject.run"))
-            assert ended.result.objective == 50.0**4
+            assert ended.result.objective == 50.0**5
             assert "TensorFlow" in bench.notes[0]
 
     go(scenario())
