@@ -244,8 +244,12 @@ class Client:
         identity = _identity(self._path)
         if identity is None or identity == self._identity:
             return
+        try:
+            changed = wire.read_endpoint(self._path) != link.endpoint
+        except LauncherGone:  # removed since we looked
+            return
         self._identity = identity
-        if wire.read_endpoint(self._path) != link.endpoint:
+        if changed:
             self._lose("another launcher has taken over")
             self._next_try = 0.0
 

@@ -280,9 +280,11 @@ class LauncherEvaluator:
     def _check_ids(self, numbers: list[int], count: int) -> None:
         if len(numbers) != count:
             raise WrongCall(f"submit: {count} configurations and {len(numbers)} ids: give as many")
+        given: set[int] = set()
         for seq in numbers:
-            if seq < 1 or seq in self._history or seq in self._in_flight or numbers.count(seq) > 1:
+            if seq < 1 or seq in self._history or seq in self._in_flight or seq in given:
                 raise WrongCall(f"submit: the id {seq} is taken or below 1: leave the ids out")
+            given.add(seq)
 
 
 def _result(done: wire.Done) -> EvaluationResult:
