@@ -45,6 +45,11 @@ class LauncherOptions:
             if getattr(self, name) < 0:
                 value = getattr(self, name)
                 raise WrongCall(f"{name.removesuffix('_s')} is {value:g} s; it must not be negative")
+        if 0 < self.time_limit_s <= self.stop_margin_s:
+            raise WrongCall(
+                f"the time limit of {self.time_limit_s:g} s leaves nothing for jobs, which are told to stop "
+                f"{self.stop_margin_s:g} s before its end (stop_margin_s): give more time or a shorter margin"
+            )
         if not 0 < self.heartbeat_s < self.lease_s:
             raise WrongCall(
                 f"heartbeat {self.heartbeat_s:g} s, lease {self.lease_s:g} s: "
