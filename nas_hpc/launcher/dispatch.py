@@ -15,9 +15,10 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, TypeVar
 
-from nas_hpc.errors import WorkFailed
+from nas_hpc.errors import PlacementError, WorkFailed
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.agent import Agent
+from nas_hpc.launcher.endings import cancel_with, finish_of
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
@@ -26,7 +27,7 @@ from nas_hpc.processes.orders import Ended, Key, Started
 from nas_hpc.records import App, Attempt, Job, Result
 from nas_hpc.resources import Placement, Pool, Request
 from nas_hpc.states import FINAL, Outcome, State
-from nas_hpc.store.base import Claim, Finish, Finished, Store
+from nas_hpc.store.base import Claim, Finished, Store
 from nas_hpc.store.writer import Writer
 
 T = TypeVar("T")
@@ -45,13 +46,19 @@ class Run:
 class Hooks:
     """Whom the dispatcher tells."""
 
-    finished: Callable[[Sequence[Finished]], None]
-    """Jobs reached a final state (after the commit)."""
+    finished: Callable[[Sequence[Finished], Sequence[Job]], None]
+    """Jobs reached a final state (after the commit); the evaluations, as they were, that went with them."""
     changed: Callable[[], None]
     """Something started, ended or was placed: capacity, idleness and displays may differ."""
+    overtaken: Callable[[Sequence[Job]], None]
+    """Attempts ended whose jobs a command had killed (and perhaps retried) before: look what they are now."""
     fatal: Callable[[BaseException], None]
-    """The lease is lost or the database is gone."""
+    """The lease is lost, the database is gone, or the launcher itself is broken."""
     note: Callable[[str], None]
+
+
+_Exchanged = tuple[list[Finished], list[Job], list[Job]]
+"""What was closed, what was claimed, and which evaluations ended with their searches, as they were."""
 
 
 class Dispatcher:
@@ -84,6 +91,7 @@ class Dispatcher:
         self.deadline = float("inf")
         """Monotonic time at which running jobs are told to stop; nothing that would pass it is started."""
         self.stopping = False
+        self._stopped_as = (Outcome.WALLTIME, "")
         self.never: dict[str, str] = {}
         """Waiting jobs that this allocation cannot run, and why."""
         self._ended: list[tuple[Run, Ended]] = []
@@ -97,6 +105,10 @@ class Dispatcher:
         app = self.apps.get(job.application)
         return not job.creator and app is not None and app.restartable
 
+    def has_evaluations(self, job: Job) -> bool:
+        """Whether evaluations may have been asked for by the job. Called in the store's thread too."""
+        return self.is_search(job) or job.id in self.creators
+
     def shares_node(self, job: Job) -> bool:
         """On an allocation of one node a search shares it with its evaluators."""
         return self.is_search(job) and len(self._allocation.nodes) == 1
@@ -108,26 +120,42 @@ class Dispatcher:
     def add(self, jobs: Iterable[Job]) -> None:
         """Put runnable jobs into the queue; those that can never run here are named instead."""
         for job in jobs:
-            if job.id in self.queue or job.id in self._active:
+            if job.id in self._active or self.queue.get(job.id) == job:
                 continue
-            why = self._never_here(job)
+            why = self.never_here(job)
             if why:
                 if job.id not in self.never:
                     self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {why}")
                 self.never[job.id] = why
+                self.queue.remove(job.id)
                 continue
             self.never.pop(job.id, None)
-            self.queue.add(job, self.request_of(job), search=self.is_search(job), like=_like(job))
+            need = job.resources
+            like = f"{_like(job)} {need.timeout_s} {need.wall_time_minutes}"
+            self.queue.add(job, self.request_of(job), search=self.is_search(job), like=like)
         self.plan_flush()
 
-    def _never_here(self, job: Job) -> str:
+    def gone(self, runnable: Iterable[Job], running: Iterable[Job]) -> list[Job]:
+        """Jobs known here that are neither waiting nor running in the database: ended, changed or removed."""
+        waiting = {job.id for job in runnable}
+        current = {(job.id, job.attempt) for job in running}
+        for job_id in [job_id for job_id in self.never if job_id not in waiting]:
+            del self.never[job_id]
+        ended = [run.job for key, run in self.running.items() if key not in current]
+        return [*ended, *(job for job in self.queue if job.id not in waiting)]
+
+    def never_here(self, job: Job) -> str:
+        """Why this allocation cannot ever run ``job``; empty if it can."""
         need = job.resources
         if need.num_nodes * need.ranks_per_node > 1:
             return (
                 f"it has {need.num_nodes} nodes x {need.ranks_per_node} ranks, and more than one rank "
                 "needs an MPI program, which this launcher has not"
             )
-        request = self.request_of(job)
+        try:
+            request = self.request_of(job)
+        except (PlacementError, ArithmeticError, TypeError) as error:
+            return f"its resources make no sense: {error}"
         if not self._pool.could_ever(request):
             return (
                 f"it asks for {request.num_nodes} nodes with {request.gpus} GPUs each; "
@@ -165,24 +193,29 @@ class Dispatcher:
         claims = [Claim(j.id, p.nodes, p.cores[0], p.gpus[0]) for j, p in placed]
         lease, limit = self._allocation.lease, self._options.lost_limit
 
-        def commit(store: Store) -> tuple[list[Finished], list[Job]]:
-            finishes = [_finish_of(store, run, end, lease, limit) for run, end in ended]
-            return store.exchange(lease, finishes, claims)
+        def commit(store: Store) -> _Exchanged:
+            finishes = [finish_of(store, r.job, r.placement.nodes, end, lease, limit) for r, end in ended]
+            closed, won = store.exchange(lease, finishes, claims)
+            over = [f.job for f in closed if f.job.state in FINAL and self.has_evaluations(f.job)]
+            return closed, won, cancel_with(store, over)
 
         self.write(commit, partial(self._committed, runs, ended))
 
     def write(self, work: Callable[[Store], T], then: Callable[[T], None]) -> None:
         """Have the store's thread do ``work``; ``then`` is called in the loop after the commit, in order."""
+        committed = self._writer.submit(work)
         self._writes += 1
-        self._writer.submit(work).add_done_callback(partial(self._settle, then))
+        committed.add_done_callback(partial(self._settle, then))
 
     def _settle(self, then: Callable[[Any], None], done: asyncio.Future[Any]) -> None:
         error = done.exception()
-        if error is None:
-            then(done.result())
-        else:
-            self._hooks.fatal(error)
-        self._writes -= 1
+        try:
+            if error is None:
+                then(done.result())
+            else:
+                self._hooks.fatal(error)
+        finally:
+            self._writes -= 1
         if not self.busy:
             self._hooks.changed()
 
@@ -205,21 +238,22 @@ class Dispatcher:
         remaining = self.deadline - self._loop.time()
         return policy.may_start(job, self._durations[_like(job)], remaining, restartable=self.is_search(job))
 
-    def _committed(
-        self, runs: dict[str, Run], ended: list[tuple[Run, Ended]], done: tuple[list[Finished], list[Job]]
-    ) -> None:
-        closed, won = done
+    def _committed(self, runs: dict[str, Run], ended: list[tuple[Run, Ended]], done: _Exchanged) -> None:
+        closed, won, cancelled = done
         for job in won:
             self._start(replace(runs.pop(job.id), job=job))
         for run in runs.values():
             self._pool.free(run.placement)  # killed or taken by another launcher in the meantime
         self._journal.attempts((f.job, f.attempt) for f in closed if f.attempt is not None)
         settled = {f.job.id for f in closed}
-        self._journal_killed([(run, end) for run, end in ended if run.job.id not in settled])
+        overtaken = [(run, end) for run, end in ended if run.job.id not in settled]
+        self._journal_killed(overtaken)
+        if overtaken:
+            self._hooks.overtaken([run.job for run, _ in overtaken])
         self.add(f.job for f in closed if f.job.state is State.RESTART_READY)
         final = [f for f in closed if f.job.state in FINAL]
         if final:
-            self._hooks.finished(final)
+            self._hooks.finished(final, cancelled)
         if runs:
             self.plan_flush()
         self._hooks.changed()
@@ -242,6 +276,11 @@ class Dispatcher:
         if not job.creator:
             self.persons[key] = run
             self.persons_version += 1
+        if self.stopping:  # since it was placed
+            outcome, reason = self._stopped_as
+            now = time.time()
+            self.on_ended(Ended(key, Result(outcome, reason=reason, start=now, end=now)))
+            return
         try:
             creator = self.creators.get(job.creator)
             order = build_order(job, run.placement, self._allocation, self.apps, creator)
@@ -283,6 +322,11 @@ class Dispatcher:
         assert self.agent is not None
         for key in keys:
             self.agent.stop(key, outcome, reason)
+
+    def stop_all(self, outcome: Outcome, reason: str) -> None:
+        """Start nothing more, and have everything that runs ended; what is being claimed does not start."""
+        self.stopping, self._stopped_as = True, (outcome, reason)
+        self.stop(list(self.running), outcome, reason)
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """Jobs that were killed while they waited."""
@@ -328,19 +372,3 @@ def _like(job: Job) -> str:
     """Jobs of one kind have one name: their durations tell how long the next takes."""
     what = job.evaluation.run if job.evaluation is not None else job.application
     return f"{job.workflow}/{what}/{job.data.get('budget', '')}"
-
-
-def _finish_of(store: Store, run: Run, ended: Ended, lease: str, lost_limit: int) -> Finish:
-    job, result = run.job, ended.result
-    earlier: list[Attempt] = []
-    counted = result.outcome in (Outcome.LOST, Outcome.START_FAILED)
-    if counted or (result.outcome is not Outcome.OK and job.retries):
-        earlier = [attempt for attempt in store.attempts([job.id]) if attempt.number < job.attempt]
-    path = policy.follow(
-        result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
-    )
-    if path == (State.FAILED,):
-        nodes = {name for attempt in earlier for name in attempt.nodes} | set(run.placement.nodes)
-        where = ", ".join(sorted(nodes))
-        result = replace(result, reason=f"{result.reason} (attempt {job.attempt}, on {where})")
-    return Finish(job.id, job.attempt, lease, result, path, ended.tail, result.reason)

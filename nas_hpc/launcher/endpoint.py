@@ -17,7 +17,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from nas_hpc.errors import ProtocolError
-from nas_hpc.wire import Endpoint, Message, pack, unpack, write_endpoint
+from nas_hpc.wire import End, Endpoint, Message, pack, unpack, write_endpoint
 
 HEARTBEAT_MS = 5_000
 
@@ -100,13 +100,33 @@ class EndpointServer:
             except ProtocolError as error:
                 self._on_note(f"a message was not understood: {error}")
                 continue
+            self._take(peer, message)
+
+    def _take(self, peer: bytes, message: Message) -> None:
+        try:
             self._on_message(peer, message)
+        except Exception as error:  # a peer's nonsense must not silence the others
+            what = f"{type(message).__name__} makes no sense: {type(error).__name__}: {error}"
+            self._on_note(f"a message was not understood: {what}")
+            self.send(peer, End(what))
+
+    def restore(self) -> None:
+        """Write the endpoint file again if somebody has removed or replaced it."""
+        with contextlib.suppress(OSError, ValueError):
+            if not self._socket.closed and not self._is_in_place():
+                write_endpoint(self._path, self.endpoint)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._epoch in self._path.read_text()
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Stop listening; the endpoint file is removed if it is still this launcher's."""
         self._loop.remove_reader(self._socket.FD)
-        with contextlib.suppress(OSError):
-            if self._epoch in self._path.read_text():
+        with contextlib.suppress(OSError, ValueError):
+            if self._is_in_place():
                 self._path.unlink()
         self._socket.close()
         self._authenticator.stop()

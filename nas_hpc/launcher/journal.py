@@ -7,7 +7,7 @@ machine or a kill leaves out is written again from the database when the next la
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,10 @@ def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
 class Journal:
     """Appends to ``data/{workflow}/attempts.jsonl`` and ``launchers.jsonl`` from one thread."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, on_note: Callable[[str], None]) -> None:
         self._data = data
+        self._on_note = on_note
+        self._unwritten: dict[Path, list[dict[str, Any]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
     def attempts(self, ended: Iterable[tuple[Job, Attempt]]) -> None:
@@ -62,7 +64,17 @@ class Journal:
         self._append(workflow, "launchers.jsonl", [line])
 
     def _append(self, workflow: str, name: str, lines: list[dict[str, Any]]) -> None:
-        self._thread.submit(append_lines, self._data / workflow / name, lines)
+        self._thread.submit(self._write, self._data / workflow / name, lines)
+
+    def _write(self, path: Path, lines: list[dict[str, Any]]) -> None:
+        """In the thread. What cannot be written (a full disk) is kept and written with what comes next."""
+        waiting = self._unwritten.pop(path, [])
+        try:
+            append_lines(path, [*waiting, *lines])
+        except OSError as error:
+            self._unwritten[path] = [*waiting, *lines]
+            if not waiting:
+                self._on_note(f"{path} cannot be written: {error.strerror}; trying again with its next line")
 
     def known(self, workflow: str) -> set[tuple[str, int]]:
         """The (job, number) of the attempts that have a line."""
@@ -71,9 +83,13 @@ class Journal:
             (line["job"], line["number"]) for line in read_lines(path) if {"job", "number"} <= line.keys()
         }
 
-    def close(self) -> None:
-        """Wait until all is written."""
+    def close(self) -> bool:
+        """Wait until all is written; whether it was. If not, the launcher must not end in order: the next one
+        writes what is missing."""
+        for path in list(self._unwritten):
+            self._thread.submit(self._write, path, [])
         self._thread.shutdown()
+        return not self._unwritten
 
 
 def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:

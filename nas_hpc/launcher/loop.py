@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from nas_hpc.errors import LeaseLost, StoreError
+from nas_hpc.errors import LeaseLost, StoreError, WorkFailed
 from nas_hpc.launcher import ownership, view
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher, Hooks
+from nas_hpc.launcher.endings import SEARCH_ENDED
 from nas_hpc.launcher.endpoint import EndpointServer
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
@@ -47,7 +49,7 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     store = open_store(site.database)
     try:
         lease, dead = ownership.take_site(store, site, options)
-        ownership.adopt(store, site, lease, dead, options)
+        ownership.adopt(store, site, lease, options)
     finally:
         store.close()
     guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
@@ -71,10 +73,10 @@ class Launcher:
         self.site, self.options, self.lease, self.allocation = site, options, lease, allocation
         self._dead = dead
         self.started = time.time()
-        self.journal = Journal(site.data)
+        self.journal = Journal(site.data, self.note)
         self._end = asyncio.Event()
         self._error: BaseException | None = None
-        self._failed: list[str] = []
+        self._failed: set[str] = set()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stop_signals = 0
         self._progress_planned = False
@@ -82,18 +84,18 @@ class Launcher:
         self._children_wait = False
         """Whether a job waits for its parents: it may be ready when a person's job has ended."""
         self._reload_planned = False
-        self._stop_reason = ""
         self.meter = view.Meter()
 
     # -- life ----------------------------------------------------------------------------------------
     async def run(self) -> int:
         """From the first job to the last."""
         loop = self._loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_error)
         sys.setswitchinterval(SWITCH_S)
         self.writer = Writer(partial(open_store, self.site.database))
         reserved = [self.allocation.nodes[0].name] if self._master_has_a_node() else []
         pool = Pool(self.allocation.nodes, reserved)
-        hooks = Hooks(self._finished, self._changed, self._fatal, self.note)
+        hooks = Hooks(self._finished, self._changed, self._overtaken, self._fatal, self.note)
         self.dispatcher = Dispatcher(self.allocation, self.options, pool, self.writer, self.journal, hooks)
         self.pool = pool
         self.agent = Agent(
@@ -138,17 +140,18 @@ class Launcher:
         self._reload()
 
     async def _close(self) -> None:
-        await self.agent.close()
+        self.dispatcher.stopping = True  # what a command adds now is the next launcher's
         self.endpoint.close()
+        await self.agent.close()
         if not isinstance(self._error, LeaseLost):
-            for workflow in {job.workflow for job in self.dispatcher.creators.values()}:
+            for workflow in self.searches.workflows:
                 self.journal.launcher(workflow, launcher_line(self.allocation, "end", 0))
+        complete = await asyncio.to_thread(self.journal.close)
+        if complete and not isinstance(self._error, LeaseLost):
             with contextlib.suppress(StoreError):
                 await self.writer.submit(partial(_close_lease, self.lease.id))
         await asyncio.to_thread(self.writer.close)
-        await asyncio.to_thread(self.journal.close)
-        if self.options.progress is not None:
-            self.options.progress(self.view())
+        self._tell_progress()
 
     # -- what there is to do -------------------------------------------------------------------------
     def _reload(self, peer: bytes = b"", request: int = 0) -> None:
@@ -168,11 +171,7 @@ class Launcher:
             apps, waiting, creators, mine, self._children_wait = found
             self.dispatcher.apps = {app.name: app for app in apps}
             self.dispatcher.creators |= {job.id: job for job in creators}
-            current = {(job.id, job.attempt) for job in mine}
-            gone = [run.job for key, run in self.dispatcher.running.items() if key not in current]
-            runnable = {job.id for job in waiting}
-            stale = [job for job in self.dispatcher.queue if job.id not in runnable]
-            self.searches.killed([*gone, *stale], "killed by a command")
+            self.searches.killed(self.dispatcher.gone(waiting, mine), "killed by a command")
             self.dispatcher.add(waiting)
             self._ready = True
             if peer:
@@ -192,7 +191,9 @@ class Launcher:
         self._reload()
 
     def _receive(self, peer: bytes, message: Message) -> None:
-        if isinstance(message, Wake | Query) and message.protocol != PROTOCOL:
+        if isinstance(message, Wake) and self._end.is_set():
+            self._send(peer, Refused(message.request, "it is ending: start one again with nas-hpc launcher"))
+        elif isinstance(message, Wake | Query) and message.protocol != PROTOCOL:
             self._send(peer, Refused(message.request, f"the launcher speaks protocol {PROTOCOL}"))
         elif isinstance(message, Wake):
             self._reload(peer, message.request)
@@ -204,29 +205,33 @@ class Launcher:
     def _send(self, peer: bytes, message: Message) -> bool:
         return self.endpoint.send(peer, message)
 
-    def _finished(self, done: Sequence[Finished]) -> None:
+    def _finished(self, done: Sequence[Finished], cancelled: Sequence[Job]) -> None:
         for one in done:
             job, result = one.job, one.attempt.result if one.attempt is not None else None
             if job.creator:
                 continue
+            self._failed.discard(job.id)
             if job.state is State.FAILED:
-                self._failed.append(job.name)
+                self._failed.add(job.id)
                 reason = result.reason if result is not None else "a job that it waits for failed"
                 last = (one.attempt.tail if one.attempt is not None else "").strip().splitlines()[-1:]
                 said = f": {last[0]}" if last else ""
                 self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}{said}")
         self.searches.finished(done)
+        self.searches.killed(cancelled, SEARCH_ENDED)
         if self._children_wait and any(not one.job.creator for one in done):
             self._reload_soon()
+
+    def _overtaken(self, jobs: Sequence[Job]) -> None:
+        self.searches.killed(jobs, "killed by a command")
+        self._reload_soon()  # one that was retried before it ended waits for its next attempt
 
     # -- ends ----------------------------------------------------------------------------------------
     def stop(self, reason: str, outcome: Outcome = Outcome.WALLTIME) -> None:
         """End in order: start nothing more and tell what runs to stop; the next launcher restarts it."""
         if not self.dispatcher.stopping:
-            self.dispatcher.stopping = True
-            self._stop_reason = reason
             self.note(f"stopping: {reason}")
-            self.dispatcher.stop(list(self.dispatcher.running), outcome, reason)
+            self.dispatcher.stop_all(outcome, reason)
         self._changed()
 
     def _on_signal(self, number: int) -> None:
@@ -238,15 +243,20 @@ class Launcher:
 
     def _fatal(self, error: BaseException) -> None:
         """The lease is lost or the database is gone: end everything here, write nothing more."""
-        if self._error is None:
+        if not self._end.is_set():
             self._error = error
+            self._end.set()
             self.dispatcher.stopping = True
             self.agent.kill_all()
-            self._end.set()
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something raised in the loop that nobody caught: better an end than to hang for ever."""
+        error = context.get("exception")
+        self._fatal(error if error is not None else WorkFailed(str(context.get("message"))))
 
     def _heartbeat(self) -> None:
         self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
-        self.dispatcher.write(self._renewal(), lambda _: None)
+        self.dispatcher.write(self._renewal(), lambda _: self.endpoint.restore())
 
     def _renewal(self) -> Callable[[Store], None]:
         return partial(_renew, self.lease.id, time.time() + self.options.lease_s)
@@ -285,8 +295,9 @@ class Launcher:
         return self.started + self.options.time_limit_s if self.options.time_limit_s else 0.0
 
     def note(self, line: str) -> None:
-        """A line for the launcher's log."""
-        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+        """A line for the launcher's log; nothing if nobody reads it any more."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
     def view(self, job: str = "") -> Mapping[str, object]:
         """What is going on, as JSON."""
@@ -299,17 +310,24 @@ class Launcher:
 
     def _show_progress(self) -> None:
         self._progress_planned = False
-        if self.options.progress is not None and not self._end.is_set():
-            self.options.progress(self.view())
+        if not self._end.is_set():
+            self._tell_progress()
             if self.dispatcher.busy:
                 self._loop.call_later(1.0, self._plan_progress)
+
+    def _tell_progress(self) -> None:
+        if self.options.progress is not None:
+            with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
+                self.options.progress(self.view())
 
 
 _CHILDREN = frozenset({State.AWAITING_PARENTS})
 
 
 def _close_lease(lease: str, store: Store) -> None:
-    store.close_lease(lease, time.time())
+    """Give the lease up, unless jobs are left RUNNING under it: those a successor settles."""
+    if not store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING}), limit=1)):
+        store.close_lease(lease, time.time())
 
 
 def _renew(lease: str, expires: float, store: Store) -> None:

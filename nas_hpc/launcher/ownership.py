@@ -11,12 +11,13 @@ from pathlib import Path
 
 from nas_hpc.errors import LeaseLost, SiteError, StoreError
 from nas_hpc.launcher import policy
+from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions
 from nas_hpc.records import Job, Lease, Result, new_id
 from nas_hpc.site import Site
-from nas_hpc.states import Outcome, State
+from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
 
 BATCH = 500
@@ -49,9 +50,9 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
     except LeaseLost as error:
         raise SiteError(f"another launcher took {site.path} at the same moment: {error}") from error
     _write_owner(site, lease)
-    for other, _ in dead:
-        sessions.end_recorded(sessions_log(site, other.id), other.id)
-        sessions_log(site, other.id).unlink(missing_ok=True)
+    for log in site.run.glob("sessions-*.log"):  # of one that died while it took over, too
+        sessions.end_recorded(log, log.stem.removeprefix("sessions-"))
+        log.unlink(missing_ok=True)
     return lease, [other for other, _ in dead]
 
 
@@ -103,29 +104,43 @@ def _write_owner(site: Site, lease: Lease) -> None:
     os.replace(temporary, site.owner)
 
 
-def adopt(store: Store, site: Site, lease: Lease, dead: list[Lease], options: LauncherOptions) -> int:
+def adopt(store: Store, site: Site, lease: Lease, options: LauncherOptions) -> int:
     """Settle what the dead left RUNNING: results on disk are taken, the rest is lost and runs again.
 
-    Their processes have been ended before. Returns how many attempts were settled.
+    Their processes have been ended before. The dead are all whose lease has ended: one that died while it
+    took over itself has left those of its predecessor, too. Returns how many attempts were settled.
     """
+    leases = {one.id: one for one in store.leases(live_only=False)}
+    restartable = {app.name for app in store.apps() if app.restartable}
+    running: dict[str, list[Job]] = {}
+    for job in store.jobs(JobFilter(states=frozenset({State.RUNNING}))):
+        if job.lease in leases and leases[job.lease].ended:
+            running.setdefault(job.lease, []).append(job)
     settled = 0
-    for other in dead:
-        alive_until = other.expires - options.lease_s
-        running = store.jobs(JobFilter(lease=other.id, states=frozenset({State.RUNNING})))
-        for first in range(0, len(running), BATCH):
-            batch = running[first : first + BATCH]
-            won = set(store.adopt(lease.id, other.id, [(job.id, job.attempt) for job in batch]))
-            finishes = [
-                _settle(store, site, lease.id, job, alive_until, options.lost_limit)
-                for job in batch
-                if (job.id, job.attempt) in won
-            ]
-            settled += len(store.finish(lease.id, finishes))
+    for dead, jobs in running.items():
+        alive_until = leases[dead].expires - options.lease_s
+        for first in range(0, len(jobs), BATCH):
+            batch = jobs[first : first + BATCH]
+            with store.transaction():
+                won = set(store.adopt(lease.id, dead, [(job.id, job.attempt) for job in batch]))
+                finishes = [
+                    _settle(store, site, lease.id, job, alive_until, options.lost_limit, restartable)
+                    for job in batch
+                    if (job.id, job.attempt) in won
+                ]
+                closed = [one.job for one in store.finish(lease.id, finishes)]
+                cancel_with(store, [job for job in closed if not job.creator and job.state in FINAL])
+            settled += len(closed)
     return settled
 
 
-def _settle(store: Store, site: Site, lease: str, job: Job, alive_until: float, lost_limit: int) -> Finish:
+def _settle(
+    store: Store, site: Site, lease: str, job: Job, alive_until: float, lost_limit: int, restartable: set[str]
+) -> Finish:
     result = result_on_disk(site.job_directory(job.workflow, job.directory_name), job)
+    if result is not None and job.application in restartable:
+        outcome = policy.effective_outcome(result, restartable=True)
+        result = None if outcome is Outcome.LOST else result  # ended with its launcher
     attempts = [] if result is not None and result.outcome is Outcome.OK else store.attempts([job.id])
     earlier = [attempt for attempt in attempts if attempt.number < job.attempt]
     if result is None:

@@ -32,6 +32,11 @@ class JobQueue:
         for line in self._lines.values():
             yield from line.values()
 
+    def get(self, job_id: str) -> Job | None:
+        """The job as it waits; None if it does not."""
+        kind = self._kind.get(job_id)
+        return None if kind is None else self._lines[kind][job_id]
+
     def add(self, job: Job, request: Request, *, search: bool, like: str) -> None:
         """Append ``job``; one that waits already is replaced in its place."""
         kind = (search, request, like)

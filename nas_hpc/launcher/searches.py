@@ -8,18 +8,20 @@ new attempt of it, misses nothing and gets nothing twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from nas_hpc.errors import NasHpcError
-from nas_hpc.launcher import policy
+from nas_hpc.launcher.answers import Originals, done_of
 from nas_hpc.launcher.dispatch import Dispatcher
+from nas_hpc.launcher.endings import SEARCH_ENDED, UNFINISHED, cancel_if_over, check_current, revive
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.orders import Allocation
-from nas_hpc.records import Attempt, Evaluation, Job, Resources, Result, new_id
+from nas_hpc.records import Evaluation, Job, Resources, new_id
 from nas_hpc.resources import Request
-from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State
+from nas_hpc.states import RUNNABLE, Actor, Outcome, State
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.wire import (
     PROTOCOL,
@@ -27,7 +29,6 @@ from nas_hpc.wire import (
     Ask,
     Cancel,
     Capacity,
-    Done,
     End,
     Hello,
     Message,
@@ -40,9 +41,11 @@ from nas_hpc.wire import (
     Welcome,
 )  # fmt: skip
 
+T = TypeVar("T")
 CHUNK = 200
 """Results per message."""
-UNFINISHED = frozenset(State) - FINAL
+_History = tuple[list[Finished], list[Job], float]
+"""What is finished, what is not, and when the search's first attempt began."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,11 @@ class Session:
     shape: Shape
     request: Request
     cursor: int
+    """The newest result that was sent."""
+    settled: int
+    """Up to here certainly all were sent. A kill by somebody else becomes known late: results that are newer
+    than its own may have been sent before."""
+    originals: Originals
     capacity: int = -1
     live: bool = False
     report: Report | None = None
@@ -79,6 +87,8 @@ class Searches:
     journal: Journal
     outside: Outside
     sessions: dict[bytes, Session] = field(default_factory=dict)
+    workflows: set[str] = field(default_factory=set)
+    """Where searches have connected."""
     _told_for: tuple[int, int] = (-1, 0)
 
     # -- messages ------------------------------------------------------------------------------------
@@ -108,37 +118,42 @@ class Searches:
             said = f"attempt {hello.attempt} of this search is not the current one (superseded)"
             self.outside.send(peer, End(said))
             return
+        job, settled = run.job, hello.cursor
         for other in [s for s in self.sessions.values() if s.job.id == hello.job]:
+            settled = min(settled, other.settled)
             self._drop(other)
-        job = run.job
-        try:
-            request = self._request_of(hello.shape)
-        except NasHpcError as error:
-            self.outside.send(peer, End(str(error)))
+        probe = Job(id="", name="", workflow="", creator="-", resources=_resources(hello.shape, 0.0))
+        why = self.dispatcher.never_here(probe)
+        if why:
+            self.outside.send(peer, End(f"none of its evaluations can run here: {why}"))
             return
-        session = Session(peer, job, hello.shape, request, hello.cursor)
+        request = self.dispatcher.request_of(probe)
+        session = Session(peer, job, hello.shape, request, hello.cursor, settled, Originals(job.id))
         self.sessions[peer] = session
         self.dispatcher.creators[job.id] = job
+        self.workflows.add(job.workflow)
 
-        def history(store: Store) -> tuple[list[Finished], list[Job], float]:
-            done = store.finished(job.id, after=hello.cursor)
+        def history(store: Store) -> _History:
+            check_current(store, self.allocation.lease, job)
+            if hello.cursor == 0 and job.attempt > 1:
+                revive(store, job)
+            done = store.finished(job.id, after=settled)
             waiting = store.jobs(JobFilter(creator=job.id, states=UNFINISHED))
             first = min((a.claimed for a in store.attempts([job.id])), default=time.time())
             return done, waiting, first
 
-        self.dispatcher.write(history, partial(self._welcome, session))
+        self.dispatcher.write(_or_refusal(history), partial(self._welcome, session))
 
-    def _request_of(self, shape: Shape) -> Request:
-        resources = _resources(shape, 0.0)
-        probe = Job(id="", name="", workflow="", creator="-", resources=resources)
-        return policy.request_of(probe, self.allocation.mode, shares_node=False)
-
-    def _welcome(self, session: Session, history: tuple[list[Finished], list[Job], float]) -> None:
+    def _welcome(self, session: Session, history: _History | NasHpcError) -> None:
         if self.sessions.get(session.peer) is not session:
             return
+        if isinstance(history, NasHpcError):
+            self._drop(session)
+            return
         done, waiting, first = history
-        self._deliver(session, done)
+        self._deliver_all(session, done)
         session.live = True
+        self.dispatcher.add(job for job in waiting if job.state in RUNNABLE)
         pending = tuple(
             Pending(job.seq, job.evaluation.config, job.data) for job in waiting if job.evaluation is not None
         )
@@ -153,20 +168,20 @@ class Searches:
         now = time.time()
         fresh = [self._job_of(session, ask, now) for ask in submit.asks if not ask.cached_of]
         cached = [(self._job_of(session, ask, now), ask.cached_of) for ask in submit.asks if ask.cached_of]
-        creator = session.job.id
+        kinds = {job.resources: job for job in fresh}.values()
+        why = next(filter(None, map(self.dispatcher.never_here, kinds)), "")
+        if why:
+            said = f"an evaluation that cannot run here: {why}"
+            self.outside.send(session.peer, Refused(submit.request, said))
+            return
 
-        def commit(store: Store) -> tuple[list[Job], list[Finished]] | NasHpcError:
-            try:
-                with store.transaction():  # all of the request, or nothing of it
-                    added = store.add_jobs(fresh, Actor.SEARCH) if fresh else []
-                    hits = store.add_finished(_with_results(store, creator, cached, now)) if cached else []
-            except NasHpcError as error:
-                if error.exit_code != 2:
-                    raise  # the database's own trouble is not the search's
-                return error
+        def commit(store: Store) -> tuple[list[Job], list[Finished]]:
+            check_current(store, self.allocation.lease, session.job)
+            added = store.add_jobs(fresh, Actor.SEARCH) if fresh else []
+            hits = store.add_finished(session.originals.hits(store, cached, now)) if cached else []
             return added, hits
 
-        self.dispatcher.write(commit, partial(self._submitted, session, submit))
+        self.dispatcher.write(_or_refusal(commit), partial(self._submitted, session, submit))
 
     def _submitted(
         self, session: Session, submit: Submit, outcome: tuple[list[Job], list[Finished]] | NasHpcError
@@ -201,61 +216,66 @@ class Searches:
         creator = session.job.id
 
         def commit(store: Store) -> list[Job]:
+            check_current(store, self.allocation.lease, session.job)
             jobs = store.jobs(JobFilter(creator=creator, states=UNFINISHED))
             ids = [job.id for job in jobs if job.seq in wanted]
             return store.set_state(ids, State.USER_KILLED, Actor.SEARCH, "cancelled by its search")
 
-        def then(killed: list[Job]) -> None:
+        def then(killed: list[Job] | NasHpcError) -> None:
+            if isinstance(killed, NasHpcError):
+                self.outside.send(session.peer, Refused(cancel.request, str(killed)))
+                return
             self.outside.send(session.peer, Accepted(cancel.request))
             self.killed(killed, "cancelled by its search")
 
-        self.dispatcher.write(commit, then)
+        self.dispatcher.write(_or_refusal(commit), then)
 
     # -- what happens to evaluations and searches ----------------------------------------------------
     def finished(self, done: Sequence[Finished]) -> None:
-        """Tell the searches which of their evaluations ended; cancel those of searches that have ended."""
+        """Tell the searches which of their evaluations ended; part with the searches that have ended."""
         by_creator: dict[str, list[Finished]] = {}
         for one in done:
             if one.job.creator:
                 by_creator.setdefault(one.job.creator, []).append(one)
-            elif self.dispatcher.is_search(one.job):
-                self._search_ended(one.job)
+            elif self.dispatcher.has_evaluations(one.job):
+                self._part_with(one.job)
+                self.dispatcher.creators.pop(one.job.id, None)
         for session in list(self.sessions.values()):
             mine = by_creator.get(session.job.id)
             if mine and session.live:
-                self._deliver(session, mine)
+                self._deliver(session, [one for one in mine if one.order > session.cursor])
 
-    def _deliver(self, session: Session, done: Iterable[Finished]) -> None:
-        news = [one for one in done if one.order > session.cursor]
+    def _deliver(self, session: Session, news: Sequence[Finished]) -> None:
         if not news:
             return
-        session.cursor = news[-1].order
+        session.cursor = max(session.cursor, news[-1].order)
         for first in range(0, len(news), CHUNK):
-            self.outside.send(session.peer, Results(tuple(map(_done, news[first : first + CHUNK]))))
+            self.outside.send(session.peer, Results(tuple(map(done_of, news[first : first + CHUNK]))))
+
+    def _deliver_all(self, session: Session, done: Sequence[Finished]) -> None:
+        """Send everything that the database has after ``settled``; what comes twice its search drops."""
+        if self.sessions.get(session.peer) is session and done:
+            self._deliver(session, done)
+            session.settled = done[-1].order
 
     def killed(self, before: Sequence[Job], reason: str) -> None:
         """Jobs, ``before`` as they were, became USER_KILLED: ends what runs of them, tells the searches."""
         self.dispatcher.forget(job.id for job in before)
         running = [(j.id, j.attempt) for j in before if j.state is State.RUNNING]
         self.dispatcher.stop(running, Outcome.KILLED, reason)
-        for search in [job for job in before if self.dispatcher.is_search(job)]:
-            self._search_ended(search)
+        for search in [job for job in before if self.dispatcher.has_evaluations(job)]:
+            self._part_with(search)
+            cancel = partial(cancel_if_over, search=search, lease=self.allocation.lease)
+            self.dispatcher.write(cancel, partial(self.killed, reason=SEARCH_ENDED))
         creators = {job.creator for job in before if job.creator}
-        for session in [s for s in self.sessions.values() if s.job.id in creators and s.live]:
-            news = partial(_after, session.job.id, session.cursor)
-            self.dispatcher.write(news, partial(self._deliver, session))
+        for session in [s for s in self.sessions.values() if s.job.id in creators]:
+            news = partial(_after, session.job.id, session.settled)
+            self.dispatcher.write(news, partial(self._deliver_all, session))
 
-    def _search_ended(self, search: Job) -> None:
-        """A search that is over for good takes its evaluations with it."""
+    def _part_with(self, search: Job) -> None:
         for session in [s for s in self.sessions.values() if s.job.id == search.id]:
-            self._drop(session)
-
-        def cancel(store: Store) -> list[Job]:
-            jobs = store.jobs(JobFilter(creator=search.id, states=UNFINISHED))
-            return store.set_state([j.id for j in jobs], State.USER_KILLED, Actor.LAUNCHER, reason)
-
-        reason = "its search has ended"
-        self.dispatcher.write(cancel, lambda before: self.killed(before, reason))
+            if session.job.attempt <= search.attempt:
+                self._drop(session)
 
     def _drop(self, session: Session) -> None:
         self.sessions.pop(session.peer, None)
@@ -265,8 +285,8 @@ class Searches:
     def _capacity_of(self, session: Session) -> int:
         """The session's part of what the allocation holds of its shape: searches share it evenly."""
         total = self.dispatcher.capacity(session.request)
-        peers = sorted(s.job.created for s in self.sessions.values())
-        rank = peers.index(session.job.created)
+        peers = sorted((s.job.created, s.job.id) for s in self.sessions.values())
+        rank = peers.index((session.job.created, session.job.id))
         return total // len(peers) + (rank < total % len(peers))
 
     def slots(self) -> int:
@@ -303,6 +323,21 @@ def launcher_line(allocation: Allocation, event: str, slots: int) -> dict[str, o
     }
 
 
+def _or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError]:
+    """``work``; what it refuses is returned, and nothing written. Troubles of the database are raised."""
+
+    def attempt(store: Store) -> T | NasHpcError:
+        try:
+            with store.transaction():
+                return work(store)
+        except NasHpcError as error:
+            if error.exit_code != 2:
+                raise
+            return error
+
+    return attempt
+
+
 def _resources(shape: Shape, timeout_s: float) -> Resources:
     return Resources(
         num_nodes=shape.num_nodes,
@@ -314,42 +349,5 @@ def _resources(shape: Shape, timeout_s: float) -> Resources:
     )
 
 
-def _after(creator: str, cursor: int, store: Store) -> list[Finished]:
-    return store.finished(creator, after=cursor)
-
-
-def _with_results(
-    store: Store, creator: str, cached: Sequence[tuple[Job, int]], now: float
-) -> list[tuple[Job, Result]]:
-    """The cache hits with their originals' results. Raises WrongCall for an original that has none."""
-    by_seq = {one.job.seq: one.attempt for one in store.finished(creator)}
-    pairs = []
-    for job, seq in cached:
-        attempt: Attempt | None = by_seq.get(seq)
-        if attempt is None or attempt.result is None:
-            raise policy.no_original(job.seq, seq)
-        original = attempt.result
-        result = Result(original.outcome, original.objective, original.metadata, start=now, end=now)
-        pairs.append((job, result))
-    return pairs
-
-
-def _done(one: Finished) -> Done:
-    job, result = one.job, one.attempt.result if one.attempt is not None else None
-    if result is None:
-        result = Result(Outcome.KILLED, reason="ended before it began", start=0.0, end=0.0)
-    return Done(
-        order=one.order,
-        seq=job.seq,
-        config=job.evaluation.config if job.evaluation is not None else {},
-        data=job.data,
-        outcome=result.outcome.value,
-        objective=result.objective if result.outcome is Outcome.OK else None,
-        metadata=result.metadata,
-        reason=result.reason,
-        start=result.start,
-        end=result.end,
-        attempt=job.attempt,
-        submitted=job.created,
-        cached=job.attempt == 0 and result.outcome is Outcome.OK,
-    )
+def _after(creator: str, order: int, store: Store) -> list[Finished]:
+    return store.finished(creator, after=order)

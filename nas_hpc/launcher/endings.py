@@ -1,0 +1,96 @@
+"""What the database has to be told when something ends. All functions run in the store's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nas_hpc.errors import WrongCall
+from nas_hpc.launcher import policy
+from nas_hpc.processes.orders import Ended
+from nas_hpc.records import Attempt, Job
+from nas_hpc.states import FINAL, Actor, Outcome, State
+from nas_hpc.store.base import Finish, JobFilter, Store
+
+SEARCH_ENDED = "its search has ended"
+UNFINISHED = frozenset(State) - FINAL
+
+
+def finish_of(
+    store: Store, job: Job, nodes: Iterable[str], ended: Ended, lease: str, lost_limit: int
+) -> Finish:
+    """How the attempt of ``job`` on ``nodes`` that ended so is to be recorded."""
+    result = ended.result
+    earlier: list[Attempt] = []
+    counted = result.outcome in (Outcome.LOST, Outcome.START_FAILED)
+    if counted or (result.outcome is not Outcome.OK and job.retries):
+        earlier = [attempt for attempt in store.attempts([job.id]) if attempt.number < job.attempt]
+    path = policy.follow(
+        result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
+    )
+    if path == (State.FAILED,):
+        where = ", ".join(sorted({name for attempt in earlier for name in attempt.nodes} | set(nodes)))
+        result = replace(result, reason=f"{result.reason} (attempt {job.attempt}, on {where})")
+    return Finish(job.id, job.attempt, lease, result, path, ended.tail, result.reason)
+
+
+def cancel_with(store: Store, searches: Iterable[Job]) -> list[Job]:
+    """End the evaluations of searches that are over for good; returns them as they were before.
+
+    In the transaction that ends the search: a launcher that dies between the two would leave evaluations that
+    the next one runs for nobody.
+    """
+    killed: list[Job] = []
+    for search in searches:
+        alive = store.jobs(JobFilter(creator=search.id, states=UNFINISHED))
+        ids = [job.id for job in alive]
+        killed += store.set_state(ids, State.USER_KILLED, Actor.LAUNCHER, SEARCH_ENDED)
+    return killed
+
+
+def cancel_if_over(store: Store, search: Job, lease: str) -> list[Job]:
+    """``cancel_with``, unless the search waits or runs (again): it may have been changed or retried.
+
+    Raises LeaseLost.
+    """
+    store.claim(lease, ())
+    now = state_of(store, search)
+    return cancel_with(store, [search]) if now is None or now.state in FINAL else []
+
+
+def state_of(store: Store, job: Job) -> Job | None:
+    """The job as it is now; None if it was removed."""
+    try:
+        return store.jobs(JobFilter(ids=(job.id,)))[0]
+    except WrongCall:
+        return None
+
+
+def check_current(store: Store, lease: str, search: Job) -> None:
+    """Before anything is written for a search: this launcher is the site's, this attempt the search's.
+
+    Raises LeaseLost, or WrongCall for a search that was ended in the meantime.
+    """
+    store.claim(lease, ())
+    now = state_of(store, search)
+    if now is None or (now.state, now.lease, now.attempt) != (State.RUNNING, lease, search.attempt):
+        raise WrongCall(f"attempt {search.attempt} of search {search.name} is over: it was ended or removed")
+
+
+def revive(store: Store, search: Job) -> list[Job]:
+    """A search that was ended and is retried goes on where it was: what was ended with it runs again.
+
+    Evaluations that it cancelled itself, or that a person killed alone, stay as they are. Those that went
+    with it were ended by its launcher, or at the instant at which it was.
+    """
+    killed = store.jobs(JobFilter(creator=search.id, states=frozenset({State.USER_KILLED})))
+    if not killed:
+        return []
+    instants = {event.time for event in store.events([search.id]) if event.new is State.USER_KILLED}
+    last = {event.job: event for event in store.events([job.id for job in killed])}
+    ids = [
+        job
+        for job, event in last.items()
+        if event.message == SEARCH_ENDED or (event.actor == Actor.COMMAND.value and event.time in instants)
+    ]
+    return store.set_state(ids, State.RESTART_READY, Actor.COMMAND, "retried with its search")

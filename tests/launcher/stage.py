@@ -1,0 +1,177 @@
+"""A launcher inside the test, with the real database and loop, whose processes the test plays itself: what
+races for milliseconds happens exactly when a test wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from nas_hpc.launcher import LauncherOptions, loop, ownership
+from nas_hpc.launcher.orders import Allocation
+from nas_hpc.processes.orders import Ended, Key, Order, Started
+from nas_hpc.records import App, Job, Result, new_id
+from nas_hpc.resources import local_nodes
+from nas_hpc.site import Site
+from nas_hpc.states import Actor, Outcome, State
+from nas_hpc.store import open_store
+from nas_hpc.store.base import JobFilter, Store
+from nas_hpc.wire import PROTOCOL, Ask, Hello, Message, Results, Shape, Submit, Wake
+
+WAIT_S = 5.0
+PEER = b"search"
+
+
+class Puppet:
+    """An agent without processes: what it is told is recorded, what happens the test says."""
+
+    def __init__(
+        self, *, on_started: Callable[[Started], None], on_ended: Callable[[Ended], None], **_: object
+    ) -> None:
+        self._on_started, self._on_ended = on_started, on_ended
+        self.orders: dict[Key, Order] = {}
+        self.stops: dict[Key, Outcome] = {}
+        self.on_start: Callable[[Order], None] = lambda order: None
+
+    def start(self, order: Order) -> None:
+        self.on_start(order)
+        self.orders[order.key] = order
+        self._on_started(Started(order.key, 1, time.time()))
+
+    def stop(self, key: Key, outcome: Outcome, reason: str) -> None:
+        if key in self.orders:
+            self.stops.setdefault(key, outcome)
+
+    def end(self, key: Key, outcome: Outcome = Outcome.OK, objective: float | None = 1.0) -> None:
+        """The attempt's process ends."""
+        del self.orders[key]
+        now = time.time()
+        value = objective if outcome is Outcome.OK else None
+        self._on_ended(Ended(key, Result(outcome, value, start=now, end=now)))
+
+    def kill_all(self) -> None:
+        for key in list(self.orders):
+            self.end(key, Outcome.LOST)
+
+    async def close(self) -> None:
+        self.orders.clear()
+
+
+@dataclass
+class Stage:
+    """The launcher, its puppet, the messages that it sent, and another connection to its database."""
+
+    launcher: loop.Launcher
+    task: asyncio.Task[int]
+    store: Store
+    sent: list[tuple[bytes, Message]] = field(default_factory=list)
+
+    @property
+    def agent(self) -> Puppet:
+        return self.launcher.agent  # type: ignore[return-value]
+
+    async def until(self, predicate: Callable[[], object], what: str) -> None:
+        """Let the loop turn until it is so; an end of the launcher is an answer, too."""
+        deadline = time.monotonic() + WAIT_S
+        while not predicate():
+            assert time.monotonic() < deadline, f"waited {WAIT_S:g} s for {what}"
+            assert not self.task.done() or self.task.exception() is None, self.task.exception()
+            await asyncio.sleep(0.001)
+
+    async def settled(self) -> None:
+        """Until nothing is on its way between loop and database."""
+        busy = self.launcher.dispatcher
+        await self.until(
+            lambda: not (busy._writes or busy._ended or busy._flush_planned or self.launcher._reload_planned),
+            "the database",
+        )
+
+    def add(self, *jobs: Job) -> list[Job]:
+        """As ``nas-hpc job`` does, without telling the launcher."""
+        return self.store.add_jobs(jobs, Actor.COMMAND)
+
+    def set(self, state: State, *ids: str) -> None:
+        """As ``nas-hpc kill`` and ``retry`` do, without telling the launcher."""
+        assert len(self.store.set_state(ids, state, Actor.COMMAND, "killed by a command")) == len(ids)
+
+    def wake(self) -> None:
+        """A command tells the launcher."""
+        self.launcher._receive(b"command", Wake(PROTOCOL, 1))
+
+    def says(self, message: Message, peer: bytes = PEER) -> None:
+        """A search says something."""
+        self.launcher._receive(peer, message)
+
+    async def search(self) -> Job:
+        """A search that runs and has been welcomed."""
+        [job] = self.add(search())
+        self.wake()
+        await self.until(lambda: (job.id, 1) in self.agent.orders, "the search's start")
+        self.says(Hello(PROTOCOL, job.id, 1, 0, Shape(node_packing_count=4)))
+        await self.until(lambda: any(type(m).__name__ == "Welcome" for _, m in self.sent), "Welcome")
+        return job
+
+    async def evaluations(self, *seqs: int) -> list[Key]:
+        """The search asks for these, and they run."""
+        before = set(self.agent.orders)
+        self.says(Submit(seqs[0], tuple(Ask(q, "m.f", {"x": q}, 1, SHAPE) for q in seqs)))
+        await self.until(lambda: len(self.agent.orders) == len(before) + len(seqs), "the evaluations' start")
+        return [key for key in self.agent.orders if key not in before]
+
+    def results(self) -> dict[int, str]:
+        """Outcomes by number, as the search was told."""
+        told = [message for _, message in self.sent if isinstance(message, Results)]
+        return {done.seq: done.outcome for results in told for done in results.done}
+
+    def jobs(self, **where: Any) -> list[Job]:
+        return self.store.jobs(JobFilter(**where))
+
+
+SHAPE = Shape(node_packing_count=4)
+
+
+def search() -> Job:
+    """A job that is a search."""
+    return Job(id=new_id(), name="s", workflow="W", application="SEARCH")
+
+
+def program(**fields: Any) -> Job:
+    """A job that is a plain program."""
+    return Job(id=new_id(), name="p", workflow="W", application="PLAIN", **fields)
+
+
+@asynccontextmanager
+async def staged(site: Site, patch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[Stage]:
+    """A launcher in serial mode on one node of four cores, which waits a minute for work."""
+    patch.setattr(loop, "Agent", Puppet)
+    chosen = LauncherOptions(**{"job_mode": "serial", "idle_timeout_s": 60.0, **options})
+    nodes = tuple(local_nodes(1, 4))
+    store = open_store(site.database)
+    try:
+        store.put_app(App("SEARCH", "search", restartable=True), replace=True)
+        store.put_app(App("PLAIN", "plain"), replace=True)
+        lease, dead = ownership.take_site(store, site, chosen)
+        ownership.adopt(store, site, lease, chosen)
+        allocation = Allocation(site, lease.id, "serial", nodes, False, False)
+        launcher = loop.Launcher(site, chosen, lease, dead, allocation)
+        stage = Stage(launcher, asyncio.create_task(launcher.run()), store)
+        await stage.until(lambda: launcher._ready, "the launcher")
+        launcher.endpoint.send = lambda peer, message: stage.sent.append((peer, message)) is None  # type: ignore[method-assign]
+        await stage.settled()
+        try:
+            yield stage
+        finally:
+            if not stage.task.done():
+                launcher.stop("the test is over")
+                await asyncio.sleep(0)
+                stage.agent.kill_all()
+            await asyncio.wait([stage.task], timeout=WAIT_S)
+            assert stage.task.done(), "the launcher does not end"
+    finally:
+        store.close()
