@@ -16,7 +16,7 @@ from nas_hpc.analytics.text import duration, number, shown
 from nas_hpc.errors import NasHpcError
 
 if TYPE_CHECKING:
-    from nas_hpc.analytics.summary import Summary
+    from nas_hpc.analytics.summary import Evaluated, Summary
 
 PROGRAM = "deephyper-analytics"
 INTERRUPTED = 130
@@ -80,7 +80,9 @@ def lines(summary: Summary) -> list[str]:
     said = [f"{summary.workflow}: {counts(summary)}"]
     best = summary.best
     if best is not None:
-        said.append(f"best objective {number(best.objective)}: {best.name}, after {duration(best.elapsed_s)}")
+        said.append(
+            f"best objective {number(best.objective)}: {_name(best)}, after {duration(best.elapsed_s)}"
+        )
         for values in (best.config, best.metadata):
             if values:
                 said.append("  " + ", ".join(f"{name}={shown(value)}" for name, value in values.items()))
@@ -96,6 +98,10 @@ def lines(summary: Summary) -> list[str]:
         )
     said.append(summary.definition)
     return said + [f"note: {note}" for note in summary.notes]
+
+
+def _name(best: Evaluated) -> str:
+    return f"{best.name} of {best.search}" if best.search else best.name
 
 
 def counts(summary: Summary) -> str:

@@ -26,6 +26,8 @@ class Evaluated:
     config: Mapping[str, Any]
     metadata: Mapping[str, Any]
     directory: str
+    search: str = ""
+    """Name of the search that asked for it, where several have evaluations here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def ranked(last: pd.DataFrame) -> pd.DataFrame:
 def top(location: Location, last: pd.DataFrame, n: int, used: Utilization | None) -> list[Evaluated]:
     """The ``n`` best evaluations with what their directories say of them."""
     chosen = []
+    searches = _search_names(location, last)
     for row in ranked(last).head(n).to_dict("records"):
         start, end = float(row["start"]), float(row["end"])
         directory = directory_of(location, row["name"], row["job"])
@@ -129,9 +132,19 @@ def top(location: Location, last: pd.DataFrame, n: int, used: Utilization | None
                 config=config if isinstance(config, dict) else {},
                 metadata=metadata if isinstance(metadata, dict) else {},
                 directory=str(directory) if directory.is_dir() else "",
+                search=searches.get(row["creator"], ""),
             )
         )
     return chosen
+
+
+def _search_names(location: Location, last: pd.DataFrame) -> dict[str, str]:
+    """Names of the searches by their ids; empty if all evaluations are of one."""
+    creators = last["creator"].unique()
+    if len(creators) < 2:
+        return {}
+    named = {path.name[-8:]: path.name[:-9] for path in location.directory.glob("*_????????")}
+    return {creator: named.get(creator[:8], creator[:8]) for creator in creators}
 
 
 def failures(last: pd.DataFrame) -> dict[str, int]:

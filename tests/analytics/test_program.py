@@ -15,7 +15,7 @@ from nas_hpc.analytics import write_report
 from nas_hpc.analytics.cli import main
 from nas_hpc.analytics.text import duration, number
 from nas_hpc.analytics.utilization import DEFINITION
-from tests.analytics.workflows import attempt_line, make_workflow, write_directory, write_lines
+from tests.analytics.workflows import SEARCH, attempt_line, make_workflow, write_directory, write_lines
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -102,6 +102,22 @@ def test_the_report_is_one_page_that_loads_nothing(
     assert DEFINITION in text
     assert page.count("<svg ") == 2
     assert len(page) < 200_000
+
+
+def test_of_several_searches_each_evaluation_names_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "6f" * 16
+    lines = [attempt_line(1, 0, 1), attempt_line(2, 0, 2, creator=other)]
+    write_lines(tmp_path / "W" / "attempts.jsonl", lines)
+    (tmp_path / "W" / f"second_{other[:8]}").mkdir()
+    page = page_text(write_report(tmp_path / "W", tmp_path / "r.html").read_text())
+    assert "Best evaluation: task2 of second" in page
+    assert f"task1 {SEARCH[:8]} 1" in page  # its directory is gone
+    assert main(["utilization", str(tmp_path / "W")]) == 0
+    assert "task2 of second" in capsys.readouterr().out
+    alone = write_report(make_workflow(tmp_path / "T", n=2), tmp_path / "s.html").read_text()
+    assert "<th>search</th>" not in alone
 
 
 def test_what_users_write_is_shown_and_not_interpreted(tmp_path: Path) -> None:
