@@ -93,7 +93,7 @@ def launcher(
         _say(_begin(site, options, before))
         code = start(site, options)
         with call.store(write=False) as (_, store):
-            _say(_end(before, store.counts(JobFilter(workflow=workflow))))
+            _say(_end(before, store.counts(JobFilter(workflow=workflow)), display.searches))
     if as_json:
         from nas_hpc.cli.output import print_json
 
@@ -115,13 +115,14 @@ def _begin(site: Site, options: LauncherOptions, counts: Mapping[State, int]) ->
     return f"launcher of {site.path} ({options.job_mode} mode, {nodes}{end}): {jobs} of {what} to run"
 
 
-def _end(before: Mapping[State, int], after: Mapping[State, int]) -> str:
-    """What became of the jobs, evaluations among them."""
+def _end(before: Mapping[State, int], after: Mapping[State, int], searches: int) -> str:
+    """What became of the jobs, evaluations of ``searches`` searches among them."""
     ended = [(state, after.get(state, 0) - before.get(state, 0)) for state in sorted(FINAL)]
     parts = [f"{count} {state.value}" for state, count in ended if count > 0]
+    among = ", evaluations among them" if parts and searches else ""
     left = sum(count for state, count in after.items() if state not in FINAL)
     rest = f"; {left} not finished, see: nas-hpc ls jobs, nas-hpc why JOB" if left else ""
-    return f"launcher ended: {', '.join(parts) or 'no job came to its end'}{rest}"
+    return f"launcher ended: {', '.join(parts) or 'no job came to its end'}{among}{rest}"
 
 
 def start(site: Site, options: LauncherOptions) -> int:

@@ -148,6 +148,11 @@ class LauncherDisplay:
         self.view: Mapping[str, object] = {}
         """The newest view."""
 
+    @property
+    def searches(self) -> int:
+        """How many searches it has seen."""
+        return len(self._paces)
+
     def __call__(self, view: Mapping[str, Any]) -> None:
         """Print the lines that are due."""
         self.view = view
