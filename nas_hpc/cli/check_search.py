@@ -7,6 +7,7 @@ nothing of them is in the process that asks. Exit 0, or 2 after a line ``MARK me
 from __future__ import annotations
 
 import importlib
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,8 +34,14 @@ def check_search(module: str, words: Sequence[str]) -> None:
         return
     lines = done.stderr.decode(errors="replace").splitlines()
     told = [line.removeprefix(MARK).strip() for line in lines if line.startswith(MARK)]
+    if told:
+        raise WrongCall(told[-1])
+    code = done.returncode
+    how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
+    said = f", its last words: {lines[-1]}" if lines else ""
     raise WrongCall(
-        told[-1] if told else f"the problem cannot be loaded: {lines[-1] if lines else 'no reason given'}"
+        f"importing the problem and the run function ended the process with {how}{said}; "
+        "correct what their modules do when they are imported"
     )
 
 

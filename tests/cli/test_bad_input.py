@@ -226,6 +226,12 @@ CASES = [
     ),
     Case((*HPS, "-p", "mine.Nosuch", "-r", "mine.run"), ("'mine.Nosuch'",), prepare=modules),
     Case((*HPS, "-p", "mine.Number", "-r", "mine.run"), ("'mine.Number'", "is a int"), prepare=modules),
+    Case(
+        (*HPS, "-p", "leaves.Problem", "-r", "mine.run"),
+        ("exit code 3", "correct what their modules do"),
+        prepare=write("leaves.py", "import os; os._exit(3)"),
+        name="a module that ends the process",
+    ),
     Case((*HPS, "-p", "mine.Nothing", "-r", "mine.run"), ("no hyperparameters",), prepare=modules),
     Case(
         (*HPS, "-p", "mine.Problem", "-r", "mine.Number"),
