@@ -21,6 +21,7 @@ from nas_hpc.cli.submission import (
 from nas_hpc.cli.types import Count, Name, parse_environ
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
+from nas_hpc.site import Site
 from nas_hpc.states import State
 from nas_hpc.store.base import JobFilter, Store
 
@@ -28,7 +29,7 @@ from nas_hpc.store.base import JobFilter, Store
 @site_options
 @click.command()
 @click.argument("word", metavar="JOB")
-@click.option("--name", type=Name(), default=None, help="New name; its directory is another one then.")
+@click.option("--name", type=Name(), default=None, help="New name, for a job that has not run.")
 @click.option("--args", default=None, help="New arguments of the application, one string.")
 @click.option("--env", multiple=True, metavar="K=V[:K2=V2]", help="Variables to set or to replace.")
 @click.option("--retries", type=Count(0), default=None, help="Runs again after a failure, at most so often.")
@@ -52,7 +53,7 @@ def modify(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Change a job that does not run.
+    """Change a job that does not run and is not finished.
 
     \b
     Example:
@@ -61,11 +62,7 @@ def modify(
     environ = parse_environ(env)
     with call.store(write=True) as (site, store):
         old = find_job(store, word)
-        if old.state is State.RUNNING:
-            raise WrongCall(
-                f"modify: {old.name} ({short(old.id)}) is RUNNING; end it first with: nas-hpc kill "
-                f"{short(old.id)}"
-            )
+        _check_changeable(site, old, name)
         new = replace(old, resources=resources_from(flags, old.resources))
         given: dict[str, Any] = {"name": name, "args": args, "retries": retries}
         new = replace(new, **{key: value for key, value in given.items() if value is not None})
@@ -87,6 +84,21 @@ def modify(
     else:
         print(f"changed {stored.workflow}/{stored.name} ({short(stored.id)})")
     wake(site)
+
+
+def _check_changeable(site: Site, job: Job, name: str | None) -> None:
+    """Raise WrongCall for a job that runs or is finished, and for a new name where there is a directory."""
+    who = f"modify: {job.name} ({short(job.id)})"
+    if job.state is State.RUNNING:
+        raise WrongCall(f"{who} is RUNNING; end it first with: nas-hpc kill {short(job.id)}")
+    if job.state is State.JOB_FINISHED:
+        raise WrongCall(f"{who} is JOB_FINISHED and will not run again; add another with: nas-hpc job")
+    directory = site.job_directory(job.workflow, job.directory_name)
+    if name not in (None, job.name) and directory.exists():
+        raise WrongCall(
+            f"{who} has run and has its directory {directory}; leave --name out, or add another job with: "
+            "nas-hpc job"
+        )
 
 
 def check_no_cycle(store: Store, job: Job) -> None:

@@ -13,9 +13,9 @@ import pytest
 from nas_hpc.cli.context import open_database
 from nas_hpc.cli.main import COMMANDS, main
 from nas_hpc.cli.submission import find_job
-from nas_hpc.records import new_id
+from nas_hpc.records import Result, new_id
 from nas_hpc.site import Site
-from nas_hpc.states import Actor, State
+from nas_hpc.states import Actor, Outcome, State
 from tests.cli.conftest import Run
 
 GROUPS = {"ls": ("jobs", "apps", "nodes", "queues"), "run": ("hps",)}
@@ -147,6 +147,21 @@ def test_an_evaluation_that_its_search_has_counted_is_not_retried(nas_hpc: Run, 
 def test_a_change_shows_no_defaults_and_a_new_job_does(nas_hpc: Run) -> None:
     assert "[default: 1]" in nas_hpc("job", "--help").out
     assert "[default: 1]" not in nas_hpc("modify", "--help").out
+
+
+def test_a_job_that_has_run_keeps_its_name_and_a_finished_one_everything(
+    nas_hpc: Run, full_site: Site
+) -> None:
+    [job] = json.loads(nas_hpc("ls", "jobs", "--json", "--name", "ready").out)
+    (full_site.data / "W" / job["directory"]).mkdir(parents=True)
+    refused = nas_hpc("modify", "ready", "--name", "other")
+    assert refused.code == 2
+    assert job["directory"] in refused.err
+    assert nas_hpc("modify", "ready", "--retries", "2").code == 0
+    with open_database(full_site) as store:
+        done = replace(find_job(store, "ready"), id=new_id(), name="done", creator=job["id"], seq=1)
+        store.add_finished([(done, Result(Outcome.OK, 1.0))])
+    assert "will not run again" in nas_hpc("modify", "done", "--retries", "3").err
 
 
 def test_why_names_the_ranks_that_nothing_can_start(nas_hpc: Run, full_site: Site) -> None:
