@@ -26,6 +26,7 @@ class Shown:
     failed: int
     running: int
     max_evals: int
+    """0 if the search has not told it yet."""
     best: float | None
     utilization: float | None
     elapsed_s: float
@@ -57,19 +58,28 @@ class Estimate:
         return (now_s - since_s) / (done - before) * (max_evals - done)
 
 
-def shown(view: Mapping[str, Any], name: str, estimate: Estimate, now_s: float) -> Shown | None:
-    """What the launcher's ``view`` says of the search ``name``; None before that has begun."""
+def shown(
+    view: Mapping[str, Any], name: str, estimate: Estimate, now_s: float, max_evals: int = 0
+) -> Shown | None:
+    """What the launcher's ``view`` says of the search ``name``; None before that has begun.
+
+    A search tells its ``max_evals`` with its first result, which may take long; who started it knows it.
+    """
     for search in view.get("searches") or []:
-        if search.get("name") == name and search.get("max_evals"):
-            return of_search(search, view.get("utilization"), estimate, now_s)
+        if search.get("name") == name and (search.get("max_evals") or max_evals):
+            return of_search(search, view.get("utilization"), estimate, now_s, max_evals)
     return None
 
 
 def of_search(
-    search: Mapping[str, Any], utilization: float | None, estimate: Estimate, now_s: float
+    search: Mapping[str, Any],
+    utilization: float | None,
+    estimate: Estimate,
+    now_s: float,
+    max_evals: int = 0,
 ) -> Shown:
     """What a search's part of the view says."""
-    done, most = int(search["done"]), int(search["max_evals"])
+    done, most = int(search["done"]), int(search["max_evals"]) or max_evals
     return Shown(
         done=done,
         failed=int(search["failed"]),
@@ -84,17 +94,17 @@ def of_search(
 
 def line(now: Shown, bar: bool) -> str:
     """One line about a search."""
-    parts = [f"{now.done}/{now.max_evals} done"]
+    parts = [f"{now.done}/{now.max_evals} done" if now.max_evals else f"{now.done} done"]
     if now.failed:
         parts.append(f"{now.failed} failed")
     parts.append(f"{now.running} running")
     parts.append(f"best {show_number(now.best) if now.best is not None else '-'}")
-    if now.utilization is not None:
+    if now.utilization is not None and now.done:
         parts.append(f"utilization {min(1.0, now.utilization):.0%}")
     if now.left_s is not None:
         parts.append(f"{show_duration(now.left_s)} left")
     elif not now.done:
-        parts.append(f"since {show_duration(now.elapsed_s)}")
+        parts.append(f"for {show_duration(now.elapsed_s)}")
     full = round(BAR_CELLS * now.done / max(1, now.max_evals))
     return (f"{'━' * full}{'╌' * (BAR_CELLS - full)} " if bar else "") + "  ".join(parts)
 
@@ -107,7 +117,7 @@ class Display(Protocol):
 
 
 class Pace:
-    """When a plain line is due: another tenth is done, or a minute has passed."""
+    """When a plain line is due: an evaluation runs, another tenth is done, or a minute has passed."""
 
     def __init__(self) -> None:
         self.estimate = Estimate()
@@ -115,25 +125,26 @@ class Pace:
 
     def is_due(self, now: Shown, now_s: float) -> bool:
         """Whether to print ``now``; it is taken as printed then."""
-        step = now.done * STEPS // now.max_evals
+        step = now.done * STEPS // max(1, now.max_evals)
         last, when_s = self._printed
-        if step == last and now_s - when_s < SILENCE_S:
+        begun = now.done or now.running
+        if not begun or (step == last and now_s - when_s < SILENCE_S):
             return False
         self._printed = (step, now_s)
         return True
 
 
 class PlainDisplay:
-    """A line when another tenth is done, and at least every minute."""
+    """A line at the first evaluation, when another tenth is done, and at least every minute."""
 
-    def __init__(self, name: str, out: TextIO) -> None:
-        self._name, self._out = name, out
+    def __init__(self, name: str, out: TextIO, max_evals: int = 0) -> None:
+        self._name, self._out, self._max_evals = name, out, max_evals
         self._pace = Pace()
 
     def __call__(self, view: Mapping[str, object]) -> None:
         """Print a line if one is due."""
         now_s = time.monotonic()
-        now = shown(view, self._name, self._pace.estimate, now_s)
+        now = shown(view, self._name, self._pace.estimate, now_s, self._max_evals)
         if now is not None and self._pace.is_due(now, now_s):
             print(line(now, bar=False), file=self._out, flush=True)
 
@@ -158,8 +169,6 @@ class LauncherDisplay:
         self.view = view
         now_s = time.monotonic()
         for search in view.get("searches") or []:
-            if not search.get("max_evals"):
-                continue
             pace = self._paces.setdefault(str(search.get("job")), Pace())
             now = of_search(search, view.get("utilization"), pace.estimate, now_s)
             if pace.is_due(now, now_s):
@@ -175,29 +184,29 @@ class LauncherDisplay:
 class LiveDisplay:
     """A line that changes in place; what else is printed stands above it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_evals: int = 0) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
 
-        self._name, self._text = name, Text
+        self._name, self._max_evals, self._text = name, max_evals, Text
         self._estimate = Estimate()
         waiting = Text("the search starts; its first evaluations follow")
         self.live = Live(waiting, console=Console(), auto_refresh=False, transient=True)
 
     def __call__(self, view: Mapping[str, object]) -> None:
         """Show the newest."""
-        now = shown(view, self._name, self._estimate, time.monotonic())
+        now = shown(view, self._name, self._estimate, time.monotonic(), self._max_evals)
         if now is not None:
             self.live.update(self._text(line(now, bar=True), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 @contextmanager
-def display(name: str, *, as_json: bool) -> Iterator[Display]:
+def display(name: str, max_evals: int, *, as_json: bool) -> Iterator[Display]:
     """The display that fits: live on a terminal, else plain; on stderr when stdout is for JSON."""
     if as_json or not sys.stdout.isatty():
-        yield PlainDisplay(name, sys.stderr if as_json else sys.stdout)
+        yield PlainDisplay(name, sys.stderr if as_json else sys.stdout, max_evals)
         return
-    shower = LiveDisplay(name)
+    shower = LiveDisplay(name, max_evals)
     with shower.live:
         yield shower

@@ -108,7 +108,7 @@ def hps(
         job, wanted = prepare(store, wish, settings)
     code = 0
     if wanted:
-        with _resumable(name), display(name, as_json=as_json) as progress, _own_lines(as_json):
+        with _resumable(name), display(name, max_evals, as_json=as_json) as progress, _own_lines(as_json):
             code = start(site, launcher_options(settings, name, 0.0, progress))
     else:
         note(f"search {name} is finished already; its {max_evals} evaluations are done")

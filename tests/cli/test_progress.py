@@ -59,7 +59,19 @@ def test_a_search_without_results_so_far_shows_how_long_it_has_run() -> None:
     shown(view(0), "d", estimate, 100.0)
     now = shown(view(0, best=None), "d", estimate, 190.0)
     assert now is not None
-    assert line(now, bar=False).endswith("best -  utilization 93%  since 1m30s")
+    assert line(now, bar=False).endswith("best -  for 1m30s")
+
+
+def test_a_search_whose_first_evaluation_takes_long_is_shown_as_running() -> None:
+    out = io.StringIO()
+    display, launcher = PlainDisplay("d", out, 40), LauncherDisplay(out)
+    for running in (0, 2, 2):
+        now = view(0, most=0, failed=0, running=running, best=None, workflow="W")
+        display(now)
+        launcher(now)
+    own, other = out.getvalue().splitlines()
+    assert own.startswith("0/40 done  2 running  best -")
+    assert "search W/d: 0 done  2 running" in other
 
 
 def test_utilization_is_never_shown_above_all_of_it() -> None:
