@@ -25,13 +25,26 @@ def finish_of(
     counted = result.outcome in (Outcome.LOST, Outcome.START_FAILED)
     if counted or (result.outcome is not Outcome.OK and job.retries):
         earlier = [attempt for attempt in store.attempts([job.id]) if attempt.number < job.attempt]
+    harmless = result.outcome is Outcome.LOST and _got_on(store, job)
     path = policy.follow(
-        result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
+        result.outcome,
+        earlier,
+        retries=job.retries,
+        lost_limit=lost_limit,
+        reason=result.reason,
+        got_on=harmless,
     )
     if path == (State.FAILED,):
         where = ", ".join(sorted({name for attempt in earlier for name in attempt.nodes} | set(nodes)))
         result = replace(result, reason=f"{result.reason} (attempt {job.attempt}, on {where})")
     return Finish(job.id, job.attempt, lease, result, path, ended.tail, result.reason)
+
+
+def _got_on(store: Store, search: Job) -> bool:
+    """Whether an evaluation of ``search`` has ended during its current attempt."""
+    begun = [attempt.claimed for attempt in store.attempts([search.id]) if attempt.number == search.attempt]
+    results = (one.attempt.result for one in reversed(store.finished(search.id)) if one.attempt is not None)
+    return bool(begun) and any(result is not None and result.end > begun[0] for result in results)
 
 
 def cancel_with(store: Store, searches: Iterable[Job]) -> list[Job]:

@@ -42,12 +42,19 @@ def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
 
 
 def follow(
-    outcome: Outcome, earlier: Sequence[Attempt], *, retries: int, lost_limit: int, reason: str = ""
+    outcome: Outcome,
+    earlier: Sequence[Attempt],
+    *,
+    retries: int,
+    lost_limit: int,
+    reason: str = "",
+    got_on: bool = False,
 ) -> tuple[State, ...]:
     """The states that a RUNNING job enters when an attempt ends with ``outcome``.
 
     ``earlier`` are the job's attempts before this one. Only faults of the program use up its retries;
-    only losses that it may have caused (its node or its keeper died) count towards ``lost_limit``.
+    only losses that it may have caused (its node or keeper died) count towards ``lost_limit``; and a search
+    that ``got_on`` (its evaluations ended) before it was lost goes on however often that happens.
     """
     if outcome is Outcome.OK:
         return (State.RUN_DONE, State.JOB_FINISHED)
@@ -58,7 +65,7 @@ def follow(
     results = [a.result for a in earlier if a.result is not None]
     if outcome is Outcome.LOST:
         losses = sum(r.outcome is Outcome.LOST and r.reason != LAUNCHER_GONE for r in results)
-        final = reason != LAUNCHER_GONE and losses + 1 >= lost_limit
+        final = reason != LAUNCHER_GONE and not got_on and losses + 1 >= lost_limit
         return (State.FAILED,) if final else (State.RESTART_READY,)
     if outcome is Outcome.START_FAILED:
         failed = sum(r.outcome is Outcome.START_FAILED for r in results)

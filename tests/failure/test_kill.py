@@ -1,6 +1,6 @@
 """kill -9 of everything at random moments, the same command again: nothing lost, nothing finished runs twice.
 
-Judged by an outside ledger. Each seed is printed; by hand:  pytest tests/failure/test_kill.py --kill-seeds 100:150
+Judged by an outside ledger. Each seed is printed; more of them: pytest tests/failure --kill-seeds 100:150
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ def test_the_third_loss_is_final_but_a_launchers_death_never_counts() -> None:
     gone = past(*[Outcome.LOST] * 20, reason=policy.LAUNCHER_GONE)
     assert policy.follow(Outcome.LOST, died, retries=0, lost_limit=3) == (State.FAILED,)
     assert policy.follow(Outcome.LOST, gone, retries=0, lost_limit=3) == (State.RESTART_READY,)
+    going = policy.follow(Outcome.LOST, died, retries=0, lost_limit=3, got_on=True)
+    assert going == (State.RESTART_READY,), "a search that gets on goes on"
     reason = policy.LAUNCHER_GONE
     assert policy.follow(Outcome.LOST, died, retries=0, lost_limit=3, reason=reason) == (State.RESTART_READY,)
 
