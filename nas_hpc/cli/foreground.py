@@ -261,8 +261,9 @@ def _print_result(body: dict[str, Any]) -> None:
                 print(f"{key.replace('_', ' '):<15} {show_number(value)}")
         print(f"configuration   {show_config(body['config'])}")
     failed = f", {body['failed']} failed" if body["failed"] else ""
-    took = f" in {duration(body['elapsed_s'])}" if body["elapsed_s"] else ""
-    print(f"evaluations     {body['evaluations']}{failed}{took}")
+    print(f"evaluations     {body['evaluations']}{failed}")
+    if body["elapsed_s"]:
+        print(f"took            {duration(body['elapsed_s'])}")
     if body["utilization"] is not None:
         print(f"utilization     {body['utilization']:.1%}")
     for title, path in (
