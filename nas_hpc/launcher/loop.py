@@ -27,7 +27,7 @@ from nas_hpc.records import App, Job, Lease
 from nas_hpc.resources import Pool, local_nodes
 from nas_hpc.resources.discover import is_real
 from nas_hpc.site import Site
-from nas_hpc.states import RUNNABLE, Outcome, State
+from nas_hpc.states import FINAL, RUNNABLE, Outcome, State
 from nas_hpc.store import open_store
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
@@ -171,8 +171,10 @@ class Launcher:
             apps, waiting, creators, mine, self._children_wait = found
             self.dispatcher.apps = {app.name: app for app in apps}
             self.dispatcher.creators |= {job.id: job for job in creators}
-            self.searches.killed(self.dispatcher.gone(waiting, mine), "killed by a command")
-            self.dispatcher.add(waiting)
+            over = [job for job in creators if job.state in FINAL]  # evaluations of these run for nobody
+            self.searches.killed([*self.dispatcher.gone(waiting, mine), *over], "killed by a command")
+            nobodys = {job.id for job in over}
+            self.dispatcher.add(job for job in waiting if job.creator not in nobodys)
             self._ready = True
             if peer:
                 self._send(peer, Accepted(request))

@@ -176,7 +176,7 @@ class Searches:
             return
 
         def commit(store: Store) -> tuple[list[Job], list[Finished]]:
-            check_current(store, self.allocation.lease, session.job)
+            store.claim(self.allocation.lease, ())  # raises LeaseLost
             added = store.add_jobs(fresh, Actor.SEARCH) if fresh else []
             hits = store.add_finished(session.originals.hits(store, cached, now)) if cached else []
             return added, hits

@@ -40,7 +40,12 @@ class Meter:
             else:
                 self._tail_s += span * self._slots
         self._begun = self._begun or running > 0
-        self._running, self._slots, self._since = running, slots, now
+        # Evaluations of an earlier attempt of a search may run before it has said how many it wants.
+        self._running, self._slots, self._since = running, max(slots, running), now
+
+    def advance(self, now: float) -> None:
+        """Count up to ``now``, at which nothing has changed."""
+        self.update(now, self._running, self._slots)
 
     @property
     def utilization(self) -> float | None:
@@ -51,6 +56,7 @@ class Meter:
 def of_launcher(launcher: Launcher, job: str = "") -> Mapping[str, object]:
     """The launcher as JSON; with ``job`` (an id) also why that job does not run."""
     dispatcher = launcher.dispatcher
+    launcher.meter.advance(time.monotonic())
     body: dict[str, object] = {
         "launcher": launcher.lease.id,
         "pid": launcher.lease.pid,

@@ -13,9 +13,9 @@ import pytest
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher import LauncherOptions
 from nas_hpc.processes.orders import Order
-from nas_hpc.records import Resources
+from nas_hpc.records import Evaluation, Resources
 from nas_hpc.site import Site
-from nas_hpc.states import Outcome, State
+from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.wire import PROTOCOL, Ask, Cancel, End, Hello, Refused, Report, Shape, Submit
 from tests.launcher.bench import Bench
 from tests.launcher.stage import PEER, SHAPE, Stage, program, search, staged
@@ -184,12 +184,24 @@ async def test_a_search_ends_together_with_its_evaluations_in_one_commit(stage: 
 
 
 @on_stage()
-async def test_a_search_that_was_killed_gets_nothing_more_started(stage: Stage) -> None:
+async def test_what_a_search_asks_for_after_its_kill_ends_with_it(stage: Stage) -> None:
     job = await stage.search()
     stage.set(State.USER_KILLED, job.id)
     stage.says(Submit(1, (Ask(1, "m.f", {}, 1, SHAPE),)))
-    await stage.until(lambda: any(isinstance(m, Refused) for _, m in stage.sent), "the refusal")
-    assert stage.jobs(creator=job.id) == []
+    stage.wake()
+    await stage.until(lambda: [one.state for one in stage.jobs(creator=job.id)] == [State.USER_KILLED], "it")
+
+
+@on_stage()
+async def test_evaluations_that_wait_for_a_search_that_is_over_do_not_run(stage: Stage) -> None:
+    [job] = stage.add(search())
+    stage.set(State.USER_KILLED, job.id)
+    wanted = replace(program(), application="", evaluation=Evaluation("m.f", {}, 1), creator=job.id, seq=1)
+    stage.store.add_jobs([wanted], Actor.SEARCH)
+    stage.wake()
+    await stage.until(lambda: [one.state for one in stage.jobs(creator=job.id)] == [State.USER_KILLED], "it")
+    await stage.settled()
+    assert not stage.agent.orders
 
 
 @on_stage()
