@@ -20,6 +20,7 @@ from nas_hpc.apps.search import Interrupted, Search
 from nas_hpc.errors import NasHpcError
 from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed, workers_per_node
 from nas_hpc.loading import load_callable
+from nas_hpc.wire import Report
 
 if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered before
     from nas_hpc.problem import HpProblem
@@ -54,7 +55,12 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
     )
     _log.info("problem %s, run function %s, seed %d", options.problem, run, seed)
     with create(options.evaluator, settings) as evaluator:
-        _log.info("%d evaluations at once, %d in all", evaluator.capacity(), options.max_evals)
+        _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
+        done = sum(result.objective is not None for result in evaluator.history)
+        failed = len(evaluator.history) - done
+        evaluator.report(
+            Report(None, {}, done, failed, options.max_evals)
+        )  # what is to be seen before a result
         Search(
             lambda: make_optimizer(problem, seed),
             evaluator,

@@ -11,7 +11,7 @@ import pytest
 from nas_hpc.errors import WrongCall
 from nas_hpc.problem import HpProblem, load_callable, load_problem
 
-MODULE = '''
+MODULE = """
 from nas_hpc.problem import HpProblem
 Problem = HpProblem()
 Problem.add_dim("x", (0, 9))
@@ -27,7 +27,7 @@ class Runner:
 runner = Runner()
 def stray(config): return 1
 stray.__module__ = "__main__"
-'''
+"""
 
 
 @pytest.fixture
