@@ -21,6 +21,19 @@ LEASE_S = 2.0
 EVALUATIONS = 60
 
 
+def begun(
+    directory: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Scene, subprocess.Popen[bytes]]:
+    """A search whose first evaluations are done, and its launcher, which has a short lease."""
+    monkeypatch.setenv("NAS_HPC_LEASE_S", str(LEASE_S))
+    monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "0.5")
+    scene = Scene(directory, test_id, EVALUATIONS)
+    scene.prepare()
+    first = scene.launcher()
+    wait_until(lambda: scene.ended() >= 5, 30, "the first evaluations")
+    return scene, first
+
+
 def fingerprint(site: Path) -> dict[str, str]:
     """What a late writer could touch: files of the workflow, and the database's content."""
     files = [path for path in sorted(site.rglob("*")) if path.is_file() and "db.sqlite3" not in path.name]
@@ -32,12 +45,7 @@ def fingerprint(site: Path) -> dict[str, str]:
 def test_a_launcher_stopped_beyond_its_lease_writes_nothing_afterwards(
     tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NAS_HPC_LEASE_S", str(LEASE_S))
-    monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "0.5")
-    scene = Scene(tmp_path, test_id, EVALUATIONS)
-    scene.prepare()
-    first = scene.launcher()
-    wait_until(lambda: scene.ended() >= 5, 30, "the first evaluations")
+    scene, first = begun(tmp_path, test_id, monkeypatch)
     first.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
     try:
@@ -60,12 +68,7 @@ def test_a_launcher_stopped_beyond_its_lease_writes_nothing_afterwards(
 def test_a_launcher_stopped_while_it_holds_the_database_is_ended_once_its_lease_is_over(
     tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NAS_HPC_LEASE_S", str(LEASE_S))
-    monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "0.5")
-    scene = Scene(tmp_path, test_id, EVALUATIONS)
-    scene.prepare()
-    first = scene.launcher()
-    wait_until(lambda: scene.ended() >= 5, 30, "the first evaluations")
+    scene, first = begun(tmp_path, test_id, monkeypatch)
     stop_inside_a_transaction(first, scene.site / "db.sqlite3")
     stopped = time.monotonic()
     wait_until(lambda: time.monotonic() - stopped > LEASE_S + 0.5, 10, "the lease to run out")
