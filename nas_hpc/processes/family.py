@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas_hpc.processes.attempts import Attempt
 
 FAREWELL_S = 5.0
+STARTING_S = 0.005
 
 
 def end_strays(live: dict[int, Attempt], helpers: set[int], *, certain: bool) -> bool:
@@ -47,12 +48,22 @@ def _may_live(pid: int, live: dict[int, Attempt]) -> bool:
             return True
     except ProcessLookupError:
         return False
-    marks = dict(part.partition(b"=")[::2] for part in linux.environ_of(pid))
+    marks = dict(part.partition(b"=")[::2] for part in _environ_of(pid))
     job, attempt = marks.get(b"NAS_HPC_JOB_ID"), marks.get(b"NAS_HPC_ATTEMPT", b"")
     if job is None:
         return True
     keys = (one.key for one in live.values())
     return any(key[0].encode() == job and b"%d" % key[1] == attempt for key in keys)
+
+
+def _environ_of(pid: int) -> list[bytes]:
+    """The environment of a child; one that is starting its program shows an empty one for a moment."""
+    deadline = time.monotonic() + STARTING_S
+    while True:
+        environ = linux.environ_of(pid)
+        if any(environ) or time.monotonic() > deadline:
+            return environ
+        os.sched_yield()
 
 
 def end_all(wake: socket.socket) -> None:

@@ -208,9 +208,10 @@ def adopt(
     rows = {row.id: row for row in session.fetch_in(_TO_MOVE, [job for job, _ in pairs])}
     won = []
     for job, attempt in pairs:
-        row = rows.pop(job, None)
+        row = rows.get(job)
         if row is None or row.state != _RUNNING or row.lease != dead or row.attempt != attempt:
             continue
+        del rows[job]  # a pair that is named twice is won once
         session.many(sql.adopt_job, [(new, row.number)])
         session.many(sql.adopt_attempt, [(new, row.number, attempt)])
         won.append((job, attempt))

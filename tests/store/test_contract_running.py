@@ -297,7 +297,7 @@ class TestLeases:
         with pytest.raises(LeaseLost, match="has not ended"):
             store.adopt(hold(store), old, [(one.id, 1)])
         store.open_lease(new, ending=[old], proven=True, exclusive=False)
-        pairs = [(one.id, 1), (two.id, 1), (three.id, 2), (new_id(), 1)]
+        pairs = [(one.id, 9), (one.id, 1), (one.id, 1), (two.id, 1), (three.id, 2), (new_id(), 1)]
         assert store.adopt(new.id, old, pairs) == [(one.id, 1)]
         assert store.adopt(new.id, old, pairs) == []
         assert [job.id for job in store.jobs(JobFilter(lease=new.id))] == [one.id]
