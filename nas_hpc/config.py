@@ -43,6 +43,19 @@ class Settings:
     idle_timeout_s: Setting[float] = _setting(0.0)
     lost_limit: Setting[int] = _setting(3)
     fresh_interpreter: Setting[bool] = _setting(False)
+    agents: Setting[int] = _setting(0)
+    agent_start: Setting[str] = _setting("auto")
+    agent_deadline_s: Setting[float] = _setting(300.0)
+    use_master_node: Setting[bool] = _setting(False)
+    interface: Setting[str] = _setting("")
+    mpi: Setting[str] = _setting("")
+    mpi_flags: Setting[str] = _setting("")
+    mpi_mode_packing: Setting[int] = _setting(1)
+    starts_per_s: Setting[float] = _setting(0.0)
+    concurrent_starts: Setting[int] = _setting(0)
+    result_grace_s: Setting[float] = _setting(10.0)
+    task_directories: Setting[str] = _setting("each")
+    stage_environment: Setting[str] = _setting("")
 
     def items(self) -> list[tuple[str, Setting[Any]]]:
         """Name and setting, in the order of this class."""
@@ -60,6 +73,19 @@ HELP: Mapping[str, str] = {
     "idle_timeout_s": "seconds that a launcher waits without any work before it ends; 0: it ends at once",
     "lost_limit": "a job whose node, agent or launcher was lost so many times fails",
     "fresh_interpreter": "start a new Python for each evaluation instead of forking a warm one",
+    "agents": "agent processes for the virtual nodes of one machine; 0: the launcher does their work",
+    "agent_start": "ensemble: one MPI start for the agents of all nodes; per_node: one each; auto: ensemble",
+    "agent_deadline_s": "seconds that agents go on without a launcher before they end",
+    "use_master_node": "serial mode: let jobs run on the launcher's own node, too, when there are several",
+    "interface": "network interface on which agents and searches reach the launcher; empty: all of them",
+    "mpi": "absolute path of the machine's mpiexec, mpirun, srun or aprun; empty: looked for; none: without",
+    "mpi_flags": "more flags for the MPI program, for every start",
+    "mpi_mode_packing": "jobs of one node that may share it in mpi mode",
+    "starts_per_s": "MPI starts per second at most; 0: no limit",
+    "concurrent_starts": "MPI programs running at a time at most; 0: no limit (aprun: 1000)",
+    "result_grace_s": "seconds to wait for a result that a file system shows late, after a program's success",
+    "task_directories": "each: a directory per evaluation; failed: for failures only; packed: none",
+    "stage_environment": "a virtual environment copied once to the local disk of each node; empty: none",
 }
 
 _Check = tuple[Callable[[Any], bool], str]
@@ -76,6 +102,19 @@ _CHECKS: Mapping[str, _Check] = {
     "idle_timeout_s": _NOT_NEGATIVE,
     "lost_limit": (lambda v: v >= 1, "a whole number, 1 or more"),
     "fresh_interpreter": (lambda _: True, "true or false"),
+    "agents": (lambda v: v >= 0, "a whole number, 0 (none of their own) or more"),
+    "agent_start": (lambda v: v in ("auto", "ensemble", "per_node"), '"auto", "ensemble" or "per_node"'),
+    "agent_deadline_s": _POSITIVE,
+    "use_master_node": (lambda _: True, "true or false"),
+    "interface": (lambda _: True, "the name of an interface, such as hsn0"),
+    "mpi": (lambda v: v in ("", "none") or v.startswith("/"), 'an absolute path, "none", or ""'),
+    "mpi_flags": (lambda _: True, "flags as on a command line"),
+    "mpi_mode_packing": (lambda v: v >= 1, "a whole number, 1 or more"),
+    "starts_per_s": _NOT_NEGATIVE,
+    "concurrent_starts": (lambda v: v >= 0, "a whole number, 0 (no limit) or more"),
+    "result_grace_s": _NOT_NEGATIVE,
+    "task_directories": (lambda v: v in ("each", "failed", "packed"), '"each", "failed" or "packed"'),
+    "stage_environment": (lambda v: v == "" or v.startswith("/"), 'an absolute path, or ""'),
 }
 _WORDS = {
     "1": True,

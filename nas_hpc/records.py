@@ -31,6 +31,12 @@ class App:
     description: str = ""
     restartable: bool = False
     """May be started again after an interruption and goes on where it was (searches, controllers)."""
+    environment_script: str = ""
+    """Absolute path of a shell script that is sourced before the program starts; empty: none."""
+    preprocess: str = ""
+    """Command line run in the job's directory before its first attempt; empty: none."""
+    postprocess: str = ""
+    """Command line run in the job's directory after an attempt with outcome OK; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,9 @@ class Evaluation:
     config: Json
     seed: int
     """For random, numpy and the training libraries in the process that runs it."""
+    argv: tuple[str, ...] = ()
+    """A program to run instead of ``run``, which is the job specification that named it. Empty: ``run`` is
+    called; or the job's ``application`` is run, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,8 @@ class Attempt:
     lease: str
     nodes: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
-    gpus: tuple[int, ...] = ()
+    """On the first of the nodes."""
+    gpus: tuple[str, ...] = ()
     claimed: float = 0.0
     result: Result | None = None
     """None while it runs."""
@@ -175,9 +185,22 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A compute node: physical cores and GPUs by their ids."""
+    """A compute node: physical cores and GPUs by their ids.
+
+    A core's id is that of its first hardware thread, as the operating system numbers them.
+    """
 
     name: str
     cores: tuple[int, ...]
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+    """Ids as the masks of the GPU runtimes take them: "0", "1", or "0.1" for a tile, or a MIG device's."""
     threads_per_core: int = 1
+    numa: tuple[tuple[int, ...], ...] = ()
+    """Core ids by NUMA domain; empty: unknown, or one domain."""
+    host: str = ""
+    """The name by which MPI programs know the node; empty: ``name``. Virtual nodes share their machine's."""
+
+    @property
+    def address(self) -> str:
+        """The host's name for MPI programs."""
+        return self.host or self.name

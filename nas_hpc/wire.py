@@ -19,7 +19,7 @@ import msgpack
 from nas_hpc.errors import LauncherGone, ProtocolError
 from nas_hpc.records import Json
 
-PROTOCOL = 1
+PROTOCOL = 2
 ENDPOINT_VARIABLE = "NAS_HPC_ENDPOINT"
 
 
@@ -60,6 +60,11 @@ class Ask:
     data: Json = field(default_factory=dict)
     cached_of: int = 0
     """A cache hit: seq of the finished evaluation whose result is this one's too. It does not run."""
+    application: str = ""
+    args: str = ""
+    """A registered application to run instead of ``run``, with these arguments."""
+    argv: tuple[str, ...] = ()
+    """A program to run instead of ``run``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,23 +199,147 @@ class Status:
     view: Json
 
 
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """From an agent: an attempt is over. It is said again in every AgentHello until RunsSettled names it."""
+
+    job: str
+    attempt: int
+    outcome: str
+    objective: float | None
+    metadata: Json
+    reason: str
+    return_code: int | None
+    start: float
+    end: float
+    tail: str
+    usage: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHello:
+    """First message of an agent on every connection; answered by AgentWelcome or End."""
+
+    protocol: int
+    version: str
+    """Of the package: an agent of another one is sent away."""
+    ensemble: str
+    """The start that it belongs to."""
+    number: int
+    """Its place in that, from 0: the same after a restart by its supervisor."""
+    incarnation: str
+    """Its process: a new one after a restart. What an older one of that number ran is gone."""
+    host: str
+    names: tuple[str, ...]
+    """By which its node may stand in a node list (host name, short name, SLURMD_NODENAME)."""
+    boot_id: str
+    pid: int
+    start_ticks: int
+    cores: tuple[int, ...]
+    numa: tuple[tuple[int, ...], ...]
+    threads_per_core: int
+    gpus: tuple[str, ...]
+    running: tuple[tuple[str, int], ...]
+    """(job, attempt) of what it runs now."""
+    ended: tuple[RunEnded, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentWelcome:
+    """The agent serves these nodes now. What it runs and ``stop`` names is to end, unreported."""
+
+    protocol: int
+    epoch: str
+    nodes: tuple[str, ...]
+    grace_s: float
+    pulse_s: float
+    """It says Pulse so often."""
+    fresh_interpreter: bool
+    stop: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """From an agent: it is alive."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """To an agent: start an attempt. ``order`` has the fields of ``processes.orders.Order``."""
+
+    order: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """From an agent: the attempt's process exists."""
+
+    job: str
+    attempt: int
+    pid: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStop:
+    """To an agent: end an attempt, with this outcome unless it gave a valid result before. ``now``: by
+    force."""
+
+    job: str
+    attempt: int
+    outcome: str
+    reason: str
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunsSettled:
+    """To an agent: these ends are committed."""
+
+    runs: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNote:
+    """From an agent: a line for the launcher's log."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """To an agent: end everything, and yourself; your supervisor ends with you."""
+
+    reason: str
+
+
 OfSearch = Hello | Submit | Cancel | Report
 OfCommand = Wake | Query
-OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status
-Message = OfSearch | OfCommand | OfLauncher
+OfAgent = AgentHello | Pulse | RunStarted | RunEnded | AgentNote
+ToAgent = AgentWelcome | RunOrder | RunStop | RunsSettled | Dismiss
+OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status | ToAgent
+Message = OfSearch | OfCommand | OfAgent | OfLauncher
 _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
         Hello, Submit, Cancel, Report, Wake, Query,
         Accepted, Refused, Results, Welcome, Capacity, End, Status,
+        AgentHello, Pulse, RunStarted, RunEnded, AgentNote,
+        AgentWelcome, RunOrder, RunStop, RunsSettled, Dismiss,
         Shape, Ask, Done, Pending,
     )
 }  # fmt: skip
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
 _TUPLES = {
-    cls: tuple(i for i, f in enumerate(fields(cls)) if str(f.type).startswith("tuple"))
+    cls: tuple(
+        (i, str(f.type).startswith("tuple[tuple"))
+        for i, f in enumerate(fields(cls))
+        if str(f.type).startswith("tuple")
+    )
     for cls in _TYPES.values()
-}  # positions to be made tuples again: in the user's JSON a list stays a list
+}  # positions to be made tuples (of tuples) again: in the user's JSON a list stays a list
 _RECORD = 1  # msgpack extension code of a dataclass of this module
 
 
@@ -230,8 +359,8 @@ def _unpack_record(code: int, body: bytes) -> object:
     if cls is None or len(values) != len(_FIELDS[cls]):
         what = f"{name!r} with {len(values)} fields"
         raise ProtocolError(f"a message of kind {what} is unknown in protocol {PROTOCOL}")
-    for position in _TUPLES[cls]:
-        values[position] = tuple(values[position])
+    for position, nested in _TUPLES[cls]:
+        values[position] = tuple(map(tuple, values[position]) if nested else values[position])
     return cls(*values)
 
 

@@ -43,12 +43,14 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     if dataclasses.is_dataclass(kind):
         return record(typing.cast("type[Any]", kind))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return st.tuples(*map(of_type, arguments))
     if origin is tuple:
         return st.lists(of_type(arguments[0]), max_size=3).map(tuple)
     if type(None) in arguments:
         return st.none() | of_type(arguments[0])
-    if arguments == (str, str):
-        return st.dictionaries(st.text(), st.text(), max_size=3)
+    if arguments in ((str, str), (str, float)):
+        return st.dictionaries(st.text(), of_type(arguments[1]), max_size=3)
     return OBJECTS
 
 

@@ -45,6 +45,24 @@ if TYPE_CHECKING:
 @click.option(
     "--idle-timeout", type=Amount("seconds"), default=None, help="Wait so long for new work. [default: 0]"
 )
+@click.option("--persistent", is_flag=True, help="Wait for new work until the time limit.")
+@click.option(
+    "--agents", type=Count(0), default=None, help="Agent processes that share the virtual nodes. [default: 0]"
+)
+@click.option(
+    "--agent-start",
+    type=click.Choice(["auto", "ensemble", "per_node"]),
+    default=None,
+    help="One MPI start for all agents, or one for each node.",
+)
+@click.option("--use-master-node", is_flag=True, default=None, help="Run jobs on the launcher's node, too.")
+@click.option("--mpi", default=None, metavar="PATH", help="The machine's MPI program, or none.")
+@click.option(
+    "--task-directories",
+    type=click.Choice(["each", "failed", "packed"]),
+    default=None,
+    help="Which evaluations keep a directory. [default: each]",
+)
 @click.option("--fresh-interpreter", is_flag=True, default=None, help="A new Python for every evaluation.")
 @click.option("--json", "as_json", is_flag=True, help="Print the last view as JSON at the end.")
 @click.pass_obj
@@ -57,6 +75,12 @@ def launcher(
     nodes: int | None,
     cores_per_node: int | None,
     idle_timeout: float | None,
+    persistent: bool,
+    agents: int | None,
+    agent_start: str | None,
+    use_master_node: bool | None,
+    mpi: str | None,
+    task_directories: str | None,
     fresh_interpreter: bool | None,
     as_json: bool,
 ) -> int:
@@ -78,6 +102,11 @@ def launcher(
             "nodes": nodes,
             "cores_per_node": cores_per_node,
             "idle_timeout_s": idle_timeout,
+            "agents": agents,
+            "agent_start": agent_start,
+            "use_master_node": use_master_node,
+            "mpi": mpi,
+            "task_directories": task_directories,
             "fresh_interpreter": fresh_interpreter,
         },
     )
@@ -88,7 +117,8 @@ def launcher(
     from nas_hpc.cli.progress import LauncherDisplay
 
     display = LauncherDisplay(sys.stderr if as_json else sys.stdout)
-    options = launcher_options(settings, workflow, (time_limit_minutes or 0.0) * 60, display)
+    limit_s = (time_limit_minutes or 0.0) * 60
+    options = launcher_options(settings, workflow, limit_s, display, persistent=persistent)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         _say(_begin(site, options, before))
         code = start(site, options)
@@ -133,7 +163,12 @@ def start(site: Site, options: LauncherOptions) -> int:
 
 
 def launcher_options(
-    settings: Settings, workflow: str, time_limit_s: float, progress: Progress | None = None
+    settings: Settings,
+    workflow: str,
+    time_limit_s: float,
+    progress: Progress | None = None,
+    *,
+    persistent: bool = False,
 ) -> LauncherOptions:
     """The options of a launcher under ``settings``."""
     from nas_hpc.launcher.options import LauncherOptions
@@ -151,7 +186,21 @@ def launcher_options(
         heartbeat_s=settings.heartbeat_s.value,
         stop_margin_s=settings.stop_margin_s.value,
         lost_limit=settings.lost_limit.value,
+        agents=settings.agents.value,
+        agent_start=settings.agent_start.value,
+        agent_deadline_s=settings.agent_deadline_s.value,
+        use_master_node=settings.use_master_node.value,
+        interface=settings.interface.value,
+        mpi=settings.mpi.value,
+        mpi_flags=settings.mpi_flags.value,
+        mpi_mode_packing=settings.mpi_mode_packing.value,
+        starts_per_s=settings.starts_per_s.value,
+        concurrent_starts=settings.concurrent_starts.value,
+        result_grace_s=settings.result_grace_s.value,
+        task_directories=settings.task_directories.value,
+        stage_environment=settings.stage_environment.value,
         progress=progress,
+        persistent=persistent,
     )
 
 

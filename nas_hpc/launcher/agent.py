@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,9 @@ class Agent:
     def running(self) -> set[Key]:
         """Attempts whose end was not reported."""
         return set(self._attempts)
+
+    def settled(self, keys: Iterable[Key]) -> None:
+        """Nothing to forget here: who is told is the launcher itself."""
 
     async def close(self) -> None:
         """End all keepers, and with them what still runs; of that nothing is reported any more."""

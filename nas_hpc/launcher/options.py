@@ -34,6 +34,22 @@ class LauncherOptions:
     stop_margin_s: float = 15.0
     """So long before the end of the allocation running jobs are told to stop."""
     lost_limit: int = 3
+    persistent: bool = False
+    """Wait for new work until the allocation ends, whatever ``idle_timeout_s`` is."""
+    agents: int = 0
+    agent_start: str = "auto"
+    agent_deadline_s: float = 300.0
+    use_master_node: bool = False
+    interface: str = ""
+    mpi: str = ""
+    mpi_flags: str = ""
+    mpi_mode_packing: int = 1
+    starts_per_s: float = 0.0
+    concurrent_starts: int = 0
+    result_grace_s: float = 10.0
+    task_directories: str = "each"
+    stage_environment: str = ""
+    """What these mean stands in ``nas_hpc.config.HELP``."""
     progress: Progress | None = None
     """Called with the launcher's view at most every ``progress_s`` seconds, and at the end."""
     progress_s: float = 0.25

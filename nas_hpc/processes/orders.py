@@ -1,13 +1,14 @@
 """What a launcher asks of an agent, and what comes back.
 
-An agent runs attempts on one node. On one host it is an object in the launcher's process; on other nodes it
-is a process of its own with the same records on the wire.
+An agent runs attempts on the nodes of one host. It is an object in the launcher's process, or in a process of
+its own on another node; then the same records go over the wire.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from nas_hpc.records import Json, Result
 from nas_hpc.states import Outcome
@@ -47,12 +48,16 @@ class Order:
     node: str = ""
     cores: tuple[int, ...] = ()
     """The process is pinned to these; empty: not pinned."""
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
     threads: int = 1
     """Width of the thread pools."""
     timeout_s: float = 0.0
     expects_result: bool = False
     """An evaluation: without a valid objective its outcome is INVALID_RESULT."""
+    mpi: bool = False
+    """``argv`` is an MPI program's (mpiexec, srun, aprun): its end is asked for before it is forced (SIGTERM
+    first, also when the agent dies), for a killed one can leave ranks alive. With ``call`` set, too, the
+    ranks run it (``processes.rank``) and rank 0 writes result.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +86,29 @@ class Ended:
     """cpu_s, max_rss_bytes."""
 
 
-__all__ = ["Call", "Ended", "Key", "Order", "Outcome", "Started"]
+class Runner(Protocol):
+    """Who runs orders: the agent in the launcher's process, or a crew of agents on many nodes.
+
+    What it tells (``Started``, ``Ended``) comes in the launcher's loop.
+    """
+
+    def start(self, order: Order) -> None:
+        """Run an attempt on ``order.node``; its end is reported whatever happens."""
+
+    def stop(self, key: Key, outcome: Outcome, reason: str) -> None:
+        """Ask an attempt to end; after the grace it is forced. A second call changes nothing."""
+
+    def kill_all(self) -> None:
+        """Force everything to end now."""
+
+    def running(self) -> set[Key]:
+        """Attempts whose end was not reported."""
+
+    def settled(self, keys: Iterable[Key]) -> None:
+        """The ends of these are committed: nobody has to remember them any more."""
+
+    async def close(self) -> None:
+        """End everything, and wait for that."""
+
+
+__all__ = ["Call", "Ended", "Key", "Order", "Outcome", "Runner", "Started"]

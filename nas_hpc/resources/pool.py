@@ -43,7 +43,7 @@ class Placement:
     nodes: tuple[str, ...]
     share: Fraction
     cores: tuple[tuple[int, ...], ...]
-    gpus: tuple[tuple[int, ...], ...]
+    gpus: tuple[tuple[str, ...], ...]
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class _Slot:
     node: Node
     share: Fraction = Fraction(1)
     cores: list[int] = field(default_factory=list)
-    gpus: list[int] = field(default_factory=list)
+    gpus: list[str] = field(default_factory=list)
     closed: bool = False
 
     def whole(self) -> bool:

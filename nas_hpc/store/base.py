@@ -25,7 +25,7 @@ class Claim:
     job: str
     nodes: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
