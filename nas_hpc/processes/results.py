@@ -10,6 +10,8 @@ import math
 import os
 import signal
 
+from nas_hpc.processes import jobdata
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -163,7 +165,8 @@ def judge(order: dict[str, Any], status: int | None, end: float) -> dict[str, An
     """The result of an attempt whose process ended with wait ``status`` and that reported nothing itself.
 
     ``order`` may hold "stop", the outcome and reason for which it was ended. A valid result.json of the
-    attempt counts first, whoever wrote it: the work was done.
+    attempt counts first, whoever wrote it: the work was done. After a success the objective is what the
+    program left in its data, else what it printed; a person's job need not have one.
     """
     code = None if status is None else return_code(status)
     written = read(order["dir"], order["job"], order["attempt"])
@@ -184,13 +187,22 @@ def judge(order: dict[str, Any], status: int | None, end: float) -> dict[str, An
         return make(order, "error", reason, return_code=code, end=end)
     if failure:
         return make(order, "error", failure, return_code=code, end=end)
-    if not order["expects"]:
-        return make(order, "ok", return_code=code, end=end)
-    path = os.path.join(order["dir"], order["name"] + ".out")
-    objective, wrong = printed_objective(path, order["name"], order.get("offset", 0))
-    if wrong:
-        return make(order, "invalid_result", wrong, return_code=code, end=end)
-    return make(order, "ok", objective=objective, return_code=code, end=end)
+    objective, wrong, metadata = _left_behind(order)
+    if wrong and order["expects"]:
+        return make(order, "invalid_result", wrong, metadata=metadata, return_code=code, end=end)
+    return make(order, "ok", objective=objective, metadata=metadata, return_code=code, end=end)
+
+
+def _left_behind(order: dict[str, Any]) -> tuple[float | None, str, dict[str, Any]]:
+    """(objective or None, what is wrong, metadata) of a program that wrote no result.json of its own."""
+    attempt, data = jobdata.read(order["dir"], order["job"])
+    if attempt != order["attempt"]:
+        data = {}  # an earlier attempt's: it is not this one's success
+    objective, wrong = jobdata.objective_of(data)
+    if objective is None and not wrong:
+        path = os.path.join(order["dir"], order["name"] + ".out")
+        objective, wrong = printed_objective(path, order["name"], order.get("offset", 0))
+    return objective, wrong, jobdata.without_objective(data)
 
 
 def _completed(

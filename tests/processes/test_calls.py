@@ -382,6 +382,7 @@ def test_the_environment_and_directory_are_those_of_the_evaluation(tmp_path: Pat
         "channel",
         "child",
         "family",
+        "jobdata",
         "keeper",
         "linux",
         "programs",
