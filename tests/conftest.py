@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers.mpi import MpiPeer, find_mpich, find_openmpi
+from tests.peers.slurm import Slurm, missing_slurm
 from tests.support import TEST_ID, assert_no_processes
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -54,6 +56,39 @@ def _needs(request: pytest.FixtureRequest) -> None:
     for marker in request.node.iter_markers("needs_program"):
         if shutil.which(marker.args[0]) is None:
             pytest.skip(f"needs the program {marker.args[0]}; launch_scripts/run_tests.sh --install gets it")
+    for name, find in (("needs_mpich", find_mpich), ("needs_openmpi", find_openmpi)):
+        if request.node.get_closest_marker(name) is not None:
+            _present(find())
+    if request.node.get_closest_marker("needs_slurm") and missing_slurm():
+        pytest.skip(missing_slurm())
+
+
+def _present(found: MpiPeer | str) -> MpiPeer:
+    """Skip if ``found`` is what is missing."""
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+@pytest.fixture
+def mpich() -> MpiPeer:
+    """The MPICH of the test environment, for ``--mpi``: the automatic choice prefers any other."""
+    return _present(find_mpich())
+
+
+@pytest.fixture
+def openmpi() -> MpiPeer:
+    """The OpenMPI of an environment of its own, whose mpi4py is ``python``'s."""
+    return _present(find_openmpi())
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, test_id: str) -> Iterator[Slurm]:
+    """A Slurm of four idle nodes with four processors each, there after a second; it ends with the test."""
+    if missing_slurm():
+        pytest.skip(missing_slurm())
+    with Slurm(tmp_path / "slurm") as cluster:
+        yield cluster
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
