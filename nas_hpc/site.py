@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,13 @@ SITE_FILE = "site.toml"
 DEFAULT_SITE = "nas_hpc_site"
 """Made in the working directory by a command that needs a site where none is named or found."""
 DIRECTORIES = ("data", "log", "qsubmit", "run", "inbox")
+
+NETWORK_FILESYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "pvfs2", "orangefs",
+     "afs", "9p",
+     "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
+)  # fmt: skip
+"""Other hosts may write to these, and what they wrote may be seen late; shared memory does not reach them."""
 
 _TEMPLATE = """\
 # A site of nas-hpc. Do not change these two.
@@ -221,6 +229,31 @@ def read_site_file(site: Site) -> dict[str, Any]:
         return tomllib.loads(body.decode())
     except ValueError as error:  # not UTF-8, or not TOML
         raise SiteError(f"{site.file} is not valid TOML: {' '.join(str(error).split())}") from error
+
+
+def filesystem_type(path: Path) -> str:
+    """Type of the filesystem that holds ``path``, as in /proc/self/mountinfo; empty if it cannot be told."""
+    best, kind = "", ""
+    real = os.path.realpath(path)
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):  # the last of several mounts on one point is the one on top
+            best, kind = point, right.split(" ")[0]
+    return kind
+
+
+def is_local(path: Path) -> bool:
+    """Whether only this host writes to the file system of ``path``, so that what is not there now was never
+    written. What FUSE shows may come from anywhere.
+    """
+    kind = filesystem_type(path)
+    return kind not in NETWORK_FILESYSTEMS and kind.partition(".")[0] != "fuse"
 
 
 def _absolute(path: str | Path, cwd: Path | None = None) -> Path:

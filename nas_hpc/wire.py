@@ -256,6 +256,10 @@ class AgentWelcome:
     """It says Pulse so often."""
     fresh_interpreter: bool
     stop: tuple[tuple[str, int], ...]
+    result_grace_s: float = 10.0
+    task_directories: str = "each"
+    stage_environment: str = ""
+    """Settings of the launcher, for its ``Agent``."""
 
 
 @dataclass(frozen=True, slots=True)

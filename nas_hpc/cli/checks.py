@@ -19,9 +19,8 @@ from nas_hpc import __version__
 from nas_hpc.cli.client import live_endpoint, query
 from nas_hpc.cli.context import open_database
 from nas_hpc.errors import LauncherGone, NasHpcError
-from nas_hpc.site import Site
+from nas_hpc.site import NETWORK_FILESYSTEMS, Site, filesystem_type
 from nas_hpc.store.base import JobFilter
-from nas_hpc.store.sqlite import NETWORK_FILESYSTEMS, filesystem_type
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LIBRARIES = ("click", "msgpack", "pyzmq", "sqlalchemy", "numpy", "scikit-learn", "ConfigSpace", "pandas")

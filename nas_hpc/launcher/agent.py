@@ -51,8 +51,9 @@ class Agent:
     ``marker`` is the launcher's lease: every process carries it as NAS_HPC_LAUNCHER_ID. ``sessions_log`` gets
     a line for every session before its program runs. ``on_started`` and ``on_ended`` are called in the loop;
     an attempt that hung for having been forked is started once more in a fresh interpreter, and
-    ``on_started`` is then called again. ``on_note`` gets lines for a person. ``nofile`` is the soft limit of
-    open files of the attempts, if this process raised its own.
+    ``on_started`` is then called again. ``on_note`` gets lines for a person. The result of a program
+    that succeeded is looked for until ``result_grace_s`` after its end; its slot is not free before.
+    ``nofile`` is the soft limit of open files of the attempts, if this process raised its own.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Agent:
         on_note: Callable[[str], None],
         fresh_only: bool = False,
         grace_s: float = 10.0,
+        result_grace_s: float = 10.0,
         nofile: int = 0,
     ) -> None:
         self._marker = marker
@@ -72,6 +74,7 @@ class Agent:
         self._on_started, self._on_ended, self._on_note = on_started, on_ended, on_note
         self._fresh_only = fresh_only
         self._grace_s = grace_s
+        self._result_grace_s = result_grace_s
         self._nofile = nofile
         self._loop = asyncio.get_running_loop()
         self._log_fd = os.open(sessions_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -215,8 +218,7 @@ class Agent:
         self._links.add(link)
         return link
 
-    @staticmethod
-    def _message(op: str, attempt: _Attempt, environ: Mapping[str, str]) -> dict[str, Any]:
+    def _message(self, op: str, attempt: _Attempt, environ: Mapping[str, str]) -> dict[str, Any]:
         order, call = attempt.order, attempt.order.call
         message: dict[str, Any] = {
             "op": op,
@@ -230,6 +232,7 @@ class Agent:
             "cores": order.cores,
             "gpus": order.gpus,
             "expects": order.expects_result,
+            "result_grace_s": self._result_grace_s,
         }
         if call is not None:
             message["call"] = {"run": call.run, "config": call.config, "seed": call.seed}

@@ -106,6 +106,7 @@ class Launcher:
             on_note=self.note,
             fresh_only=self.options.fresh_interpreter,
             grace_s=self.options.grace_s,
+            result_grace_s=self.options.result_grace_s,
         )
         self.dispatcher.agent = self.agent
         outside = Outside(self._send, self.deadline_utc, self.note, self._changed, self._log_capacity)

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from nas_hpc.errors import LeaseLost, SiteError, StoreError
@@ -15,8 +15,9 @@ from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions
+from nas_hpc.processes.attempts import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from nas_hpc.records import Job, Lease, Result, new_id
-from nas_hpc.site import Site
+from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
 
@@ -117,6 +118,9 @@ def adopt(store: Store, site: Site, lease: Lease, options: LauncherOptions) -> i
         if job.lease in leases and leases[job.lease].ended:
             running.setdefault(job.lease, []).append(job)
     settled = 0
+    left = [job for jobs in running.values() for job in jobs]
+    late = set() if is_local(site.data) else _elsewhere(store, left, restartable)
+    found = results_on_disk(site, left, late, options.result_grace_s)
     for dead, jobs in running.items():
         alive_until = leases[dead].expires - options.lease_s
         for first in range(0, len(jobs), BATCH):
@@ -124,7 +128,9 @@ def adopt(store: Store, site: Site, lease: Lease, options: LauncherOptions) -> i
             with store.transaction():
                 won = set(store.adopt(lease.id, dead, [(job.id, job.attempt) for job in batch]))
                 finishes = [
-                    _settle(store, site, lease.id, job, alive_until, options.lost_limit, restartable)
+                    _settle(
+                        store, lease.id, job, found.get(job.id), alive_until, options.lost_limit, restartable
+                    )
                     for job in batch
                     if (job.id, job.attempt) in won
                 ]
@@ -135,9 +141,9 @@ def adopt(store: Store, site: Site, lease: Lease, options: LauncherOptions) -> i
 
 
 def _settle(
-    store: Store, site: Site, lease: str, job: Job, alive_until: float, lost_limit: int, restartable: set[str]
-) -> Finish:
-    result = result_on_disk(site.job_directory(job.workflow, job.directory_name), job)
+    store: Store, lease: str, job: Job, result: Result | None, alive_until: float, lost_limit: int,
+    restartable: set[str],
+) -> Finish:  # fmt: skip
     if result is not None and job.application in restartable:
         outcome = policy.effective_outcome(result, restartable=True)
         result = None if outcome is Outcome.LOST else result  # ended with its launcher
@@ -152,9 +158,51 @@ def _settle(
     return Finish(job.id, job.attempt, lease, result, path, message=result.reason or "found on disk")
 
 
-def result_on_disk(directory: Path, job: Job) -> Result | None:
+def _elsewhere(store: Store, jobs: Sequence[Job], restartable: set[str]) -> set[str]:
+    """Ids of the jobs that ran on other hosts. What this one has written itself it sees at once; a search
+    leaves no result when its launcher dies.
+    """
+    host = socket.gethostname()
+    current = {(job.id, job.attempt) for job in jobs if job.application not in restartable}
+    return {
+        attempt.job
+        for attempt in store.attempts([job for job, _ in current])
+        if (attempt.job, attempt.number) in current
+        and any(node != host and node.rpartition("-")[0] != host for node in attempt.nodes)
+    }
+
+
+def results_on_disk(
+    site: Site, jobs: Iterable[Job], late: Collection[str] = (), grace_s: float = 0.0
+) -> dict[str, Result]:
+    """The valid results of the jobs' current attempts in their directories, by job id.
+
+    Those of ``late`` are looked for again for ``grace_s`` in all: what another node wrote just before the
+    launcher's end may be seen late.
+    """
+    found: dict[str, Result] = {}
+    missing = list(jobs)
+    deadline, pause_s = time.monotonic() + grace_s, FIRST_PAUSE_S
+    again = False
+    while True:
+        for job in missing:
+            directory = site.job_directory(job.workflow, job.directory_name)
+            result = result_on_disk(directory, job, again=again)
+            if result is not None:
+                found[job.id] = result
+        missing = [job for job in missing if job.id in late and job.id not in found]
+        left_s = deadline - time.monotonic()
+        if not missing or left_s <= 0:
+            return found
+        time.sleep(min(pause_s, left_s))
+        pause_s, again = min(2 * pause_s, LONGEST_PAUSE_S), True
+
+
+def result_on_disk(directory: Path, job: Job, *, again: bool = False) -> Result | None:
     """The valid result of the job's current attempt in its directory, else None."""
     try:
+        if again:
+            os.listdir(directory)  # see nas_hpc.processes.results.read
         body = json.loads((directory / "result.json").read_bytes())
         if body["job"] != job.id or body["attempt"] != job.attempt:
             return None

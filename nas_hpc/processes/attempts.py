@@ -1,11 +1,13 @@
-"""What a keeper knows of an attempt, and the recording of its end.
+"""What a keeper knows of an attempt, the recording of its end, and the waiting for a late result.
 
 Standard library only, Python 3.8 or later: it is loaded in the user's interpreters.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
+import time
 
 from nas_hpc.processes import results
 
@@ -16,12 +18,16 @@ if TYPE_CHECKING:
     from nas_hpc.processes.channel import Channel
 
 
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+
+
 class Attempt:
     """One order from its arrival to its report."""
 
     __slots__ = (
         "order", "serial", "pid", "status", "end", "cpu_s", "rss",
-        "result", "tail", "trouble", "refused", "drop",
+        "result", "tail", "trouble", "refused", "drop", "until", "pause_s",
     )  # fmt: skip
 
     def __init__(self, order: dict[str, Any], serial: int) -> None:
@@ -40,6 +46,10 @@ class Attempt:
         """Why its program could not be started."""
         self.drop = False
         """It is to run elsewhere: no result is written for it here."""
+        self.until = -1.0
+        """Monotonic time until which its result is looked for again; negative before its process ended."""
+        self.pause_s = FIRST_PAUSE_S
+        """Until the next look."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -47,8 +57,44 @@ class Attempt:
         return self.order["job"], self.order["attempt"]
 
 
-def finish(attempt: Attempt, channel: Channel) -> None:
-    """Judge an attempt that told no result itself, write its result.json, tell the keeper."""
+class Late:
+    """Attempts that succeeded and whose result is not to be seen yet, by the time of the next look.
+
+    Their slots are not given away meanwhile: such an attempt is not over.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[float, int, Attempt]] = []
+
+    def add(self, attempt: Attempt) -> None:
+        """Look again after a pause that doubles, the last time at the end of the grace."""
+        due = max(time.monotonic(), min(time.monotonic() + attempt.pause_s, attempt.until))
+        attempt.pause_s = min(2 * attempt.pause_s, LONGEST_PAUSE_S)
+        heapq.heappush(self._waiting, (due, attempt.serial, attempt))
+
+    def due(self) -> list[Attempt]:
+        """Take those that are to be looked at now."""
+        now, found = time.monotonic(), []
+        while self._waiting and self._waiting[0][0] <= now:
+            found.append(heapq.heappop(self._waiting)[2])
+        return found
+
+    def hurry(self, attempt: Attempt) -> None:
+        """The next look is the last one, and now."""
+        attempt.until = 0.0
+        self._waiting = [(0.0 if one is attempt else due, n, one) for due, n, one in self._waiting]
+        heapq.heapify(self._waiting)
+
+    def wait_s(self) -> float | None:
+        """Seconds until somebody is to be looked at; None: there is nobody."""
+        return max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None
+
+
+def finish(attempt: Attempt, channel: Channel) -> bool:
+    """Judge an attempt that told no result itself, write its result.json, tell the keeper.
+
+    False, and nothing is told, while its result may only not be visible yet.
+    """
     order = attempt.order
     if attempt.refused:
         order["stop"] = ["start_failed", attempt.refused]
@@ -56,10 +102,15 @@ def finish(attempt: Attempt, channel: Channel) -> None:
         if not attempt.pid:  # perhaps nothing was written yet
             os.makedirs(order["dir"], exist_ok=True)
             results.replace_file(order["dir"], "job.json", order["job_json"].encode(), sync=False)
-        result, tail, trouble = results.settle(order, attempt.status, attempt.end)
+        patient = time.monotonic() < attempt.until
+        settled = results.settle(order, attempt.status, attempt.end, patient=patient)
+        if settled is None:
+            return False
+        result, tail, trouble = settled
     except Exception as error:
         reason = f"cannot record the end: {type(error).__name__}: {error}"
         result, tail, trouble = results.make(order, "error", reason, end=attempt.end), "", reason
         if "stop" in order:
             result["outcome"], result["reason"] = order["stop"]
     channel.tell(attempt.serial, result, tail, trouble)
+    return True

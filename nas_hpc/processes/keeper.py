@@ -24,7 +24,7 @@ import socket
 import time
 
 from nas_hpc.processes import child, family, linux, results
-from nas_hpc.processes.attempts import Attempt, finish
+from nas_hpc.processes.attempts import Attempt, Late, finish
 from nas_hpc.processes.channel import Channel
 
 TYPE_CHECKING = False
@@ -60,6 +60,7 @@ class Keeper:
         self.by_key: dict[tuple[str, int], Attempt] = {}
         self.ended: list[Attempt] = []
         """Attempts whose process is gone but perhaps not all of its session."""
+        self.late = Late()
         self.stray_deadline = 0.0
         self.serial = 0
         self.retiring = False
@@ -85,19 +86,28 @@ class Keeper:
         while True:
             poll.register(orders, select.POLLIN | (select.POLLOUT if self._unsent else 0))
             woken = False
-            for fd, _ in poll.poll(1000 * STRAY_PATIENCE_S if self.ended else None):
+            for fd, _ in poll.poll(self._patience_ms()):
                 if fd == wake:
                     woken = bool(self._wake.recv(4096))
                 elif fd == orders:
                     self._send()
                     self._receive()
-            if self.workers is not None and self.workers.prepared:
-                self._start_prepared()
+            if self.workers is not None:
+                self._start_prepared(self.workers)
+                self._look_again(self.workers)
             self._hear()
             if woken or self.ended:
                 self._collect()
             if self.retiring and not self.open and not self._unsent:
                 self._farewell()
+
+    def _patience_ms(self) -> float | None:
+        """How long to wait for something to happen."""
+        waits = [STRAY_PATIENCE_S] if self.ended else []
+        late = self.late.wait_s()
+        if late is not None:
+            waits.append(late)
+        return 1000 * min(waits) + 1 if waits else None  # poll() takes whole milliseconds
 
     def _take_signals(self) -> None:
         signal.signal(signal.SIGCHLD, _ignore)
@@ -175,13 +185,12 @@ class Keeper:
             self.workers = Workers(self.channel, self._wake_writer.fileno())
         return self.workers
 
-    def _start_prepared(self) -> None:
+    def _start_prepared(self, workers: Workers) -> None:
         """Start the programs whose directories are ready."""
-        from nas_hpc.processes import programs
+        while workers.prepared:
+            from nas_hpc.processes import programs
 
-        waiting = self._threads().prepared
-        while waiting:
-            attempt = waiting.popleft()
+            attempt = workers.prepared.popleft()
             order = attempt.order
             order["start"] = attempt.end = time.time()
             if not attempt.refused and "stop" not in order:
@@ -245,6 +254,11 @@ class Keeper:
         if attempt is not None:
             attempt.order["stop"] = [message["outcome"], message["reason"]]
             self._signal(attempt, signal.SIGTERM)
+            return
+        attempt = self._waiting_for_result(message)
+        if attempt is not None and message["outcome"] != "timeout":  # it ended in time
+            attempt.order["stop"] = [message["outcome"], message["reason"]]
+            self.late.hurry(attempt)
 
     def on_kill(self, message: dict[str, Any]) -> None:
         """End an attempt at once. With "drop" it leaves no result: it is to run again elsewhere."""
@@ -252,6 +266,14 @@ class Keeper:
         if attempt is not None:
             attempt.drop = bool(message.get("drop"))
             self._signal(attempt, signal.SIGKILL)
+            return
+        attempt = self._waiting_for_result(message)
+        if attempt is not None:
+            self.late.hurry(attempt)
+
+    def _waiting_for_result(self, message: dict[str, Any]) -> Attempt | None:
+        attempt = self.by_key.get((message["job"], message["attempt"]))
+        return attempt if attempt is not None and attempt.until > 0 else None
 
     def _running(self, message: dict[str, Any]) -> Attempt | None:
         """The attempt, unless it ended by itself before the message came."""
@@ -353,6 +375,8 @@ class Keeper:
         if attempt.result or attempt.drop:
             self._report(attempt)
         elif self.warm is None:
+            if order["expects"]:
+                attempt.until = time.monotonic() + order["result_grace_s"]
             self._threads().finish(attempt)
         else:
             pid = os.fork()  # no thread in a warm interpreter; the loop must not wait for a file system
@@ -360,6 +384,13 @@ class Keeper:
                 finish(attempt, self.channel)
                 os._exit(0)
             self.helpers.add(pid)
+
+    def _look_again(self, workers: Workers) -> None:
+        """Have the attempts looked at again whose results were not to be seen before."""
+        while workers.late:
+            self.late.add(workers.late.popleft())
+        for attempt in self.late.due():
+            workers.finish(attempt)
 
     def _report(self, attempt: Attempt) -> None:
         self.open.pop(attempt.serial, None)

@@ -40,6 +40,8 @@ class Workers:
         self._wake_fd = wake_fd
         self.prepared: deque[Attempt] = deque()
         """Attempts whose directory is made; the loop starts them, or reports why that cannot be."""
+        self.late: deque[Attempt] = deque()
+        """Attempts whose result is not to be seen yet; the loop has them finished again later."""
         for _ in range(_THREADS):
             _thread.start_new_thread(self._work, ())
 
@@ -48,24 +50,30 @@ class Workers:
         self._todo.put((True, attempt))
 
     def finish(self, attempt: Attempt) -> None:
-        """Have the end of ``attempt`` written; the channel tells its result."""
+        """Have the end of ``attempt`` written; the channel tells its result, or it appears in ``late``."""
         self._todo.put((False, attempt))
 
     def _work(self) -> None:
         while True:
             new, attempt = self._todo.get()
             if not new:
-                finish(attempt, self._channel)
-                continue
-            try:
-                child.prepare_directory(attempt.order)
-            except child.StartFailed as error:
-                attempt.refused = str(error)
-            except Exception as error:
-                attempt.refused = f"cannot prepare the start: {type(error).__name__}: {error}"
-            self.prepared.append(attempt)
+                if finish(attempt, self._channel):
+                    continue
+                self.late.append(attempt)
+            else:
+                self._prepare(attempt)
+                self.prepared.append(attempt)
             with contextlib.suppress(BlockingIOError):  # full: the loop wakes anyway
                 os.write(self._wake_fd, b"p")
+
+    @staticmethod
+    def _prepare(attempt: Attempt) -> None:
+        try:
+            child.prepare_directory(attempt.order)
+        except child.StartFailed as error:
+            attempt.refused = str(error)
+        except Exception as error:
+            attempt.refused = f"cannot prepare the start: {type(error).__name__}: {error}"
 
 
 def start(order: dict[str, Any], channel: Channel, log_fd: int) -> int:

@@ -70,9 +70,17 @@ def make(
     }
 
 
-def read(directory: str, job: str, attempt: int) -> dict[str, Any] | None:
-    """The result.json in ``directory`` if it is this attempt's, else None (missing, torn, late, foreign)."""
+def read(directory: str, job: str, attempt: int, *, again: bool = False) -> dict[str, Any] | None:
+    """The result.json in ``directory`` if it is this attempt's, else None (missing, torn, late, foreign).
+
+    ``again``: it was looked for before. A client of a network file system remembers for a while that a file
+    was not there; that its directory is listed makes it ask the server.
+    """
     try:
+        if again:
+            with os.scandir(directory) as entries:
+                for _ in entries:
+                    pass
         with open(os.path.join(directory, RESULT_FILE), "rb") as stream:
             result = json.loads(stream.read())
     except (OSError, ValueError, RecursionError):
@@ -130,18 +138,23 @@ def return_code(status: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+_SHOULD = "print one like 'DH-OUTPUT: 0.93'"
+
+
 def printed_objective(path: str, name: str, offset: int = 0) -> tuple[float | None, str]:
-    """(objective, "") from the first line with ``DH-OUTPUT:``, its last word; else (None, what is wrong)."""
-    should = "print one like 'DH-OUTPUT: 0.93'"
+    """(objective, "") from the first line with ``DH-OUTPUT:``, its last word; (None, what is wrong with it);
+    (None, "") if there is no such line.
+    """
     line = _marked_line(path, offset)
     if line is None:
-        return None, f"no line with DH-OUTPUT: in {name}.out; {should}"
+        return None, ""
     words = line.split(b"DH-OUTPUT:", 1)[1].split()
     word = words[-1].decode("utf-8", "replace") if words else ""
     try:
         value = float(word)
     except ValueError:
-        return None, f"the DH-OUTPUT: line in {name}.out ends with {word[:80]!r}, not with a number; {should}"
+        wrong = f"the DH-OUTPUT: line in {name}.out ends with {word[:80]!r}, not with a number"
+        return None, f"{wrong}; {_SHOULD}"
     if not math.isfinite(value):
         return None, f"the DH-OUTPUT: line in {name}.out gives {word}; the objective must be finite"
     return value, ""
@@ -161,15 +174,20 @@ def _marked_line(path: str, offset: int) -> bytes | None:
         return None
 
 
-def judge(order: dict[str, Any], status: int | None, end: float) -> dict[str, Any]:
+def judge(
+    order: dict[str, Any], status: int | None, end: float, *, patient: bool = False
+) -> dict[str, Any] | None:
     """The result of an attempt whose process ended with wait ``status`` and that reported nothing itself.
 
     ``order`` may hold "stop", the outcome and reason for which it was ended. A valid result.json of the
     attempt counts first, whoever wrote it: the work was done. After a success the objective is what the
-    program left in its data, else what it printed; a person's job need not have one.
+    program left in its data, else what it printed; a person's job need not have one. ``patient``: None
+    instead of a failure when a success is expected to have left a result and none is to be seen; a file
+    system may show it late.
     """
     code = None if status is None else return_code(status)
-    written = read(order["dir"], order["job"], order["attempt"])
+    looked = "looked" in order
+    written = read(order["dir"], order["job"], order["attempt"], again=looked)
     if written is not None and (
         written["outcome"] != "ok" or not order["expects"] or written["objective"] is not None
     ):
@@ -180,29 +198,45 @@ def judge(order: dict[str, Any], status: int | None, end: float) -> dict[str, An
     if status is None:
         return make(order, "error", "it was never started", end=end)
     failure = describe_end(status)
-    if order.get("call"):
+    if order["call"] and not (order.get("mpi") and not failure):
         reason = failure or "exit code 0"
         if not os.WIFSIGNALED(status):
             reason += " before the run function returned: it or a library called os._exit"
         return make(order, "error", reason, return_code=code, end=end)
     if failure:
         return make(order, "error", failure, return_code=code, end=end)
-    objective, wrong, metadata = _left_behind(order)
+    objective, wrong, metadata = _left_behind(order, printed=not (patient and looked))
+    if objective is None and not wrong and order["expects"]:
+        if patient and written is None:
+            return None
+        wrong = _nothing_left(order)
     if wrong and order["expects"]:
         return make(order, "invalid_result", wrong, metadata=metadata, return_code=code, end=end)
     return make(order, "ok", objective=objective, metadata=metadata, return_code=code, end=end)
 
 
-def _left_behind(order: dict[str, Any]) -> tuple[float | None, str, dict[str, Any]]:
-    """(objective or None, what is wrong, metadata) of a program that wrote no result.json of its own."""
+def _left_behind(order: dict[str, Any], printed: bool) -> tuple[float | None, str, dict[str, Any]]:
+    """(objective or None, what is wrong with it, metadata) of a program that wrote no result.json of its own.
+
+    ``printed``: its output is looked at, too.
+    """
     attempt, data = jobdata.read(order["dir"], order["job"])
     if attempt != order["attempt"]:
         data = {}  # an earlier attempt's: it is not this one's success
     objective, wrong = jobdata.objective_of(data)
-    if objective is None and not wrong:
+    if objective is None and not wrong and printed and not order["call"]:
         path = os.path.join(order["dir"], order["name"] + ".out")
         objective, wrong = printed_objective(path, order["name"], order.get("offset", 0))
     return objective, wrong, jobdata.without_objective(data)
+
+
+def _nothing_left(order: dict[str, Any]) -> str:
+    """Why the success of a program is none."""
+    within = f"no result.json within {order.get('result_grace_s', 0.0):g} s"
+    if order["call"]:
+        return f"exit code 0, but {within}"
+    also = f", and {within}" if "looked" in order else ""
+    return f"no line with DH-OUTPUT: in {order['name']}.out{also}; {_SHOULD}"
 
 
 def _completed(
@@ -216,11 +250,19 @@ def _completed(
     return full
 
 
-def settle(order: dict[str, Any], status: int | None, end: float) -> tuple[dict[str, Any], str, str]:
-    """Judge an ended attempt, write result.json, tidy its output: (result, tail of a failure, trouble)."""
+def settle(
+    order: dict[str, Any], status: int | None, end: float, *, patient: bool = False
+) -> tuple[dict[str, Any], str, str] | None:
+    """Judge an ended attempt, write result.json, tidy its output: (result, tail of a failure, trouble).
+
+    ``patient``: None, and nothing is changed, while its result may only not be visible yet.
+    """
     path = os.path.join(order["dir"], order["name"] + ".out")
+    result = judge(order, status, end, patient=patient)
+    if result is None:
+        order["looked"] = True
+        return None
     remove_if_empty(path)
-    result = judge(order, status, end)
     trouble = write(order["dir"], result)
     last = "" if result["outcome"] == "ok" else tail(path, order.get("offset", 0))
     return result, last, trouble

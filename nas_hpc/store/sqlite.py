@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -14,19 +13,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
 from nas_hpc.errors import NasHpcError, SiteError, StoreError
+from nas_hpc.site import NETWORK_FILESYSTEMS, filesystem_type
 
 BUSY_TIMEOUT_S = 20.0
 """How long a transaction waits for another process's; the longest of ours takes well below a second."""
 
 PAGE_BYTES = 8192
 """A commit of 1,000 jobs writes half as many log frames as with 4096 bytes."""
-
-NETWORK_FILESYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "pvfs2", "orangefs",
-     "afs", "9p",
-     "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
-)  # fmt: skip
-"""Shared memory, which the write-ahead log needs, does not reach the other hosts of these."""
 
 _PRAGMAS = (
     "PRAGMA synchronous=FULL",
@@ -46,23 +39,6 @@ _TRIGGERS = (
 )
 
 
-def filesystem_type(path: Path) -> str:
-    """Type of the filesystem that holds ``path``, as in /proc/self/mountinfo; empty if it cannot be told."""
-    best, kind = "", ""
-    real = os.path.realpath(path)
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4])
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # the last of several mounts on one point is the one on top
-            best, kind = point, right.split(" ")[0]
-    return kind
-
-
 def sqlite_engine(
     path: Path, *, create: bool, read_only: bool, busy_timeout_s: float = BUSY_TIMEOUT_S
 ) -> Engine:
@@ -79,6 +55,7 @@ def sqlite_engine(
     ):
         mode = "ro&immutable=1"  # no place for the log's index, and nobody who could write a log
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    # Shared memory, which the write-ahead log needs, does not reach other hosts.
     journal = "TRUNCATE" if filesystem_type(path) in NETWORK_FILESYSTEMS else "WAL"
 
     def connect() -> sqlite3.Connection:

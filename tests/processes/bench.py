@@ -29,7 +29,7 @@ class Bench:
         self.path = path
         self.marker = uuid.uuid4().hex
         self.log = path / "sessions.log"
-        self.settings = settings
+        self.settings = {"result_grace_s": 0.1, **settings}
         self.started: dict[Key, Started] = {}
         self.starts: list[Started] = []
         self.ended: dict[Key, Ended] = {}

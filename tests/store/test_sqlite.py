@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from nas_hpc.errors import NasHpcError, SchemaMismatch, SiteError, StoreError, WrongCall
+from nas_hpc.site import filesystem_type
 from nas_hpc.store import JobFilter, open_store
 from nas_hpc.store.schema import SCHEMA
-from nas_hpc.store.sqlite import filesystem_type
 from tests.store.supply import add, hold, person_job, run
 
 
