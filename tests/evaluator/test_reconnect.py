@@ -10,7 +10,7 @@ import pytest
 from nas_hpc.errors import ConfigError, LauncherGone, PlacementError, ProtocolError, Superseded
 from nas_hpc.evaluator import LauncherEvaluator
 from nas_hpc.evaluator.client import Client, reconnect_seconds
-from nas_hpc.wire import Shape
+from nas_hpc.wire import PROTOCOL, Shape
 from tests.evaluator.conftest import Connect
 from tests.evaluator.peer import Peer
 from tests.support import wait_until
@@ -159,7 +159,7 @@ def test_a_search_that_the_launcher_cannot_serve_is_refused_with_the_reason(
 
 
 def test_a_launcher_of_another_protocol_is_named(peer: Peer, connect: Connect) -> None:
-    peer.path.write_text(peer.path.read_text().replace('"protocol": 1', '"protocol": 99'))
+    peer.path.write_text(peer.path.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 99'))
     with pytest.raises(ProtocolError, match="99"):
         connect()
 
