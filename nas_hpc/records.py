@@ -82,6 +82,8 @@ class Evaluation:
     argv: tuple[str, ...] = ()
     """A program to run instead of ``run``, which is the job specification that named it. Empty: ``run`` is
     called; or the job's ``application`` is run, if it has one."""
+    notes: Json = field(default_factory=dict)
+    """What the search noted when it asked, and is given back with the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Job:
     name: str
     workflow: str
     application: str = ""
-    """Name of the App; empty for an evaluation, which runs a run function."""
+    """Name of the App; empty for an evaluation that runs a run function or ``evaluation.argv``."""
     args: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
     """Set by ``--env``; added to the origin's environment."""
@@ -107,6 +109,9 @@ class Job:
     """Its number there, from 1; 0 for a job of a person."""
     retries: int = 0
     data: Json = field(default_factory=dict)
+    """The user's: what ``nas_hpc.jobs.current().data`` begins with."""
+    made_by: str = ""
+    """Job id of the job whose program added it (``nas_hpc.jobs.add``); empty for all others."""
     state: State = State.CREATED
     created: float = 0.0
     attempt: int = 0

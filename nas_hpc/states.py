@@ -71,6 +71,7 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
     (S.CREATED, S.READY): _ANYBODY,
     (S.CREATED, S.AWAITING_PARENTS): _ANYBODY,
     (S.CREATED, S.JOB_FINISHED): frozenset({A.SEARCH}),  # a cached evaluation: done before it began
+    (S.CREATED, S.FAILED): frozenset({A.SEARCH}),  # its job specification failed: there is nothing to run
     (S.AWAITING_PARENTS, S.READY): _ANYBODY,
     (S.AWAITING_PARENTS, S.FAILED): _LAUNCHER,  # follows, by the store itself, from a parent's end
     (S.READY, S.PREPROCESSED): _LAUNCHER,

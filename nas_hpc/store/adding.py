@@ -10,11 +10,11 @@ from sqlalchemy import BindParameter, bindparam, select
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Attempt, Job, Result
-from nas_hpc.states import Actor, State
+from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store.base import Finished
 from nas_hpc.store.history import finished_by_id
 from nas_hpc.store.prepared import Query
-from nas_hpc.store.rows import job_body, job_of, result_values, stored_job
+from nas_hpc.store.rows import clean, job_body, job_of, result_values, stored_job
 from nas_hpc.store.schema import apps, jobs
 from nas_hpc.store.session import Session
 from nas_hpc.store.statements import Statements
@@ -92,11 +92,13 @@ def _insert_finished(
     job_rows, event_rows, attempt_rows, stored = [], [], [], []
     for job, result in fresh:
         created = job.created or now
-        job_rows.append(_row(number, job, _FINISHED, 0, created, event))
-        event_rows.append((event, number, now, _CREATED, _FINISHED, Actor.SEARCH.value, 0, ""))
+        state = State.JOB_FINISHED if result.outcome is Outcome.OK else State.FAILED
+        message = clean(result.reason)
+        job_rows.append(_row(number, job, state.value, 0, created, event))
+        event_rows.append((event, number, now, _CREATED, state.value, Actor.SEARCH.value, 0, message))
         attempt_rows.append((number, 0, "", "[]", "[]", "[]", now, *result_values(result, "")))
         attempt = Attempt(job.id, 0, "", claimed=now, result=result)
-        stored.append(Finished(stored_job(job, State.JOB_FINISHED, created), attempt, event))
+        stored.append(Finished(stored_job(job, state, created), attempt, event))
         number += 1
         event += 1
     session.many(sql.insert_job, job_rows)

@@ -52,6 +52,7 @@ class JobFilter:
     creator: str = ""
     lease: str = ""
     application: str = ""
+    made_by: str = ""
     limit: int = 0
 
 
@@ -94,8 +95,9 @@ class Store(Protocol):
         an unknown parent or a cycle. Parents may be among ``jobs``."""
 
     def add_finished(self, jobs: Sequence[tuple[Job, Result]]) -> list[Finished]:
-        """Insert evaluations that are done before they began (cache hits), state JOB_FINISHED, idempotent as
-        ``add_jobs``. Their result stands in an attempt with number 0 and no lease."""
+        """Insert evaluations that are over before they began, idempotent as ``add_jobs``: JOB_FINISHED with
+        outcome OK (cache hits), FAILED with any other (there is nothing that could run). Their result stands
+        in an attempt with number 0 and no lease."""
 
     def jobs(self, where: JobFilter) -> list[Job]:
         """The jobs, in the order of insertion. Raises WrongCall for an id that fits none, or several."""

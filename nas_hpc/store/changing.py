@@ -49,7 +49,7 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
             regrown.append(job)
         kept = Job(
             old.id, job.name, old.workflow, old.application, job.args, job.environ, old.origin, job.resources,
-            old.evaluation, job.parents, old.creator, old.seq, job.retries, job.data,
+            old.evaluation, job.parents, old.creator, old.seq, job.retries, job.data, old.made_by,
         )  # fmt: skip
         session.change(
             update(jobs).where(jobs.c.number == row.number).values(name=job.name, body=job_body(kept))

@@ -104,12 +104,18 @@ def job_body(job: Job) -> str:
         body["run"] = evaluation.run
         body["config"] = _plain(evaluation.config)
         body["seed"] = evaluation.seed
+        if evaluation.argv:
+            body["argv"] = evaluation.argv
+        if evaluation.notes:
+            body["notes"] = _plain(evaluation.notes)
     if job.parents:
         body["parents"] = job.parents
     if job.retries:
         body["retries"] = job.retries
     if job.data:
         body["data"] = _plain(job.data)
+    if job.made_by:
+        body["made_by"] = job.made_by
     return dump_json(body, f"job {job.name!r}")
 
 
@@ -133,10 +139,19 @@ def job_of(row: JobRow) -> Job:
         id_, name, workflow, application or "", get("args", ""), get("environ") or {},
         Origin(origin[0], tuple(origin[1]), origin[2], origin[3]) if origin else _NO_ORIGIN,
         Resources(**resources) if resources else _NO_RESOURCES,
-        Evaluation(run, get("config"), get("seed")) if run is not None else None,
+        _evaluation(run, get) if run is not None else None,
         tuple(get("parents", ())), creator or "", seq or 0, get("retries", 0), get("data") or {},
-        _STATES[state], created, attempt, lease or "",
+        get("made_by", ""), _STATES[state], created, attempt, lease or "",
     )  # fmt: skip
+
+
+def _evaluation(run: str, get: Callable[..., Any]) -> Evaluation:
+    return Evaluation(run, get("config"), get("seed"), tuple(get("argv", ())), get("notes") or {})
+
+
+def made_by_pattern(job: str) -> str:
+    """What stands in the body of every job that the program of ``job`` added; perhaps in others', too."""
+    return f'"made_by":"{job}"'
 
 
 def result_values(result: Result, tail: str) -> tuple[Any, ...]:

@@ -67,10 +67,13 @@ class TestAddJobs:
             new_id(), "näme", "W x", application="a", args="--flag 'a b' \udcff", environ={"A": "ü"},
             origin=Origin("/dir", ("/p", "/q"), "/bin/python", {"HOME": "/h"}),
             resources=Resources(2, 3, 4, 2, 1, 5, 1.5, 60.0), parents=(parent.id,), retries=3,
-            data={"k": [1, {"x": None}, float("inf"), "\0"]}, created=123.25,
+            data={"k": [1, {"x": None}, float("inf"), "\0"]}, made_by=parent.id, created=123.25,
         )  # fmt: skip
         search = new_id()
         asked = evaluation(search, 7)
+        assert asked.evaluation is not None
+        program = replace(asked.evaluation, argv=("/bin/a", "b c"), notes={"told": 3})
+        asked = replace(asked, evaluation=program, application="a")
         returned = store.add_jobs([parent, job, asked], Actor.COMMAND)
         assert returned[1] == replace(job, state=S.AWAITING_PARENTS)
         with open_store(url) as other:
@@ -154,6 +157,19 @@ class TestAddFinished:
         assert store.finished(search) == [hit]
         assert path_of(store, job) == [S.CREATED, S.JOB_FINISHED]
 
+    def test_one_that_could_never_run_is_failed_with_its_reason(self, store: SqlStore) -> None:
+        search = new_id()
+        result = Result(Outcome.ERROR, reason="ValueError: no such machine", start=10.0, end=10.0)
+        job = evaluation(search, 4)
+        (failed,) = store.add_finished([(job, result)])
+        assert failed.job.state is S.FAILED
+        assert failed.attempt is not None
+        assert failed.attempt.result is not None
+        assert failed.attempt.result.reason == "ValueError: no such machine"
+        assert store.finished(search)[0].job == failed.job
+        assert path_of(store, job) == [S.CREATED, S.FAILED]
+        assert store.events([job.id])[0].message == failed.attempt.result.reason
+
     def test_is_idempotent_as_add_jobs_is(self, store: SqlStore) -> None:
         search = new_id()
         first = store.add_finished([(evaluation(search, 1), Result(Outcome.OK, 1.0))])
@@ -165,7 +181,8 @@ class TestAddFinished:
 class TestFilters:
     def test_each_field_restricts(self, store: SqlStore) -> None:
         store.put_app(App("a", "x"))
-        one, two = add(store, person_job("one", application="a"), person_job("two", workflow="V"))
+        one, two = person_job("one", application="a"), person_job("two", workflow="V")
+        one, two = add(store, one, replace(two, made_by=one.id, data={"made_by": "x" * 32}))
         (three,) = store.add_jobs([evaluation(one.id, 1)], Actor.SEARCH)
         mine = hold(store)
         (two,) = claim(store, mine, two)
@@ -181,6 +198,8 @@ class TestFilters:
             JobFilter(creator=one.id): [three],
             JobFilter(lease=mine): [two],
             JobFilter(application="a"): [one],
+            JobFilter(made_by=one.id): [two],
+            JobFilter(made_by=one.id, workflow="W"): [],
             JobFilter(limit=2): [one, two],
             JobFilter(limit=1, states=RUNNABLE): [one],
             JobFilter(limit=1, workflow="W", states=RUNNABLE | {S.RUNNING}): [one],

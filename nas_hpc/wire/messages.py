@@ -1,26 +1,11 @@
-"""Messages between searches, commands, agents and the launcher.
-
-A message is one frozen dataclass of this module, sent as msgpack: its class's name and its fields in order.
-Both sides state ``PROTOCOL`` in their first message and refuse another number. The transport is a
-ZeroMQ DEALER or ROUTER socket with CURVE; keys and address stand in the endpoint file (mode 0600).
-"""
+"""What is said: one frozen dataclass for each kind of message, and for what messages are made of."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-import msgpack
-
-from nas_hpc.errors import LauncherGone, ProtocolError
 from nas_hpc.records import Json
-
-PROTOCOL = 2
-ENDPOINT_VARIABLE = "NAS_HPC_ENDPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +17,7 @@ class Shape:
     threads_per_rank: int = 1
     gpus_per_rank: int = 0
     node_packing_count: int = 1
+    threads_per_core: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +33,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One evaluation that a search wants. ``data`` is kept with the job and given back in the history."""
+    """One evaluation that a search wants. ``data`` is kept for the search and given back in the history."""
 
     seq: int
     run: str
@@ -65,6 +51,12 @@ class Ask:
     """A registered application to run instead of ``run``, with these arguments."""
     argv: tuple[str, ...] = ()
     """A program to run instead of ``run``."""
+    job_data: Json = field(default_factory=dict)
+    """The user's own data of the job: not the search's."""
+    wall_time_minutes: float = 0.0
+    """How long it takes, at a guess; for placement. 0: unknown."""
+    failure: str = ""
+    """Its job specification failed, and this is why: it fails with this reason without running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +192,90 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that the program of a running one wants added."""
+
+    key: str
+    """What makes it the same job when the program is started again: unique among those that it adds."""
+    name: str
+    application: str
+    args: str = ""
+    workflow: str = ""
+    """Empty: that of the running job."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    shape: Shape = Shape()
+    wall_time_minutes: float = 0.0
+    timeout_s: float = 0.0
+    retries: int = 0
+    parents: tuple[str, ...] = ()
+    data: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AddJobs:
+    """From the program of a running job: add these; answered by Added after the commit, or by Refused."""
+
+    protocol: int
+    request: int
+    job: str
+    attempt: int
+    """Which program asks: only a current attempt may."""
+    jobs: tuple[NewJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Ids of the jobs of ``request``, in order."""
+
+    request: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KillJobs:
+    """From the program of a running job: end these. Answered by Accepted after the commit, or by Refused."""
+
+    protocol: int
+    request: int
+    job: str
+    attempt: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskChildren:
+    """From the program of a running job: which jobs has it added? Answered by Children, or by Refused."""
+
+    protocol: int
+    request: int
+    job: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A job that another one's program added, as it is now."""
+
+    id: str
+    name: str
+    workflow: str
+    application: str
+    state: str
+    attempt: int
+    objective: float | None
+    reason: str
+    """Why its last attempt failed; empty if it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Answer to AskChildren, in the order in which they were added."""
+
+    request: int
+    jobs: tuple[Child, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """From an agent: an attempt is over. It is said again in every AgentHello until RunsSettled names it."""
 
@@ -321,110 +397,8 @@ class Dismiss:
 
 OfSearch = Hello | Submit | Cancel | Report
 OfCommand = Wake | Query
+OfJob = AddJobs | KillJobs | AskChildren
 OfAgent = AgentHello | Pulse | RunStarted | RunEnded | AgentNote
 ToAgent = AgentWelcome | RunOrder | RunStop | RunsSettled | Dismiss
-OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status | ToAgent
-Message = OfSearch | OfCommand | OfAgent | OfLauncher
-_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (
-        Hello, Submit, Cancel, Report, Wake, Query,
-        Accepted, Refused, Results, Welcome, Capacity, End, Status,
-        AgentHello, Pulse, RunStarted, RunEnded, AgentNote,
-        AgentWelcome, RunOrder, RunStop, RunsSettled, Dismiss,
-        Shape, Ask, Done, Pending,
-    )
-}  # fmt: skip
-_FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}
-_TUPLES = {
-    cls: tuple(
-        (i, str(f.type).startswith("tuple[tuple"))
-        for i, f in enumerate(fields(cls))
-        if str(f.type).startswith("tuple")
-    )
-    for cls in _TYPES.values()
-}  # positions to be made tuples (of tuples) again: in the user's JSON a list stays a list
-_RECORD = 1  # msgpack extension code of a dataclass of this module
-
-
-def _pack_default(value: object) -> object:
-    names = _FIELDS.get(type(value))
-    if names is None:
-        raise TypeError(f"{type(value).__name__} has no place in a message")
-    body = [type(value).__name__, *(getattr(value, name) for name in names)]
-    return msgpack.ExtType(_RECORD, msgpack.packb(body, default=_pack_default))
-
-
-def _unpack_record(code: int, body: bytes) -> object:
-    if code != _RECORD:
-        raise ProtocolError(f"a message has extension {code}; this version knows {_RECORD}")
-    name, *values = msgpack.unpackb(body, ext_hook=_unpack_record)
-    cls = _TYPES.get(name)
-    if cls is None or len(values) != len(_FIELDS[cls]):
-        what = f"{name!r} with {len(values)} fields"
-        raise ProtocolError(f"a message of kind {what} is unknown in protocol {PROTOCOL}")
-    for position, nested in _TUPLES[cls]:
-        values[position] = tuple(map(tuple, values[position]) if nested else values[position])
-    return cls(*values)
-
-
-def pack(message: Message) -> bytes:
-    """The bytes of a message."""
-    return msgpack.packb(message, default=_pack_default)  # type: ignore[no-any-return]
-
-
-def unpack(body: bytes) -> Message:
-    """The message of ``body``. Raises ProtocolError for anything else."""
-    try:
-        message = msgpack.unpackb(body, ext_hook=_unpack_record)
-    except ProtocolError:
-        raise
-    except Exception as error:
-        raise ProtocolError(f"a message of {len(body)} bytes cannot be read: {error}") from error
-    if type(message) not in _FIELDS:
-        raise ProtocolError(f"a message of {len(body)} bytes is no record of protocol {PROTOCOL}")
-    return message  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a launcher listens, and the keys that open it."""
-
-    addresses: tuple[str, ...]
-    """ZeroMQ addresses, to be tried in order."""
-    server_public: str
-    client_public: str
-    client_secret: str
-    """CURVE keys in Z85."""
-    epoch: str
-    host: str
-    pid: int
-    protocol: int = PROTOCOL
-
-
-def write_endpoint(path: Path, endpoint: Endpoint) -> None:
-    """Replace the endpoint file atomically, mode 0600."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    body = json.dumps({name: getattr(endpoint, name) for name in endpoint.__slots__})
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(temporary, path)
-
-
-def read_endpoint(path: Path) -> Endpoint:
-    """The endpoint of ``path``. Raises LauncherGone if there is none, ProtocolError for another version."""
-    try:
-        body = json.loads(path.read_text())
-        endpoint = Endpoint(**{**body, "addresses": tuple(body["addresses"])})
-    except FileNotFoundError:
-        raise LauncherGone(f"no launcher is running: {path} does not exist") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ProtocolError(f"{path} is no endpoint file: {error}") from error
-    if endpoint.protocol != PROTOCOL:
-        raise ProtocolError(
-            f"the launcher at {path} speaks protocol {endpoint.protocol}; this program speaks {PROTOCOL}"
-        )
-    return endpoint
+OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status | Added | Children | ToAgent
+Message = OfSearch | OfCommand | OfJob | OfAgent | OfLauncher

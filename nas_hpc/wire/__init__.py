@@ -1,0 +1,63 @@
+"""Messages between searches, jobs, commands, agents and the launcher.
+
+A message is one frozen dataclass of ``messages``, sent as msgpack: its class's name and its fields in order.
+Both sides state ``PROTOCOL`` in their first message and refuse another number. The transport is a
+ZeroMQ DEALER or ROUTER socket with CURVE; keys and address stand in the endpoint file (mode 0600).
+"""
+
+from __future__ import annotations
+
+from nas_hpc.wire.codec import PROTOCOL, pack, unpack
+from nas_hpc.wire.endpoint import ENDPOINT_VARIABLE, Endpoint, read_endpoint, write_endpoint
+from nas_hpc.wire.messages import (
+    Accepted,
+    Added,
+    AddJobs,
+    AgentHello,
+    AgentNote,
+    AgentWelcome,
+    Ask,
+    AskChildren,
+    Cancel,
+    Capacity,
+    Child,
+    Children,
+    Dismiss,
+    Done,
+    End,
+    Hello,
+    KillJobs,
+    Message,
+    NewJob,
+    OfAgent,
+    OfCommand,
+    OfJob,
+    OfLauncher,
+    OfSearch,
+    Pending,
+    Pulse,
+    Query,
+    Refused,
+    Report,
+    Results,
+    RunEnded,
+    RunOrder,
+    RunsSettled,
+    RunStarted,
+    RunStop,
+    Shape,
+    Status,
+    Submit,
+    ToAgent,
+    Wake,
+    Welcome,
+)  # fmt: skip
+
+__all__ = [
+    "Accepted", "AddJobs", "Added", "AgentHello", "AgentNote", "AgentWelcome", "Ask", "AskChildren", "Cancel",
+    "Capacity", "Child", "Children", "Dismiss", "Done", "ENDPOINT_VARIABLE", "End", "Endpoint", "Hello",
+    "KillJobs", "Message", "NewJob", "OfAgent", "OfCommand", "OfJob", "OfLauncher", "OfSearch", "PROTOCOL",
+    "Pending", "Pulse", "Query", "Refused", "Report", "Results", "RunEnded", "RunOrder", "RunStarted",
+    "RunStop", "RunsSettled", "Shape", "Status", "Submit", "ToAgent", "Wake", "Welcome", "pack",
+    "read_endpoint", "unpack", "write_endpoint",
+]  # fmt: skip
