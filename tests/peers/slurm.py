@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ AuthType=auth/none
 CredType=cred/none
 SlurmctldPort={port}
 StateSaveLocation={directory}/state
-SlurmdSpoolDir={directory}/spool/%n
+SlurmdSpoolDir={spool}/%n
 SlurmctldPidFile={directory}/slurmctld.pid
 SlurmdPidFile={directory}/%n.pid
 SlurmctldLogFile={directory}/slurmctld.log
@@ -82,6 +83,8 @@ class Slurm:
     environ: dict[str, str] = field(default_factory=dict)
     """This process's at the start, and SLURM_CONF."""
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _spool: str = ""
+    """A short path: the daemons make sockets in it, and a socket's path has at most 108 characters."""
 
     @property
     def names(self) -> list[str]:
@@ -89,7 +92,8 @@ class Slurm:
         return [f"node{number}" for number in range(1, self.nodes + 1)]
 
     def __enter__(self) -> Slurm:
-        for name in ("state", "spool", "tmp"):
+        self._spool = tempfile.mkdtemp(prefix="nhpc", dir="/tmp")
+        for name in ("state", "tmp"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         self.environ = {**os.environ, "SLURM_CONF": str(self.directory / "slurm.conf"), "PATH": SEARCH}
         for attempt in range(3):
@@ -97,13 +101,14 @@ class Slurm:
                 self._start()
                 return self
             except AssertionError:
-                self.stop()
+                self._stop()
                 if attempt == 2:
                     raise AssertionError(f"Slurm does not start: {self.logs()}") from None
         raise AssertionError("unreachable")
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._stop()
+        shutil.rmtree(self._spool, ignore_errors=True)
 
     # Commands
 
@@ -189,7 +194,7 @@ class Slurm:
     def bring_back(self, node: str) -> None:
         """Start a lost node again."""
         self._daemons[node] = self._daemon(node, "slurmd-wlm", "-D", "-N", node)
-        self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        self.run("scontrol", "update", f"nodename={node}", "state=resume", code=None)  # or it did by itself
         self._wait_idle([node])
 
     def idle(self) -> list[str]:
@@ -205,6 +210,7 @@ class Slurm:
             user=pwd.getpwuid(os.geteuid()).pw_name,
             port=ports[0],
             directory=self.directory,
+            spool=self._spool,
         )
         for name, port in zip(self.names, ports[1:], strict=True):
             text += (
@@ -235,7 +241,7 @@ class Slurm:
 
         wait_until(ready, 30, f"idle nodes {', '.join(names)}")
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """End jobs and daemons, by force what does not go."""
         controller = self._daemons.get("slurmctld")
         if controller is not None and controller.poll() is None:
