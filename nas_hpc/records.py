@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from nas_hpc.states import Outcome, State
@@ -70,6 +71,33 @@ class Resources:
     """The attempt is ended after so long; 0 means never."""
 
 
+class ParentFailure(str, Enum):
+    """What becomes of a job when one of its parents fails or is killed."""
+
+    FAIL = "fail"
+    """It fails, too; when the parent is retried it waits again."""
+    RUN = "run"
+    """It runs as soon as all its parents have ended, however they ended."""
+    WAIT = "wait"
+    """It waits until somebody retries the parent and that is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What happens before and after the attempts of a person's job."""
+
+    preprocess: str | None = None
+    """Command line instead of the application's; None: the application's; empty: none."""
+    postprocess: str | None = None
+    input_files: str = "*"
+    """Patterns, parted by blanks: files of the parents' directories that are linked into the job's."""
+    post_error_handler: bool = False
+    """Run the postprocess script also after an attempt that failed; its success finishes the job."""
+    post_timeout_handler: bool = False
+    """The same after an attempt that passed its limit, or that the allocation's end interrupted."""
+    on_parent_failure: ParentFailure = ParentFailure.FAIL
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What makes a job an evaluation of a search: a run function and its configuration."""
@@ -112,12 +140,13 @@ class Job:
     """The user's: what ``nas_hpc.jobs.current().data`` begins with."""
     made_by: str = ""
     """Job id of the job whose program added it (``nas_hpc.jobs.add``); empty for all others."""
+    stages: Stages = Stages()
     state: State = State.CREATED
     created: float = 0.0
     attempt: int = 0
     """Number of the current or last attempt; 0 before the first."""
     lease: str = ""
-    """The launcher's lease while RUNNING, else empty."""
+    """The launcher's lease while RUNNING or while a script of its stages runs, else empty."""
 
     @property
     def directory_name(self) -> str:

@@ -20,21 +20,22 @@ class State(str, Enum):
     READY = "READY"
     """May be placed by a launcher."""
     PREPROCESSED = "PREPROCESSED"
-    """Its preprocess script is done; may be placed."""
+    """Its parents' files are linked and its preprocess script is done; may be placed."""
     RUNNING = "RUNNING"
     """Claimed by the lease in the job's row; its attempt is starting or running."""
     RUN_DONE = "RUN_DONE"
-    """The program ended with a valid result."""
+    """The program ended with a valid result; the postprocess script, if there is one, is due or runs."""
     POSTPROCESSED = "POSTPROCESSED"
-    """Its postprocess script is done."""
+    """Its postprocess script is done: entered and left in one commit."""
     JOB_FINISHED = "JOB_FINISHED"
     """Done, with a result. Final."""
     RUN_ERROR = "RUN_ERROR"
-    """The program failed, gave no valid result, or passed its own time limit."""
+    """The program failed, gave no valid result, or passed its own time limit; a script that was asked for
+    (post_error_handler, post_timeout_handler) is due or runs."""
     FAILED = "FAILED"
     """No retry is left. Final, until a person says ``retry``."""
     RUN_TIMEOUT = "RUN_TIMEOUT"
-    """The allocation ended while it ran."""
+    """The allocation ended while it ran; the post_timeout_handler, if asked for, is due or runs."""
     RESTART_READY = "RESTART_READY"
     """May be placed again; the interruption cost it nothing."""
     USER_KILLED = "USER_KILLED"
@@ -75,16 +76,22 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
     (S.AWAITING_PARENTS, S.READY): _ANYBODY,
     (S.AWAITING_PARENTS, S.FAILED): _LAUNCHER,  # follows, by the store itself, from a parent's end
     (S.READY, S.PREPROCESSED): _LAUNCHER,
+    (S.READY, S.FAILED): _LAUNCHER,  # its preprocess script failed
+    (S.RESTART_READY, S.PREPROCESSED): _LAUNCHER,  # retried before its first attempt
+    (S.RESTART_READY, S.FAILED): _LAUNCHER,
     (S.READY, S.RUNNING): _LAUNCHER,
     (S.PREPROCESSED, S.RUNNING): _LAUNCHER,
     (S.RESTART_READY, S.RUNNING): _LAUNCHER,
     (S.RUNNING, S.RUN_DONE): _LAUNCHER,
     (S.RUN_DONE, S.POSTPROCESSED): _LAUNCHER,
     (S.RUN_DONE, S.JOB_FINISHED): _LAUNCHER,
+    (S.RUN_DONE, S.FAILED): _LAUNCHER,  # its postprocess script failed
     (S.POSTPROCESSED, S.JOB_FINISHED): _LAUNCHER,
     (S.RUNNING, S.RUN_ERROR): _LAUNCHER,
     (S.RUN_ERROR, S.RESTART_READY): _LAUNCHER,
     (S.RUN_ERROR, S.FAILED): _LAUNCHER,
+    (S.RUN_ERROR, S.POSTPROCESSED): _LAUNCHER,  # post_error_handler, post_timeout_handler
+    (S.RUN_TIMEOUT, S.POSTPROCESSED): _LAUNCHER,  # post_timeout_handler
     (S.RUNNING, S.RUN_TIMEOUT): _LAUNCHER,
     (S.RUN_TIMEOUT, S.RESTART_READY): _LAUNCHER,
     (S.RUNNING, S.RESTART_READY): _LAUNCHER,  # start_failed, lost
@@ -94,10 +101,13 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
     (S.READY, S.USER_KILLED): _KILLERS,
     (S.PREPROCESSED, S.USER_KILLED): _KILLERS,
     (S.RESTART_READY, S.USER_KILLED): _KILLERS,
+    (S.RUN_DONE, S.USER_KILLED): _KILLERS,
+    (S.RUN_ERROR, S.USER_KILLED): _KILLERS,
+    (S.RUN_TIMEOUT, S.USER_KILLED): _KILLERS,
     (S.FAILED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
     (S.USER_KILLED, S.RESTART_READY): frozenset({A.COMMAND}),  # retry
     (S.JOB_FINISHED, S.RESTART_READY): frozenset({A.COMMAND}),  # a search whose limit was raised
-    (S.FAILED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # retry, while a parent is not done
+    (S.FAILED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # retry of it or, if that failed it, a parent
     (S.USER_KILLED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
     (S.JOB_FINISHED, S.AWAITING_PARENTS): frozenset({A.COMMAND}),
     (S.READY, S.AWAITING_PARENTS): frozenset({A.COMMAND}),  # modify: parents were added
@@ -108,6 +118,8 @@ TRANSITIONS: dict[tuple[State, State], frozenset[Actor]] = {
 FINAL = frozenset({S.JOB_FINISHED, S.FAILED, S.USER_KILLED})
 RUNNABLE = frozenset({S.READY, S.PREPROCESSED, S.RESTART_READY})
 ACTIVE = frozenset({S.RUNNING})
+RAN = frozenset({S.RUN_DONE, S.RUN_ERROR, S.RUN_TIMEOUT})
+"""An attempt has ended and the postprocess script is due: whose lease runs it stands in the job."""
 WAITING = frozenset({S.CREATED, S.AWAITING_PARENTS})
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import BindParameter, bindparam, select
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.records import Attempt, Job, Result
-from nas_hpc.states import Actor, Outcome, State
+from nas_hpc.records import Attempt, Job, ParentFailure, Result
+from nas_hpc.states import FINAL, Actor, Outcome, State
 from nas_hpc.store.base import Finished
 from nas_hpc.store.history import finished_by_id
 from nas_hpc.store.prepared import Query
@@ -29,6 +29,11 @@ _READY = State.READY.value
 _AWAITING = State.AWAITING_PARENTS.value
 _CREATED = State.CREATED.value
 _FINISHED = State.JOB_FINISHED.value
+_FINAL = frozenset(state.value for state in FINAL)
+_RUN = ParentFailure.RUN.value
+
+SHOWN = 8
+"""Of a long cycle so many jobs are named at its beginning, and at its end."""
 
 Key = tuple[str, int] | str
 """What makes a job the same when it is sent again: (creator, seq), or the id of a job of a person."""
@@ -55,8 +60,9 @@ def _insert(session: Session, sql: Statements, fresh: Sequence[Job], actor: Acto
         unmet = 0
         if job.parents:
             links = parents.links(job)
-            unmet = sum(not finished for _, finished in links)
-            edge_rows += [(parent, number) for parent, _ in links]
+            failure = job.stages.on_parent_failure.value
+            unmet = sum(not is_met(state, failure) for _, state in links)
+            edge_rows += [(parent, number, failure) for parent, _ in links]
         state, text = (State.AWAITING_PARENTS, _AWAITING) if unmet else (State.READY, _READY)
         created = job.created or now
         job_rows.append(_row(number, job, text, unmet, created, None))
@@ -166,20 +172,25 @@ def _check_applications(session: Session, new: Iterable[Job]) -> None:
             )
 
 
+def is_met(parent_state: str, failure: str) -> bool:
+    """Whether a child whose policy is ``failure`` waits no longer for a parent in ``parent_state``."""
+    return parent_state == _FINISHED or (failure == _RUN and parent_state in _FINAL)
+
+
 class Parents:
     """The parents that new or changed jobs name: in the database, or among these jobs themselves."""
 
     def __init__(self, session: Session, new: Sequence[Job]) -> None:
         own = {job.id: job for job in new if job.parents}
         self._numbers: dict[str, int] = {}
-        self._finished: dict[str, bool] = {}
+        self._states: dict[str, str] = {}
         if not own:
             return
         among = {job.id for job in new}
         wanted = {parent for job in own.values() for parent in job.parents}
         for row in session.fetch_in(_PARENTS, sorted(wanted)):
             self._numbers[row.id] = row.number
-            self._finished[row.id] = row.state == _FINISHED
+            self._states[row.id] = row.state
         for job in own.values():
             for parent in job.parents:
                 if parent not in self._numbers and parent not in among:
@@ -189,9 +200,8 @@ class Parents:
                     )
             if len(set(job.parents)) < len(job.parents):
                 raise WrongCall(f"job {job.name!r} names a parent twice: {', '.join(job.parents)}")
-        refuse_cycle(
-            {job.id: job.parents for job in own.values()}, {job.id: job.name for job in own.values()}
-        )
+        names = {job.id: f"{job.name} ({job.id[:8]})" for job in own.values()}
+        refuse_cycle({job.id: job.parents for job in own.values()}, names)
 
     def place(self, new: Sequence[Job], first: int) -> None:
         """``new`` will be inserted with consecutive numbers from ``first``."""
@@ -202,11 +212,11 @@ class Parents:
         """Jobs that are in the database already: number and state by id."""
         for id_, (number, state) in rows.items():
             self._numbers[id_] = number
-            self._finished[id_] = state == _FINISHED
+            self._states[id_] = state
 
-    def links(self, job: Job) -> list[tuple[int, bool]]:
-        """Number of each parent, and whether it is finished."""
-        return [(self._numbers[parent], self._finished.get(parent, False)) for parent in job.parents]
+    def links(self, job: Job) -> list[tuple[int, str]]:
+        """Number of each parent, and its state."""
+        return [(self._numbers[parent], self._states.get(parent, _CREATED)) for parent in job.parents]
 
 
 def refuse_cycle(parents: dict[str, tuple[str, ...]], names: dict[str, str]) -> None:
@@ -224,6 +234,7 @@ def refuse_cycle(parents: dict[str, tuple[str, ...]], names: dict[str, str]) -> 
                 done.add(job)
             elif job in on_path:
                 circle = [names.get(one, one[:8]) for one in (*path[path.index(job) :], job)]
+                circle[SHOWN:-SHOWN] = ["…"] if len(circle) > 2 * SHOWN else circle[SHOWN:-SHOWN]
                 raise WrongCall(
                     f"the parents form a cycle: {' <- '.join(circle)}; a job cannot wait for itself"
                 )

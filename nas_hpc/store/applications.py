@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import delete, insert, select, update
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import App
 from nas_hpc.states import FINAL
+from nas_hpc.store.rows import dump_json, load_json
 from nas_hpc.store.schema import apps, jobs
 from nas_hpc.store.session import Session
+
+_IN_BODY = ("environment_script", "preprocess", "postprocess")
+"""Fields that stand in the JSON text ``body``, if they are not empty."""
 
 
 def read_apps(session: Session) -> list[App]:
     """See ``Store.apps``."""
-    return [App(*row) for row in session.rows(select(apps).order_by(apps.c.name))]
+    return [_app_of(row) for row in session.rows(select(apps).order_by(apps.c.name))]
+
+
+def _app_of(row: Any) -> App:
+    return App(row.name, row.executable, row.description, row.restartable, **load_json(row.body))
 
 
 def put_app(session: Session, app: App, replace: bool) -> None:
@@ -21,11 +31,12 @@ def put_app(session: Session, app: App, replace: bool) -> None:
     values = {
         "name": app.name, "executable": app.executable, "description": app.description,
         "restartable": app.restartable,
+        "body": dump_json({name: v for name in _IN_BODY if (v := getattr(app, name))}, "an application"),
     }  # fmt: skip
     rows = session.rows(select(apps).where(apps.c.name == app.name).with_for_update())
     if not rows:
         session.change(insert(apps).values(values))
-    elif App(*rows[0]) != app:
+    elif _app_of(rows[0]) != app:
         if not replace:
             raise WrongCall(
                 f"the application {app.name!r} exists already and runs {rows[0].executable!r}; "

@@ -42,6 +42,17 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Advance:
+    """A stage of a held job is over. ``path`` are the states entered, in order, from ``state`` on."""
+
+    job: str
+    attempt: int
+    state: State
+    path: tuple[State, ...]
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobFilter:
     """Which jobs; empty fields do not restrict. ``ids`` may be full ids or unique prefixes (>= 4 digits)."""
 
@@ -106,7 +117,7 @@ class Store(Protocol):
         """How many jobs are in each state."""
 
     def modify(self, changed: Sequence[Job]) -> None:
-        """Replace name, args, environ, resources, parents, retries, data of jobs that are not RUNNING. Raises
+        """Replace name, args, environ, resources, parents, retries, data, stages of jobs not RUNNING. Raises
         WrongCall for one that runs, changing none. New parents make a runnable job wait, none release it."""
 
     def remove(self, where: JobFilter) -> list[Job]:
@@ -117,7 +128,9 @@ class Store(Protocol):
         """Move those jobs to which the table allows it (kill, retry); returns the ones that moved, as they
         were before (so that the caller sees which were RUNNING), in the order of insertion. A RUNNING job can
         only be killed; its attempt ends with it. RESTART_READY becomes AWAITING_PARENTS for a job whose
-        parents are not finished. Children of a job: see ``finish``."""
+        parents are not finished; and children that failed because of their parents wait for them again, as
+        soon as none of those is failed or killed: they are among the ones returned. Else children of a job
+        fare as with ``finish``."""
 
     # -- running -----------------------------------------------------------------------------------
     def claim(self, lease: str, claims: Sequence[Claim]) -> list[Job]:
@@ -126,9 +139,10 @@ class Store(Protocol):
 
     def finish(self, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
         """Close attempts. Those whose (lease, attempt) is not current are skipped; returns the others. A job
-        that reaches JOB_FINISHED makes its children READY when all their parents are; one that reaches
-        FAILED or USER_KILLED fails its waiting children. Raises LeaseLost, writing nothing, if ``lease``
-        has ended."""
+        whose path ends in one of ``states.RAN`` stays held by ``lease``, for its postprocess script. One that
+        reaches JOB_FINISHED makes its children READY when all their parents are; one that reaches FAILED or
+        USER_KILLED does with its waiting children what their ``stages.on_parent_failure`` says: fails them,
+        counts as done, or lets them wait. Raises LeaseLost, writing nothing, if ``lease`` has ended."""
 
     def adopt(self, new: str, dead: str, attempts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Take over running (job, attempt) pairs of a dead lease by compare-and-set; returns those won.
@@ -138,6 +152,18 @@ class Store(Protocol):
         self, lease: str, finishes: Sequence[Finish], claims: Sequence[Claim]
     ) -> tuple[list[Finished], list[Job]]:
         """``finish`` and ``claim`` in one transaction: what a launcher does when a slot becomes free."""
+
+    # -- stages ------------------------------------------------------------------------------------
+    def hold(self, lease: str, ids: Sequence[str]) -> list[Job]:
+        """Take jobs that are READY, RESTART_READY or in ``states.RAN`` for what has to be done before or
+        after their attempts, unless another live lease holds them; returns those won, in order. No event is
+        recorded. A held job is still killed, changed or removed as before, which ends the holding. Raises
+        LeaseLost if ``lease`` has ended."""
+
+    def advance(self, lease: str, steps: Sequence[Advance]) -> list[Finished]:
+        """Make transitions of jobs that ``lease`` holds, and release them. Those that it does not hold any
+        more, or whose state or attempt is another, are skipped; returns the others as ``finish`` does.
+        Raises LeaseLost, writing nothing, if ``lease`` has ended."""
 
     # -- leases ------------------------------------------------------------------------------------
     def open_lease(

@@ -10,7 +10,7 @@ from sqlalchemy import BindParameter, bindparam, delete, select, update
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
 from nas_hpc.states import RUNNABLE, Actor, State
-from nas_hpc.store.adding import Parents, refuse_cycle
+from nas_hpc.store.adding import Parents, is_met, refuse_cycle
 from nas_hpc.store.base import JobFilter
 from nas_hpc.store.prepared import LONGEST, Query
 from nas_hpc.store.reading import job_rows
@@ -45,11 +45,11 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
                 f"job {row.name!r} ({row.id[:8]}) is RUNNING: kill it before changing it, or wait"
             )
         old = job_of(row)
-        if job.parents != old.parents:
+        if (job.parents, job.stages.on_parent_failure) != (old.parents, old.stages.on_parent_failure):
             regrown.append(job)
         kept = Job(
             old.id, job.name, old.workflow, old.application, job.args, job.environ, old.origin, job.resources,
-            old.evaluation, job.parents, old.creator, old.seq, job.retries, job.data, old.made_by,
+            old.evaluation, job.parents, old.creator, old.seq, job.retries, job.data, old.made_by, job.stages,
         )  # fmt: skip
         session.change(
             update(jobs).where(jobs.c.number == row.number).values(name=job.name, body=job_body(kept))
@@ -69,8 +69,9 @@ def _regrow(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
         row = rows[job.id]
         links = parents.links(job)
         session.change(delete(edges).where(edges.c.child == row.number))
-        session.many(sql.insert_edge, [(parent, row.number) for parent, _ in links])
-        unmet = sum(not finished for _, finished in links)
+        failure = job.stages.on_parent_failure.value
+        session.many(sql.insert_edge, [(parent, row.number, failure) for parent, _ in links])
+        unmet = sum(not is_met(state, failure) for _, state in links)
         session.change(update(jobs).where(jobs.c.number == row.number).values(unmet=unmet))
         state = State(row.state)
         if unmet and state in RUNNABLE:
@@ -84,14 +85,14 @@ def _regrow(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
 def _refuse_grown_cycle(session: Session, rows: Sequence[Any]) -> None:
     """Follow the edges upward from the changed jobs, a generation at a time."""
     ids = {row.number: row.id for row in rows}
-    names: dict[str, str] = {row.id: row.name for row in rows}
+    names = {row.id: f"{row.name} ({row.id[:8]})" for row in rows}
     graph: dict[str, tuple[str, ...]] = {}
     frontier = dict(ids)
     while frontier:
         found: dict[str, list[str]] = {one: [] for one in frontier.values()}
         for child, parent, name in session.fetch_in(_PARENT_IDS, sorted(frontier)):
             found[frontier[child]].append(parent)
-            names[parent] = name
+            names[parent] = f"{name} ({parent[:8]})"
         graph |= {child: tuple(parents) for child, parents in found.items()}
         above = sorted({parent for parents in found.values() for parent in parents if parent not in graph})
         frontier = {row.number: row.id for row in session.fetch_in(_NUMBERS, above)}

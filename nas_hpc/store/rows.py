@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.records import Attempt, Evaluation, Job, Json, Lease, Origin, Resources, Result
+from nas_hpc.records import (
+    Attempt,
+    Evaluation,
+    Job,
+    Json,
+    Lease,
+    Origin,
+    ParentFailure,
+    Resources,
+    Result,
+    Stages,
+)
 from nas_hpc.states import Outcome, State
 
 _PLAIN = Job("", "", "")
 _NO_ORIGIN = _PLAIN.origin  # the very object that most jobs have: compared without a look inside
 _NO_RESOURCES = _PLAIN.resources
+_NO_STAGES = _PLAIN.stages
 _RESOURCES = Resources.__slots__
 _STATES = {state.value: state for state in State}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
@@ -80,11 +92,17 @@ def _plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _resources_body(resources: Resources) -> dict[str, Any]:
-    return {
-        name: value
-        for name in _RESOURCES
-        if (value := getattr(resources, name)) != getattr(_NO_RESOURCES, name)
-    }
+    return _changed(resources, _NO_RESOURCES, _RESOURCES)
+
+
+def _changed(record: object, plain: object, names: Iterable[str]) -> dict[str, Any]:
+    """The fields of ``record`` that differ from ``plain``'s."""
+    return {name: value for name in names if (value := getattr(record, name)) != getattr(plain, name)}
+
+
+def _stages_of(body: dict[str, Any]) -> Stages:
+    policy = ParentFailure(body.pop("on_parent_failure", ParentFailure.FAIL))
+    return Stages(**body, on_parent_failure=policy)
 
 
 def job_body(job: Job) -> str:
@@ -116,6 +134,8 @@ def job_body(job: Job) -> str:
         body["data"] = _plain(job.data)
     if job.made_by:
         body["made_by"] = job.made_by
+    if job.stages is not _NO_STAGES and (stages := _changed(job.stages, _NO_STAGES, Stages.__slots__)):
+        body["stages"] = stages
     return dump_json(body, f"job {job.name!r}")
 
 
@@ -135,13 +155,15 @@ def job_of(row: JobRow) -> Job:
     origin = get("origin")
     resources = get("resources")
     run = get("run")
+    stages = get("stages")
     return Job(
         id_, name, workflow, application or "", get("args", ""), get("environ") or {},
         Origin(origin[0], tuple(origin[1]), origin[2], origin[3]) if origin else _NO_ORIGIN,
         Resources(**resources) if resources else _NO_RESOURCES,
         _evaluation(run, get) if run is not None else None,
         tuple(get("parents", ())), creator or "", seq or 0, get("retries", 0), get("data") or {},
-        get("made_by", ""), _STATES[state], created, attempt, lease or "",
+        get("made_by", ""), _stages_of(stages) if stages else _NO_STAGES,
+        _STATES[state], created, attempt, lease or "",
     )  # fmt: skip
 
 

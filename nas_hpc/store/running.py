@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, select
+from sqlalchemy import BindParameter, bindparam, or_, select
 
 from nas_hpc.errors import LeaseLost, WrongCall
-from nas_hpc.records import Job
-from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State, may_follow
+from nas_hpc.records import Job, ParentFailure
+from nas_hpc.states import FINAL, RAN, RUNNABLE, Actor, Outcome, State, may_follow
+from nas_hpc.store.adding import is_met
 from nas_hpc.store.base import Claim, Finish, Finished
 from nas_hpc.store.history import WITH_ATTEMPT, finished_of
 from nas_hpc.store.leasing import check_live
 from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import clean, job_of, place_text, result_values
-from nas_hpc.store.schema import edges, jobs, leases
+from nas_hpc.store.schema import edges, events, jobs, leases
 from nas_hpc.store.session import Session
 from nas_hpc.store.statements import Statements
 
@@ -27,13 +28,35 @@ _JOBS = select(jobs).where(jobs.c.id.in_(_values))
 _TO_CLAIM = Query(_JOBS.with_for_update(skip_locked=True))
 _TO_MOVE = Query(_JOBS.with_for_update())
 _TO_FINISH = Query(WITH_ATTEMPT.where(jobs.c.id.in_(_values)).with_for_update(of=jobs))
-_CHILD_EDGES = Query(select(edges.c.parent, edges.c.child).where(edges.c.parent.in_(_values)))
+_CHILD_EDGES = Query(
+    select(edges.c.parent, edges.c.child, edges.c.failure).where(edges.c.parent.in_(_values))
+)
 _WAITING = Query(select(jobs).where(jobs.c.number.in_(_values), jobs.c.state == State.AWAITING_PARENTS.value))
+_FAILED_WITH_PARENT = Query(
+    select(jobs)
+    .join(events, events.c.id == jobs.c.final_event)
+    .where(
+        jobs.c.number.in_(_values),
+        jobs.c.state == State.FAILED.value,
+        events.c.old == State.AWAITING_PARENTS.value,
+    )
+)
+_LOST_PARENT = Query(
+    select(edges.c.child)
+    .join(jobs, jobs.c.number == edges.c.parent)
+    .where(
+        edges.c.child.in_(_values),
+        or_(jobs.c.state == State.FAILED.value, jobs.c.state == State.USER_KILLED.value),
+    )
+    .distinct()
+)
 
 _RUNNING = State.RUNNING.value
 _RUNNABLE = frozenset(state.value for state in RUNNABLE)
 _FINAL = frozenset(state.value for state in FINAL)
+_RAN = frozenset(state.value for state in RAN)
 _LAUNCHER = Actor.LAUNCHER.value
+_FAIL, _RUN = ParentFailure.FAIL.value, ParentFailure.RUN.value
 
 
 @dataclass(slots=True)
@@ -53,7 +76,8 @@ class Moves:
             self.events.append((event, number, now, old, new, actor, attempt, message))
             old = new
             event += 1
-        self.jobs.append((old, None, event - 1 if old in _FINAL else None, number))
+        lease = row.lease if old in _RAN else None
+        self.jobs.append((old, lease, event - 1 if old in _FINAL else None, number))
         self.moved.append((row, path[-1]))
         return event - 1
 
@@ -90,25 +114,28 @@ def move(session: Session, sql: Statements, steps: Sequence[Step], actor: Actor)
 
 def _consequences(session: Session, sql: Statements, moved: Sequence[tuple[Any, State]]) -> list[Step]:
     """Keep the children's counts of unmet parents. Returns the steps of children that wait no longer: none of
-    their parents is left, or one of them will not finish."""
-    finished = State.JOB_FINISHED
-    change = {
-        row.number: -1 if new is finished else 1
-        for row, new in moved
-        if (new is finished) != (row.state == finished.value)
-    }
-    lost = {row.number: (row, new) for row, new in moved if new in (State.FAILED, State.USER_KILLED)}
-    links = session.fetch_in(_CHILD_EDGES, sorted({*change, *lost}))
+    their parents is left, or one of them will not finish and they are to fail with it."""
+    changed = {row.number: (row, new) for row, new in moved if new in FINAL or row.state in _FINAL}
+    links = session.fetch_in(_CHILD_EDGES, sorted(changed))
     if not links:
         return []
-    session.many(sql.unmet, [(change[parent], child) for parent, child in links if parent in change])
-    waiting = {row.number: row for row in session.fetch_in(_WAITING, sorted({child for _, child in links}))}
-    steps: list[Step] = [(row, State.READY, "") for row in waiting.values() if row.unmet == 0]
-    for parent, child in links:
-        if parent in lost and child in waiting:
-            row, state = lost[parent]
-            message = f"its parent {row.name} ({row.id[:8]}) is {state.value}"
-            steps.append((waiting.pop(child), State.FAILED, message))
+    unmet: list[tuple[int, int]] = []
+    lost: dict[int, tuple[str, str]] = {}
+    for parent, child, failure in links:
+        row, new = changed[parent]
+        if difference := is_met(row.state, failure) - is_met(new.value, failure):
+            unmet.append((difference, child))
+        if new in FINAL and new is not State.JOB_FINISHED:
+            message = f"its parent {row.name} ({row.id[:8]}) is {new.value}"
+            lost.setdefault(child, (failure, message))
+    session.many(sql.unmet, unmet)
+    steps: list[Step] = []
+    for row in session.fetch_in(_WAITING, sorted({child for _, child, _ in links})):
+        failure, message = lost.get(row.number, (_RUN, ""))
+        if failure == _FAIL:
+            steps.append((row, State.FAILED, message))
+        elif row.unmet == 0:
+            steps.append((row, State.READY, f"{message}: it runs all the same" if message else ""))
     return steps
 
 
@@ -162,7 +189,7 @@ def _claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim
 
 def _finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
     for one in finishes:
-        _check_path(one)
+        check_path(one.job, State.RUNNING, one.path)
     rows = {row.id: row for row in session.fetch_in(_TO_FINISH, [one.job for one in finishes])}
     current: list[tuple[Finish, Any]] = []
     for one in finishes:
@@ -182,19 +209,21 @@ def _finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Fi
         event = order + 1
         values = result_values(one.result, one.tail)
         attempt_rows.append((*values, row.number, one.attempt))
-        after = (*row[:7], one.path[-1].value, None, *row[9:21], *values)
+        state, kept, *_ = moves.jobs[-1]
+        after = (*row[:7], state, kept, *row[9:21], *values)
         finished.append(finished_of(after, order))
     session.many(sql.end_attempt, attempt_rows)
     moves.write(session, sql)
     return finished
 
 
-def _check_path(one: Finish) -> None:
-    path = [State.RUNNING, *one.path]
-    by_launcher = all(may_follow(old, new, Actor.LAUNCHER) for old, new in pairwise(path))
-    if not one.path or not by_launcher or State.RUNNING in one.path:
-        way = " -> ".join(state.value for state in path)
-        raise WrongCall(f"job {one.job[:8]} cannot go {way}: that is no path of states.TRANSITIONS")
+def check_path(job: str, start: State, path: Sequence[State]) -> None:
+    """Raise WrongCall unless a launcher may bring ``job`` from ``start`` along ``path``, without a claim."""
+    way = [start, *path]
+    by_launcher = all(may_follow(old, new, Actor.LAUNCHER) for old, new in pairwise(way))
+    if not path or not by_launcher or State.RUNNING in path:
+        said = " -> ".join(state.value for state in way)
+        raise WrongCall(f"job {job[:8]} cannot go {said}: that is no path of states.TRANSITIONS")
 
 
 def adopt(
@@ -241,17 +270,19 @@ def set_state(
     if state is not State.RESTART_READY:
         move(session, sql, [(row, state, message) for row in allowed], actor)
     else:
-        _retry(session, sql, allowed, actor, message)
+        allowed = _retry(session, sql, allowed, actor, message)
     return [job_of(row) for row in allowed]
 
 
-def _retry(session: Session, sql: Statements, rows: Sequence[Any], actor: Actor, message: str) -> None:
+def _retry(session: Session, sql: Statements, rows: Sequence[Any], actor: Actor, message: str) -> list[Any]:
     """RESTART_READY for those whose parents are done. The others wait for them again: among them children of
-    jobs that were done and are retried in the same call."""
-    again = {row.number for row in rows if row.state == State.JOB_FINISHED.value}
+    jobs that were done and are retried in the same call. Returns these rows and those of children that had
+    failed with them, as they were."""
+    again = {row.number: row.state for row in rows}
     reopened: dict[int, int] = {}
-    for _, child in session.fetch_in(_CHILD_EDGES, sorted(again)):
-        reopened[child] = reopened.get(child, 0) + 1
+    for parent, child, failure in session.fetch_in(_CHILD_EDGES, sorted(again)):
+        if is_met(again[parent], failure):
+            reopened[child] = reopened.get(child, 0) + 1
     targets = []
     for row in rows:
         waits = row.unmet + reopened.get(row.number, 0) > 0
@@ -259,3 +290,27 @@ def _retry(session: Session, sql: Statements, rows: Sequence[Any], actor: Actor,
         if may_follow(State(row.state), state, actor):
             targets.append((row, state, message))
     move(session, sql, targets, actor)
+    children = _reopen(session, sql, [row for row, _, _ in targets], actor) if targets else []
+    return sorted([*rows, *children], key=lambda row: row.number)
+
+
+def _reopen(session: Session, sql: Statements, retried: Sequence[Any], actor: Actor) -> list[Any]:
+    """Children that failed because a parent did wait again if none of their parents is failed any more; then
+    theirs. Returns their rows as they were."""
+    found: list[Any] = []
+    front = {row.number: row for row in retried}
+    while front:
+        links = session.fetch_in(_CHILD_EDGES, sorted(front))
+        parent_of = {child: front[parent] for parent, child, failure in links if failure == _FAIL}
+        children = session.fetch_in(_FAILED_WITH_PARENT, sorted(parent_of))
+        numbers = sorted(row.number for row in children)
+        lost = {row.child for row in session.fetch_in(_LOST_PARENT, numbers)}
+        front = {row.number: row for row in children if row.number not in lost}
+        steps = []
+        for number, row in front.items():
+            parent = parent_of[number]
+            message = f"its parent {parent.name} ({parent.id[:8]}) was retried"
+            steps.append((row, State.AWAITING_PARENTS, message))
+        move(session, sql, steps, actor)
+        found += front.values()
+    return found

@@ -23,7 +23,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import BigInteger
 
-SCHEMA = 1
+SCHEMA = 2
+
+UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE apps ADD COLUMN body TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE edges ADD COLUMN failure TEXT NOT NULL DEFAULT 'fail'",
+    ),
+}
+"""What brings a database of the schema to the next one."""
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite: the primary key is the row's own number
@@ -50,6 +58,7 @@ apps = Table(
     Column("executable", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("restartable", Boolean, nullable=False),
+    Column("body", Text, nullable=False, server_default="{}"),  # JSON: environment script, stages
 )
 
 jobs = Table(
@@ -63,7 +72,7 @@ jobs = Table(
     Column("creator", Text),  # NULL, with seq: a job of a person
     Column("seq", _Number),
     Column("state", Text, nullable=False),
-    Column("lease", Text),  # NULL unless RUNNING
+    Column("lease", Text),  # NULL unless RUNNING or held for a script before or after
     Column("attempt", Integer, nullable=False),
     Column("unmet", Integer, nullable=False),  # parents that are not JOB_FINISHED
     Column("created", Double, nullable=False),
@@ -91,6 +100,7 @@ edges = Table(  # jobs.body holds the parents in their order; this is the index 
     metadata,
     Column("parent", _Number, ForeignKey("jobs.number"), primary_key=True),
     Column("child", _Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("failure", Text, nullable=False, server_default="fail"),  # of the child: records.ParentFailure
 )
 
 attempts = Table(

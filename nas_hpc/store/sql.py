@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, insert, inspect, select
+from sqlalchemy import Engine, insert, inspect, select, update
 
-from nas_hpc.errors import SchemaMismatch, SiteError, WrongCall
+from nas_hpc.errors import SchemaMismatch, SiteError, StoreError, WrongCall
 from nas_hpc.records import App, Attempt, Event, Job, Lease, Result
 from nas_hpc.states import Actor, State
-from nas_hpc.store import adding, applications, changing, history, leasing, reading, running, schema
-from nas_hpc.store.base import Claim, Finish, Finished, JobFilter, Store
+from nas_hpc.store import adding, applications, changing, history, leasing, reading, running, schema, staging
+from nas_hpc.store.base import Advance, Claim, Finish, Finished, JobFilter, Store
 from nas_hpc.store.session import Dialect, Session
 from nas_hpc.store.sqlite import SqliteDialect, sqlite_engine
 from nas_hpc.store.statements import statements
@@ -32,6 +33,19 @@ def open_sql(target: str | os.PathLike[str], *, create: bool = False, read_only:
         raise WrongCall(
             f"the database {scheme}://... is of no kind that this version has; give a path or sqlite:///PATH"
         )
+    try:
+        return _open_sqlite(path, create=create, read_only=read_only)
+    except _Outdated:
+        with contextlib.suppress(SiteError, StoreError):  # not writable: then the first error is told
+            _open_sqlite(path, create=False, read_only=False).close()
+        return _open_sqlite(path, create=False, read_only=read_only)
+
+
+class _Outdated(SchemaMismatch):
+    """An older schema, which who may write brings to this program's."""
+
+
+def _open_sqlite(path: Path, *, create: bool, read_only: bool) -> SqlStore:
     engine = sqlite_engine(path, create=create, read_only=read_only)
     store = SqlStore(engine, SqliteDialect(path, read_only=read_only), str(path))
     try:
@@ -85,13 +99,33 @@ class SqlStore:
                 f"{self._name} is no job database of nas-hpc: {holds}; make a site with: nas-hpc init SITE"
             )
         with self._session.read():
-            rows = self._session.rows(select(schema.meta.c.value).where(schema.meta.c.key == "schema"))
-        found = rows[0].value if rows else "none"
+            found = self._schema()
+        if found in map(str, schema.UPGRADES):
+            found = self._upgrade(found)
         if found != str(schema.SCHEMA):
             raise SchemaMismatch(
                 f"the job database {self._name} has schema {found}, this program knows {schema.SCHEMA}: "
                 "use the version of nas-hpc that made it, or make a new site with: nas-hpc init SITE"
             )
+
+    def _schema(self) -> str:
+        rows = self._session.rows(select(schema.meta.c.value).where(schema.meta.c.key == "schema"))
+        return str(rows[0].value) if rows else "none"
+
+    def _upgrade(self, found: str) -> str:
+        """Bring a database of an older schema to this program's, in one transaction. Its schema then."""
+        if self._session.dialect.read_only:
+            raise _Outdated(
+                f"the job database {self._name} has schema {found}, this program knows {schema.SCHEMA}: "
+                "it is brought there by the first command that may write to it"
+            )
+        with self._session.write():
+            while (found := self._schema()) in map(str, schema.UPGRADES):  # nobody was faster
+                for statement in schema.UPGRADES[int(found)]:
+                    self._session.connection.exec_driver_sql(statement)
+                where = schema.meta.c.key == "schema"
+                self._session.change(update(schema.meta).where(where).values(value=str(int(found) + 1)))
+        return found
 
     def _create(self) -> None:
         connection = self._session.connection
@@ -174,6 +208,17 @@ class SqlStore:
         """See ``Store.exchange``."""
         with self._session.write():
             return running.exchange(self._session, self._sql, lease, finishes, claims)
+
+    # -- stages ------------------------------------------------------------------------------------
+    def hold(self, lease: str, ids: Sequence[str]) -> list[Job]:
+        """See ``Store.hold``."""
+        with self._session.write():
+            return staging.hold(self._session, self._sql, lease, ids)
+
+    def advance(self, lease: str, steps: Sequence[Advance]) -> list[Finished]:
+        """See ``Store.advance``."""
+        with self._session.write():
+            return staging.advance(self._session, self._sql, lease, steps)
 
     # -- leases ------------------------------------------------------------------------------------
     def open_lease(

@@ -22,11 +22,11 @@ class Statements:
     """SQL text with positional parameters; the comment says which."""
 
     insert_job: str  # columns of jobs without lease and attempt
-    insert_edge: str  # parent, child
+    insert_edge: str  # parent, child, failure
     insert_attempt: str  # columns of attempts
     insert_event: str  # columns of events
     claim: str  # state, lease, attempt, number
-    move: str  # state, final_event, number; clears the lease
+    move: str  # state, lease, final_event, number
     end_attempt: str  # RESULT_COLUMNS, job, attempt number
     kill_attempt: str  # outcome, metadata, reason, end, tail, job, attempt number; start: the claim
     adopt_job: str  # lease, number
@@ -66,7 +66,9 @@ def statements(engine: Engine) -> Statements:
         move=text(
             update(jobs)
             .where(this_job)
-            .values(state=bindparam("state"), lease=None, final_event=bindparam("final_event")),
+            .values(
+                state=bindparam("state"), lease=bindparam("lease"), final_event=bindparam("final_event")
+            ),
             ["state", "lease", "final_event", "_job"],
         ),
         end_attempt=change(attempts, this_attempt, RESULT_COLUMNS, ["_job", "_attempt"]),

@@ -20,9 +20,10 @@ from hypothesis.stateful import (
 )
 
 from nas_hpc.errors import LeaseLost, WrongCall
-from nas_hpc.records import Result
-from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State, is_path
+from nas_hpc.records import ParentFailure, Result, Stages
+from nas_hpc.states import FINAL, RAN, RUNNABLE, Actor, Outcome, State, is_path
 from nas_hpc.store import Claim, JobFilter, open_store
+from nas_hpc.store.base import Advance
 from tests.store.supply import SUPPLIERS, ended, evaluation, lease, person_job
 
 S = State
@@ -34,7 +35,16 @@ PATHS = (
     (S.RESTART_READY,),
     (S.FAILED,),
     (S.USER_KILLED,),
+    (S.RUN_DONE,),
+    (S.RUN_ERROR,),
 )
+AFTER = {
+    S.READY: (S.PREPROCESSED,),
+    S.RESTART_READY: (S.PREPROCESSED,),
+    S.RUN_DONE: (S.POSTPROCESSED, S.JOB_FINISHED),
+    S.RUN_ERROR: (S.FAILED,),
+}
+"""Where a held job goes from each state."""
 
 
 @dataclass
@@ -47,6 +57,9 @@ class Model:
     seq: int = 0
     attempt: int = 0
     lease: str = ""
+    policy: ParentFailure = ParentFailure.FAIL
+    failed_waiting: bool = False
+    """It failed because a parent did."""
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -76,22 +89,22 @@ class StoreMachine(RuleBasedStateMachine):
     def enter(self, id_: str, state: State) -> None:
         """A job enters a state, with what follows for its children."""
         job = self.jobs[id_]
-        job.state, job.lease = state, ""
+        job.failed_waiting = (job.state, state) == (S.AWAITING_PARENTS, S.FAILED)
+        job.state, job.lease = state, job.lease if state in RAN else ""
         if id_ in self.ends:
             self.ends.remove(id_)
         if state in FINAL:
             self.ends.append(id_)
 
     def settle(self) -> None:
-        """Children whose parents are all finished become ready; those of failed or killed ones fail."""
+        """Children whose parents are all finished become ready, or all ended if that is enough for them."""
         changed = True
         while changed:
             changed = False
             for id_, job in self.jobs.items():
                 if job.state is not S.AWAITING_PARENTS or not job.parents:
                     continue
-                states = {self.jobs[parent].state for parent in job.parents}
-                if states == {S.JOB_FINISHED}:
+                if not self.unmet(id_):
                     self.enter(id_, S.READY)
                     changed = True
 
@@ -99,20 +112,39 @@ class StoreMachine(RuleBasedStateMachine):
         """Waiting children of jobs that have just failed."""
         for id_ in ids:
             for child_id, child in self.jobs.items():
-                if id_ in child.parents and child.state is S.AWAITING_PARENTS:
+                waits = id_ in child.parents and child.state is S.AWAITING_PARENTS
+                if waits and child.policy is ParentFailure.FAIL:
                     self.enter(child_id, S.FAILED)
                     self.fail_children([child_id])
 
     def unmet(self, id_: str) -> bool:
-        return any(self.jobs[parent].state is not S.JOB_FINISHED for parent in self.jobs[id_].parents)
+        enough = FINAL if self.jobs[id_].policy is ParentFailure.RUN else {S.JOB_FINISHED}
+        return any(self.jobs[parent].state not in enough for parent in self.jobs[id_].parents)
+
+    def reopen(self, ids: list[str]) -> list[str]:
+        """Children that failed with these parents wait again, unless another parent is failed still."""
+        found = []
+        for id_ in ids:
+            for child_id, child in self.jobs.items():
+                lost = {self.jobs[parent].state for parent in child.parents} & {S.FAILED, S.USER_KILLED}
+                related = id_ in child.parents and child.policy is ParentFailure.FAIL
+                if related and child.state is S.FAILED and child.failed_waiting and not lost:
+                    self.enter(child_id, S.AWAITING_PARENTS)
+                    found += [child_id, *self.reopen([child_id])]
+        return found
 
     # -- calls -------------------------------------------------------------------------------------
-    @rule(target=ids, parents=st.lists(ids, max_size=2, unique=True))
-    def add_job(self, parents: list[str]) -> str:
+    @rule(
+        target=ids,
+        parents=st.lists(ids, max_size=2, unique=True),
+        policy=st.sampled_from(list(ParentFailure)),
+    )
+    def add_job(self, parents: list[str], policy: ParentFailure) -> str:
         kept = [parent for parent in parents if parent in self.jobs]
-        job = replace(person_job(f"j{len(self.jobs)}"), parents=tuple(kept))
+        stages = Stages(on_parent_failure=policy)
+        job = replace(person_job(f"j{len(self.jobs)}"), parents=tuple(kept), stages=stages)
         (stored,) = self.store.add_jobs([job], Actor.COMMAND)
-        self.jobs[job.id] = Model(S.READY, kept)
+        self.jobs[job.id] = Model(S.READY, kept, policy=policy)
         if self.unmet(job.id):
             self.jobs[job.id].state = S.AWAITING_PARENTS
         assert stored.state is self.jobs[job.id].state
@@ -186,9 +218,42 @@ class StoreMachine(RuleBasedStateMachine):
         assert [one.job.id for one in finished] == current
         for id_ in current:
             self.enter(id_, path[-1])
-        self.settle()
         if path[-1] in (S.FAILED, S.USER_KILLED):
             self.fail_children(current)
+        self.settle()
+
+    @rule(picked=st.lists(ids, max_size=4, unique=True), who=st.integers(0, 5))
+    def hold_some(self, picked: list[str], who: int) -> None:
+        holder = self.live[who % len(self.live)]
+        won = [job.id for job in self.store.hold(holder, picked)]
+        free = ("", holder, *self.dead)
+        assert won == [
+            id_ for id_ in picked
+            if id_ in self.jobs and self.jobs[id_].state in AFTER and self.jobs[id_].lease in free
+        ]  # fmt: skip
+        for id_ in won:
+            self.jobs[id_].lease = holder
+
+    @rule(picked=st.lists(ids, max_size=4, unique=True), who=st.integers(0, 5))
+    def advance_some(self, picked: list[str], who: int) -> None:
+        """With some that are not held, or not where they can go on from."""
+        holder = self.live[who % len(self.live)]
+        steps = []
+        for id_ in picked:
+            job = self.jobs.get(id_, Model(S.READY, []))
+            state = job.state if job.state in AFTER else S.RUN_DONE
+            steps.append(Advance(id_, job.attempt, state, AFTER[state]))
+        moved = [one.job.id for one in self.store.advance(holder, steps)]
+        assert moved == [
+            id_ for id_ in picked
+            if id_ in self.jobs and self.jobs[id_].state in AFTER and self.jobs[id_].lease == holder
+        ]  # fmt: skip
+        lost = []
+        for id_ in moved:
+            lost += [id_] if self.jobs[id_].state is S.RUN_ERROR else []
+            self.enter(id_, AFTER[self.jobs[id_].state][-1])
+        self.fail_children(lost)
+        self.settle()
 
     @precondition(lambda self: self.stale)
     @rule(data=st.data())
@@ -207,23 +272,25 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(picked=st.lists(ids, max_size=3, unique=True))
     def kill(self, picked: list[str]) -> None:
         moved = [job.id for job in self.store.set_state(picked, S.USER_KILLED, Actor.COMMAND)]
-        waiting = RUNNABLE | {S.AWAITING_PARENTS, S.RUNNING}
+        waiting = RUNNABLE | RAN | {S.AWAITING_PARENTS, S.RUNNING}
         expected = [id_ for id_ in self.jobs if id_ in picked and self.jobs[id_].state in waiting]
         assert moved == expected
         for id_ in moved:
             self.enter(id_, S.USER_KILLED)
         self.fail_children(moved)
+        self.settle()
 
     @rule(picked=st.lists(ids, max_size=3, unique=True))
     def retry(self, picked: list[str]) -> None:
         moved = [job.id for job in self.store.set_state(picked, S.RESTART_READY, Actor.COMMAND)]
-        expected = [id_ for id_ in self.jobs if id_ in picked and self.jobs[id_].state in FINAL]
-        assert moved == expected
-        for id_ in moved:
+        again = [id_ for id_ in self.jobs if id_ in picked and self.jobs[id_].state in FINAL]
+        for id_ in again:
             self.enter(id_, S.RESTART_READY)
-        for id_ in moved:
+        for id_ in again:
             if self.unmet(id_):
                 self.enter(id_, S.AWAITING_PARENTS)
+        assert sorted(moved) == sorted([*again, *self.reopen(again)])
+        assert moved == [id_ for id_ in self.jobs if id_ in moved]
 
     @rule(ending=st.booleans())
     def take_lease(self, ending: bool) -> None:
@@ -239,7 +306,11 @@ class StoreMachine(RuleBasedStateMachine):
         dead = data.draw(st.sampled_from(self.dead))
         pairs = [(id_, attempt) for id_, attempt, _ in self.stale]
         won = self.store.adopt(self.live[-1], dead, list(dict.fromkeys(pairs)))
-        expected = {(id_, job.attempt) for id_, job in self.jobs.items() if job.lease == dead}
+        expected = {
+            (id_, job.attempt)
+            for id_, job in self.jobs.items()
+            if job.lease == dead and job.state is S.RUNNING
+        }
         assert set(won) == expected
         for id_, attempt in won:
             self.jobs[id_].lease = self.live[-1]
