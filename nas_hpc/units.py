@@ -14,6 +14,7 @@ _CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+(?:\.\d+)?))?", re.ASCI
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)i?b?", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
+_NO_END = ("unlimited", "infinite", "infinity")
 DURATION_EXAMPLES = "90, 90s, 1h30m, 1:30:00, 59:30 (minutes:seconds), 1-00:00:00 (a day)"
 MEMORY_EXAMPLES = "16G, 512MiB, 1.5T, 1048576"
 
@@ -49,6 +50,21 @@ def _clock_s(match: re.Match[str], text: str) -> float:
     if any(value >= 60 for value in bounded) or (days is not None and hours >= 24):
         raise WrongCall(f"{text!r} is no duration: its parts overflow; examples: {DURATION_EXAMPLES}")
     return float(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def parse_time_left(text: str) -> float:
+    """Seconds that a batch system says remain, infinity for UNLIMITED: a clock of two parts is MM:SS, of
+    four DD:HH:MM:SS.
+
+    Raises WrongCall for anything else (INVALID, NOT_SET, N/A): nobody knows then, which is not "for ever".
+    """
+    given = text.strip()
+    if given.lower() in _NO_END:
+        return math.inf
+    days, _, clock = given.partition(":")
+    if clock.count(":") == 2:
+        given = f"{days}-{clock}"
+    return parse_duration(given)
 
 
 def format_duration(seconds: float) -> str:
