@@ -34,8 +34,9 @@ class Settings:
     """All settings. Their meaning stands in ``HELP``, what is allowed in ``_CHECKS``."""
 
     job_mode: Setting[str] = _setting("mpi")
-    nodes: Setting[int] = _setting(1)
+    nodes: Setting[int] = _setting(0)
     cores_per_node: Setting[int] = _setting(0)
+    gpus_per_node: Setting[int] = _setting(0)
     lease_s: Setting[float] = _setting(60.0)
     heartbeat_s: Setting[float] = _setting(10.0)
     grace_s: Setting[float] = _setting(10.0)
@@ -64,8 +65,9 @@ class Settings:
 
 HELP: Mapping[str, str] = {
     "job_mode": "mpi: a job has whole nodes; serial: several one-node jobs share a node",
-    "nodes": "nodes of a launcher that no batch system gave any (virtual nodes of this machine)",
-    "cores_per_node": "cores of a node; 0: as many as the machine has",
+    "nodes": "so many of the batch job's nodes; without one virtual nodes of this machine; 0: all, or 1",
+    "cores_per_node": "physical cores of a node; 0: as many as the batch system or the machine says",
+    "gpus_per_node": "GPUs of a node; 0: those that are found",
     "lease_s": "seconds after which a launcher that fell silent has lost its jobs",
     "heartbeat_s": "seconds between two renewals of a launcher's lease",
     "grace_s": "seconds between asking a process to end (TERM) and ending it (KILL)",
@@ -93,8 +95,9 @@ _POSITIVE: _Check = (lambda v: 0 < v < math.inf, "a number above 0")
 _NOT_NEGATIVE: _Check = (lambda v: 0 <= v < math.inf, "a number, 0 or more")
 _CHECKS: Mapping[str, _Check] = {
     "job_mode": (lambda v: v in ("mpi", "serial"), '"mpi" or "serial"'),
-    "nodes": (lambda v: v >= 1, "a whole number, 1 or more"),
+    "nodes": (lambda v: v >= 0, "a whole number, 0 (all there are) or more"),
     "cores_per_node": (lambda v: v >= 0, "a whole number, 0 (the machine's) or more"),
+    "gpus_per_node": (lambda v: v >= 0, "a whole number, 0 (the machine's) or more"),
     "lease_s": _POSITIVE,
     "heartbeat_s": _POSITIVE,
     "grace_s": _NOT_NEGATIVE,

@@ -23,10 +23,11 @@ MISSING_EXTRAS = pytest.StashKey[dict[str, int]]()
 def test_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A marker in the environment of all that the test starts; nothing of it may be left at the end.
 
-    The user's own settings (his site, an allocation's endpoint) are out of the test's sight.
+    The user's own settings (his site, an allocation's endpoint) and his batch job are out of the test's
+    sight.
     """
     for name in list(os.environ):
-        if name.startswith(("NAS_HPC_", "BALSAM_", "DEEPHYPER_")):
+        if name.startswith(("NAS_HPC_", "BALSAM_", "DEEPHYPER_", "COBALT_", "PBS_", "SLURM")):
             monkeypatch.delenv(name)
     identifier = uuid.uuid4().hex
     monkeypatch.setenv(TEST_ID, identifier)

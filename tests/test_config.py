@@ -28,7 +28,7 @@ def test_every_setting_has_a_help_and_a_check() -> None:
 
 def test_the_nearest_origin_wins_and_is_known() -> None:
     levels: list[tuple[dict[str, Any], int, str]] = [
-        ({}, 1, "built-in"),
+        ({}, 0, "built-in"),
         ({"site": {"nodes": 2}}, 2, FILE),
         ({"site": {"nodes": 2}, "environ": {"NAS_HPC_NODES": "3"}}, 3, "environment NAS_HPC_NODES"),
         ({"site": {"nodes": 2}, "environ": {"NAS_HPC_NODES": "3"}, "nodes": 4}, 4, "flag --nodes"),
@@ -59,7 +59,7 @@ def test_the_environment_says_yes_in_several_words(text: str) -> None:
     [
         ({"job_mod": "mpi"}, {}, "unknown setting 'job_mod'; did you mean 'job_mode'?"),
         ({"job_mode": "cereal"}, {}, """job_mode is 'cereal'; it has to be "mpi" or "serial\""""),
-        ({"nodes": 0}, {}, "nodes is 0; it has to be a whole number, 1 or more"),
+        ({"nodes": -1}, {}, "nodes is -1; it has to be a whole number, 0 (all there are) or more"),
         ({"nodes": 1.5}, {}, "nodes is 1.5"),
         ({}, {"NAS_HPC_NODES": "many"}, "environment NAS_HPC_NODES: nodes is 'many'"),
         ({}, {"NAS_HPC_GRACE_S": "-1"}, "environment NAS_HPC_GRACE_S: grace_s is '-1'"),

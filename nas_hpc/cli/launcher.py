@@ -37,11 +37,15 @@ if TYPE_CHECKING:
     help="End after so long; what runs then is interrupted and can go on later.",
 )
 @click.option(
-    "--nodes", type=Count(1), default=None, help="So many virtual nodes on this machine. [default: 1]"
+    "--nodes",
+    type=Count(1),
+    default=None,
+    help="So many of the batch job's nodes; without one, virtual nodes of this machine. [default: all, or 1]",
 )
 @click.option(
     "--cores-per-node", type=Count(0), default=None, help="Cores of a node. [default: the machine's]"
 )
+@click.option("--gpus-per-node", type=Count(0), default=None, help="GPUs of a node. [default: the machine's]")
 @click.option(
     "--idle-timeout", type=Amount("seconds"), default=None, help="Wait so long for new work. [default: 0]"
 )
@@ -74,6 +78,7 @@ def launcher(
     time_limit_minutes: float | None,
     nodes: int | None,
     cores_per_node: int | None,
+    gpus_per_node: int | None,
     idle_timeout: float | None,
     persistent: bool,
     agents: int | None,
@@ -101,6 +106,7 @@ def launcher(
             "job_mode": job_mode,
             "nodes": nodes,
             "cores_per_node": cores_per_node,
+            "gpus_per_node": gpus_per_node,
             "idle_timeout_s": idle_timeout,
             "agents": agents,
             "agent_start": agent_start,
@@ -138,11 +144,10 @@ def _say(line: str) -> None:
 def _begin(site: Site, options: LauncherOptions, counts: Mapping[State, int]) -> str:
     """What the launcher is about to do."""
     what = f"workflow {options.workflow}" if options.workflow else "all workflows"
-    nodes = f"{options.nodes} nodes" if options.nodes > 1 else "1 node"
     waiting = sum(count for state, count in counts.items() if state not in FINAL)
     jobs = "1 job" if waiting == 1 else f"{waiting} jobs"
     end = f", for {show_duration(options.time_limit_s)}" if options.time_limit_s else ""
-    return f"launcher of {site.path} ({options.job_mode} mode, {nodes}{end}): {jobs} of {what} to run"
+    return f"launcher of {site.path} ({options.job_mode} mode{end}): {jobs} of {what} to run"
 
 
 def _end(before: Mapping[State, int], after: Mapping[State, int], searches: int) -> str:
@@ -178,6 +183,7 @@ def launcher_options(
         job_mode=settings.job_mode.value,
         nodes=settings.nodes.value,
         cores_per_node=settings.cores_per_node.value,
+        gpus_per_node=settings.gpus_per_node.value,
         time_limit_s=time_limit_s,
         idle_timeout_s=settings.idle_timeout_s.value,
         fresh_interpreter=settings.fresh_interpreter.value,

@@ -50,7 +50,12 @@ def run(ctx: click.Context) -> None:
 @click.option(
     "--workers", type=Count(1), default=None, help="Evaluations at once on a node. [default: its cores]"
 )
-@click.option("--nodes", type=Count(1), default=None, help="Virtual nodes. [default: 1, this machine]")
+@click.option(
+    "--nodes",
+    type=Count(1),
+    default=None,
+    help="Virtual nodes of this machine, or so many of the batch job's. [default: 1, or all]",
+)
 @click.option("--time-limit", type=Duration(), default=None, help="End the search after so long, as in 15m.")
 @click.option("--fresh-interpreter", is_flag=True, default=None, help="A new Python for every evaluation.")
 @click.option("--report/--no-report", default=True, help="Write report.html at the end. [default: yes]")

@@ -22,6 +22,7 @@ from nas_hpc.processes.interpreters import Interpreters, Warm
 from nas_hpc.processes.link import Link
 from nas_hpc.processes.orders import Ended, Key, Order, Started
 from nas_hpc.records import Result
+from nas_hpc.resources.topology import pinning
 from nas_hpc.states import Outcome
 
 _CLOSE_S = 10.0
@@ -229,7 +230,7 @@ class Agent:
             "env": environ,
             "argv": order.argv,
             "call": None,
-            "cores": order.cores,
+            "cores": pinning(order.cores),
             "gpus": order.gpus,
             "expects": order.expects_result,
             "result_grace_s": self._result_grace_s,

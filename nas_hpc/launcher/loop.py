@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nas_hpc.errors import LeaseLost, StoreError, WorkFailed
+from nas_hpc.errors import LeaseLost, StoreError, WorkFailed, WrongCall
 from nas_hpc.launcher import ownership, view
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher, Hooks
@@ -24,13 +24,13 @@ from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
 from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.records import App, Job, Lease
-from nas_hpc.resources import Pool, local_nodes
-from nas_hpc.resources.discover import is_real
+from nas_hpc.resources import Found, Pool, discover
 from nas_hpc.site import Site
 from nas_hpc.states import FINAL, RUNNABLE, Outcome, State
 from nas_hpc.store import open_store
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
+from nas_hpc.units import format_duration
 from nas_hpc.wire import PROTOCOL, Accepted, Message, Query, Refused, Status, Wake
 
 SWITCH_S = 0.0005
@@ -45,7 +45,13 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     launcher has the site, LeaseLost when another took over, StoreError when the database is gone.
     """
     site.check_writable()
-    nodes = local_nodes(options.nodes, options.cores_per_node)
+    found = discover(
+        nodes=options.nodes,
+        cores_per_node=options.cores_per_node,
+        gpus_per_node=options.gpus_per_node,
+        ask_end=not options.time_limit_s,
+    )
+    _check_end(found, options)
     store = open_store(site.database)
     try:
         lease, dead = ownership.take_site(store, site, options)
@@ -54,9 +60,7 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
         store.close()
     guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
     try:
-        allocation = Allocation(
-            site, lease.id, options.job_mode, tuple(nodes), is_real(nodes), options.fresh_interpreter
-        )
+        allocation = Allocation(site, lease.id, options.job_mode, found, options.fresh_interpreter)
         return asyncio.run(Launcher(site, options, lease, dead, allocation).run())
     finally:
         os.close(line)  # the guardian ends whatever is left, and itself
@@ -95,6 +99,8 @@ class Launcher:
         self.writer = Writer(partial(open_store, self.site.database))
         reserved = [self.allocation.nodes[0].name] if self._master_has_a_node() else []
         pool = Pool(self.allocation.nodes, reserved)
+        for name in self.allocation.found.elsewhere:
+            pool.set_aside(name)  # until somebody there runs what is placed on it
         hooks = Hooks(self._finished, self._changed, self._overtaken, self._fatal, self.note)
         self.dispatcher = Dispatcher(self.allocation, self.options, pool, self.writer, self.journal, hooks)
         self.pool = pool
@@ -127,8 +133,12 @@ class Launcher:
         return self.options.job_mode == "serial" and len(self.allocation.nodes) > 1
 
     async def _begin(self) -> None:
-        if self.options.time_limit_s:
-            stop_in = max(0.0, self.options.time_limit_s - self.options.stop_margin_s)
+        self.note(f"it has {self.allocation.found}")
+        for line in self.allocation.found.notes:
+            self.note(f"note: {line}")
+        end = self.deadline_utc()
+        if end:
+            stop_in = max(0.0, end - time.time() - self.options.stop_margin_s)
             self.dispatcher.deadline = self._loop.time() + stop_in
             self._loop.call_later(stop_in, self.stop, "the allocation ends", Outcome.WALLTIME)
         self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
@@ -294,8 +304,10 @@ class Launcher:
 
     # -- what it tells -------------------------------------------------------------------------------
     def deadline_utc(self) -> float:
-        """When the allocation ends, UTC; 0: never."""
-        return self.started + self.options.time_limit_s if self.options.time_limit_s else 0.0
+        """When the allocation ends, UTC; 0: never. The earlier of the batch job's end and the time limit."""
+        limit = self.started + self.options.time_limit_s if self.options.time_limit_s else 0.0
+        ends = self.allocation.found.ends
+        return min(limit, ends) if limit and ends else limit or ends
 
     def note(self, line: str) -> None:
         """A line for the launcher's log; nothing if nobody reads it any more."""
@@ -325,6 +337,18 @@ class Launcher:
 
 
 _CHILDREN = frozenset({State.AWAITING_PARENTS})
+
+
+def _check_end(found: Found, options: LauncherOptions) -> None:
+    """Raise WrongCall if the batch job is over, or as good as over."""
+    left_s = found.ends - time.time()
+    if found.ends and left_s <= options.stop_margin_s:
+        span = format_duration(round(abs(left_s)))
+        over = f"ends in {span}" if left_s > 0 else f"ended {span} ago (by its variables)"
+        raise WrongCall(
+            f"{found.source} job {found.job} {over}, and jobs are told to stop {options.stop_margin_s:g} s "
+            "before (stop_margin_s): start the launcher in a job that runs"
+        )
 
 
 def _close_lease(lease: str, store: Store) -> None:

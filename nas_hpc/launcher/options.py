@@ -17,10 +17,12 @@ class LauncherOptions:
     workflow: str = ""
     """Only jobs of this workflow; empty: all."""
     job_mode: str = "mpi"
-    nodes: int = 1
-    """Virtual nodes on this machine."""
+    nodes: int = 0
+    """So many of the batch job's; without one so many virtual nodes on this machine. 0: all; without: 1."""
     cores_per_node: int = 0
     """0: the machine's."""
+    gpus_per_node: int = 0
+    """0: those that are found."""
     time_limit_s: float = 0.0
     """The allocation's length from the launcher's start; 0: no end."""
     idle_timeout_s: float = 0.0

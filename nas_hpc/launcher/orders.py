@@ -14,7 +14,7 @@ from nas_hpc.errors import WorkFailed
 from nas_hpc.processes import environment
 from nas_hpc.processes.orders import Call, Order
 from nas_hpc.records import App, Job, Node, Origin
-from nas_hpc.resources import Placement
+from nas_hpc.resources import Found, Placement
 from nas_hpc.site import Site
 
 
@@ -25,10 +25,18 @@ class Allocation:
     site: Site
     lease: str
     mode: str
-    nodes: tuple[Node, ...]
-    pin: bool
-    """Node core ids are this machine's, so that processes may be pinned to them."""
+    found: Found
     fresh: bool
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """As they were found; what their agents reported since stands in the pool."""
+        return self.found.nodes
+
+    @property
+    def pin(self) -> bool:
+        """Node core ids are this machine's, so that processes may be pinned to them."""
+        return self.found.pinned
 
     @cached_property
     def common(self) -> dict[str, str]:

@@ -175,5 +175,6 @@ def _whole_number(environ: Mapping[str, str], variable: str) -> int:
 def _no_nodes(system: str, job: str) -> WrongCall:
     variables = " and ".join(_NODE_VARIABLES[system])
     name = _ID_VARIABLES[system][0]
-    return WrongCall(f"{name} is {job}, but {variables} do not say its nodes: unset {name} outside of the job")
-
+    return WrongCall(
+        f"{name} is {job}, but {variables} do not say its nodes: unset {name} outside of the job"
+    )

@@ -95,7 +95,11 @@ def discover(
     Raises WrongCall for node lists and files that make no sense, and for more nodes than there are.
     """
     environ = os.environ if environ is None else environ
-    for name, value in (("nodes", nodes), ("cores-per-node", cores_per_node), ("gpus-per-node", gpus_per_node)):
+    for name, value in (
+        ("nodes", nodes),
+        ("cores-per-node", cores_per_node),
+        ("gpus-per-node", gpus_per_node),
+    ):
         if value < 0:
             raise WrongCall(f"--{name} {value}: it must not be negative")
     wish = _Wish(nodes, cores_per_node, gpus_per_node)

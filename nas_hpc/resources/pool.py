@@ -55,12 +55,18 @@ class _Slot:
     cores: list[int] = field(default_factory=list)
     gpus: list[str] = field(default_factory=list)
     closed: bool = False
+    aside: bool = False
 
     def whole(self) -> bool:
-        return self.share == 1 and not self.closed
+        return self.share == 1 and not self.closed and not self.aside
 
     def fits(self, request: Request) -> bool:
-        return not self.closed and self.share >= request.share and len(self.gpus) >= request.gpus
+        return (
+            not self.closed
+            and not self.aside
+            and self.share >= request.share
+            and len(self.gpus) >= request.gpus
+        )
 
 
 class Pool:
@@ -85,6 +91,14 @@ class Pool:
     def nodes(self) -> list[Node]:
         """All nodes, reserved ones too."""
         return [slot.node for slot in self._slots.values()]
+
+    def set_aside(self, name: str) -> None:
+        """Place nothing new on a node; what it holds is freed as ever."""
+        self._slots[name].aside = True
+
+    def bring_back(self, name: str) -> None:
+        """Use a node again that was set aside."""
+        self._slots[name].aside = False
 
     def open_nodes(self) -> int:
         """Nodes on which jobs may be placed."""
@@ -142,7 +156,7 @@ class Pool:
         """
         if request.share == 0:
             raise PlacementError("the capacity for jobs that take no share of a node is without bound")
-        share = {name: Fraction(0 if slot.closed else 1) for name, slot in self._slots.items()}
+        share = {name: Fraction(0 if slot.closed or slot.aside else 1) for name, slot in self._slots.items()}
         gpus = {name: len(slot.node.gpus) for name, slot in self._slots.items()}
         for placement in beside:
             for name, held in zip(placement.nodes, placement.gpus, strict=True):

@@ -14,6 +14,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from nas_hpc.errors import WrongCall
@@ -77,11 +78,11 @@ def threads_beside(cpu: int, root: Path = Path("/")) -> frozenset[int]:
     return frozenset((cpu,))
 
 
-def hardware_threads(cores: Iterable[int], root: Path = Path("/")) -> tuple[int, ...]:
-    """All hardware threads of physical cores: what a process that holds these cores is pinned to."""
-    allowed = os.sched_getaffinity(0)
+@lru_cache(maxsize=4096)
+def pinning(cores: tuple[int, ...], root: Path = Path("/")) -> tuple[int, ...]:
+    """The hardware threads of these cores: what a process that holds them is pinned to."""
     found = {thread for core in cores for thread in threads_beside(core, root)}
-    return tuple(sorted(found & allowed)) or tuple(sorted(found))
+    return tuple(sorted(found & os.sched_getaffinity(0))) or cores
 
 
 def _numa(cores: Sequence[int], root: Path) -> tuple[tuple[int, ...], ...]:
@@ -240,7 +241,9 @@ def _natural_name(path: Path) -> tuple[tuple[int, int, str], ...]:
     return natural(path.name)
 
 
-def run_bounded(argv: Sequence[str], timeout_s: float, environ: Mapping[str, str] | None = None) -> str | None:
+def run_bounded(
+    argv: Sequence[str], timeout_s: float, environ: Mapping[str, str] | None = None
+) -> str | None:
     """Standard output of a command; None if it is missing, fails, or does not end in time."""
     program = shutil.which(argv[0], path=None if environ is None else environ.get("PATH"))
     if program is None:

@@ -17,7 +17,7 @@ from nas_hpc.launcher import LauncherOptions, loop, ownership
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.processes.orders import Ended, Key, Order, Started
 from nas_hpc.records import App, Job, Result, new_id
-from nas_hpc.resources import local_nodes
+from nas_hpc.resources import Found, local_nodes
 from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import open_store
@@ -152,13 +152,14 @@ async def staged(site: Site, patch: pytest.MonkeyPatch, **options: Any) -> Async
     patch.setattr(loop, "Agent", Puppet)
     chosen = LauncherOptions(**{"job_mode": "serial", "idle_timeout_s": 60.0, **options})
     nodes = tuple(local_nodes(1, 4))
+    found = Found(nodes, here=nodes[0].name)
     store = open_store(site.database)
     try:
         store.put_app(App("SEARCH", "search", restartable=True), replace=True)
         store.put_app(App("PLAIN", "plain"), replace=True)
         lease, dead = ownership.take_site(store, site, chosen)
         ownership.adopt(store, site, lease, chosen)
-        allocation = Allocation(site, lease.id, "serial", nodes, False, False)
+        allocation = Allocation(site, lease.id, "serial", found, False)
         launcher = loop.Launcher(site, chosen, lease, dead, allocation)
         stage = Stage(launcher, asyncio.create_task(launcher.run()), store)
         await stage.until(lambda: launcher._ready, "the launcher")
