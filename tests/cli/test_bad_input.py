@@ -135,7 +135,11 @@ CASES = [
         ("'nods'", "did you mean 'nodes'"),
         prepare=site_file("schema=1\n[settings]\nnods = 2\n"),
     ),
-    Case(("launcher",), ("NAS_HPC_NODES", "'zero'", "0 (all there are) or more"), prepare=variable("NAS_HPC_NODES", "zero")),
+    Case(
+        ("launcher",),
+        ("NAS_HPC_NODES", "'zero'", "0 (all there are)"),
+        prepare=variable("NAS_HPC_NODES", "zero"),
+    ),
     Case(("init", "made"), ("is a site already",), prepare=lambda _: new_site("made"), name="init again"),
     Case(
         ("init", "file"), ("is a file", "does not exist yet"), prepare=write("file", "x"), name="init a file"
