@@ -113,7 +113,7 @@ class Client:
         poller.register(link.socket, zmq.POLLIN)
         poller.register(link.monitor, zmq.POLLIN)
         ready = dict(poller.poll(math.ceil(wait_s * 1000)))
-        came = self._connection.receive() if link.socket in ready else []
+        came = list(self._connection.receive()) if link.socket in ready else []
         messages = [message for message in came if self._take(message)]
         if link.monitor in ready:
             self._connection.heed_monitor()

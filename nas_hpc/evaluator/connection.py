@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket as sockets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,16 +118,16 @@ class Connection:
         self._pause_s, self.refusal = FIRST_PAUSE_S, ""
 
     # -- messages ------------------------------------------------------------------------------------------
-    def receive(self) -> list[wire.Message]:
-        """All messages that are there. Raises ProtocolError for one that makes no sense."""
-        messages: list[wire.Message] = []
+    def receive(self) -> Iterator[wire.Message]:
+        """All messages that are there. Raises ProtocolError for one that makes no sense; the next call goes
+        on behind it.
+        """
         while self.link is not None:
             try:
                 body = self.link.socket.recv(zmq.DONTWAIT)
             except zmq.Again:
-                break
-            messages.append(wire.unpack(body))
-        return messages
+                return
+            yield wire.unpack(body)
 
     def send(self, message: wire.Message) -> None:
         """Send to the launcher; nothing is sent while none is connected."""

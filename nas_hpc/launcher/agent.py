@@ -37,6 +37,8 @@ class _Attempt:
     warm: Warm | None = None
     pid: int = 0
     stop: tuple[Outcome, str] | None = None
+    disowned: bool = False
+    """Nobody wants to know of its end."""
     timer: asyncio.TimerHandle | None = None
     grace: asyncio.TimerHandle | None = None
 
@@ -124,15 +126,42 @@ class Agent:
         attempt.link.send({"op": "stop", **_named(key), "outcome": outcome.value, "reason": reason})
         attempt.grace = self._loop.call_later(self._grace_s, self._kill, attempt)
 
-    def kill_all(self) -> None:
-        """SIGKILL to every session now; attempts that were not stopped before end as LOST."""
-        for attempt in list(self._attempts.values()):
-            self.stop(attempt.order.key, Outcome.LOST, "its launcher ended at once")
+    def kill(self, key: Key, outcome: Outcome, reason: str) -> None:
+        """As ``stop``, but by force and at once; also what was stopped before."""
+        attempt = self._attempts.get(key)
+        if attempt is not None:
+            self.stop(key, outcome, reason)
             self._kill(attempt)
 
+    def kill_all(self) -> None:
+        """SIGKILL to every session now; attempts that were not stopped before end as LOST."""
+        for key in list(self._attempts):
+            self.kill(key, Outcome.LOST, "its launcher ended at once")
+
+    def disown(self, key: Key) -> None:
+        """End an attempt by force as if it had never been: no result is written, no end reported."""
+        attempt = self._attempts.get(key)
+        if attempt is None or attempt.disowned:
+            return
+        attempt.disowned = True
+        attempt.quiet()
+        reason = "another attempt takes its place"
+        attempt.stop = (Outcome.LOST, reason)
+        if attempt.link is None:
+            self._withdraw(attempt)
+            return
+        # "stop" keeps from starting what has no process yet.
+        stop = {"op": "stop", **_named(key), "outcome": Outcome.LOST.value, "reason": reason}
+        attempt.link.send(stop)
+        attempt.link.send({"op": "kill", **_named(key), "drop": True})
+
     def running(self) -> set[Key]:
-        """Attempts whose end was not reported."""
-        return set(self._attempts)
+        """Attempts whose end was not reported, and will be."""
+        return {key for key, attempt in self._attempts.items() if not attempt.disowned}
+
+    def configure(self, *, grace_s: float, fresh_only: bool) -> None:
+        """What another launcher has decided; from now on."""
+        self._grace_s, self._fresh_only = grace_s, fresh_only
 
     def settled(self, keys: Iterable[Key]) -> None:
         """Nothing to forget here: who is told is the launcher itself."""
@@ -257,8 +286,14 @@ class Agent:
             warm.waiting.pop(attempt.order.key, None)
             if not warm.ready and not warm.waiting:
                 self._discard(warm)
+        self._record_stopped(attempt)
+
+    def _record_stopped(self, attempt: _Attempt) -> None:
         assert attempt.stop is not None
-        self._record(attempt, *attempt.stop)
+        if attempt.disowned:
+            self._attempts.pop(attempt.order.key, None)
+        else:
+            self._record(attempt, *attempt.stop)
 
     def _record(self, attempt: _Attempt, outcome: Outcome, reason: str) -> None:
         """Have the end of an attempt written that never had a process."""
@@ -310,7 +345,7 @@ class Agent:
             attempt.warm.running.discard(attempt.order.key)
         attempt.link = attempt.warm = None
         if attempt.stop is not None:
-            self._record(attempt, *attempt.stop)
+            self._record_stopped(attempt)
         else:
             self._start_warm(attempt)
 
@@ -374,7 +409,8 @@ class Agent:
         attempt.quiet()
         if attempt.warm is not None:
             attempt.warm.running.discard(key)
-        self._on_ended(Ended(key, result, tail, usage or {}))
+        if not attempt.disowned:
+            self._on_ended(Ended(key, result, tail, usage or {}))
 
     # -- a keeper's death ----------------------------------------------------------------------------------
 

@@ -13,18 +13,20 @@ _PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 # directory.
 _BOOT = """import sys
 sys.path[:] = [sys.argv[1]] + [entry for entry in sys.path if entry]
-import nas_hpc.processes.{module} as entry
+import nas_hpc.{room}.{module} as entry
 del sys.path[0]
 arguments, sys.argv[:] = sys.argv[2:], ['']
 entry.main(arguments)
 """
 
 
-def command(interpreter: str, module: str, *arguments: object, isolated: bool = False) -> list[str]:
-    """The argv that runs ``nas_hpc.processes.<module>.main(arguments)`` in ``interpreter``.
+def command(
+    interpreter: str, module: str, *arguments: object, isolated: bool = False, room: str = "processes"
+) -> list[str]:
+    """The argv that runs ``nas_hpc.<room>.<module>.main(arguments)`` in ``interpreter``.
 
     ``isolated``: without site-packages and the environment's PYTHON variables, for code that loads no user
     module.
     """
     flags = ["-I", "-S"] if isolated else []
-    return [interpreter, *flags, "-c", _BOOT.format(module=module), _PARENT, *map(str, arguments)]
+    return [interpreter, *flags, "-c", _BOOT.format(room=room, module=module), _PARENT, *map(str, arguments)]

@@ -7,8 +7,8 @@ its own on another node; then the same records go over the wire.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 from nas_hpc.records import Json, Result
 from nas_hpc.states import Outcome
@@ -111,4 +111,19 @@ class Runner(Protocol):
         """End everything, and wait for that."""
 
 
-__all__ = ["Call", "Ended", "Key", "Order", "Outcome", "Runner", "Started"]
+_TUPLES = tuple(one.name for one in fields(Order) if str(one.type).startswith("tuple"))
+
+
+def order_of(body: Json) -> Order:
+    """The order whose fields are ``body``, after a way as JSON or msgpack: its tuples have become lists.
+
+    Raises TypeError, ValueError or KeyError for anything else.
+    """
+    job, number = body["key"]
+    values: dict[str, Any] = {**body, "key": (str(job), int(number))}
+    values |= {name: tuple(values[name]) for name in _TUPLES if name in values}
+    call = body.get("call")
+    return Order(**{**values, "call": None if call is None else Call(**call)})
+
+
+__all__ = ["Call", "Ended", "Key", "Order", "Outcome", "Runner", "Started", "order_of"]

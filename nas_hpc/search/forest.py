@@ -83,11 +83,7 @@ class ForestOptimizer(RandomSampler):
     def _fill(self, chosen: list[Config], n: int, rng: np.random.Generator) -> None:
         points = self._history.points()
         told = points.status != PENDING
-        if (
-            self._surrogate != "DUMMY"
-            and told.sum() >= self._n_initial
-            and points.having(SUCCEEDED).any()
-        ):
+        if self._surrogate != "DUMMY" and told.sum() >= self._n_initial and points.having(SUCCEEDED).any():
             self._fill_by_model(chosen, n, points, rng)
         self._fill_randomly(chosen, n, rng)  # before the first model, and when the candidates ran out
 
