@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from typing import Any
@@ -39,7 +39,6 @@ from nas_hpc.wire import (
 SILENCE_S = 30.0
 """So long after the last word of an agent it is taken for lost."""
 PULSE_S = 10.0
-_LOOK_S = 5.0
 
 
 @dataclass(slots=True)
@@ -99,7 +98,8 @@ class Crew:
     """Routes orders by their node: to ``local``, or to the remote agent whose node it is.
 
     ``ensemble`` identifies the start that the remote agents belong to (empty: there are none), ``nodes`` are
-    those of each number, ``aliases`` the names under which a node is known, by node.
+    those of each number. ``aliases`` gives the number that belongs to a host's name, where each host has one
+    agent: an MPI program may number them in another order.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Crew:
         hooks: CrewHooks,
         ensemble: str = "",
         nodes: Sequence[tuple[str, ...]] = (),
-        by_name: bool = False,
+        aliases: Mapping[str, int] | None = None,
         grace_s: float = 10.0,
         fresh_interpreter: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._epoch, self._local, self._hooks = epoch, local, hooks
-        self._ensemble, self._by_name = ensemble, by_name
+        self._ensemble, self._aliases = ensemble, aliases or {}
         self._grace_s, self._fresh = grace_s, fresh_interpreter
         self.remotes = [Remote(number, names) for number, names in enumerate(nodes)]
         self._of_node = {name: remote for remote in self.remotes for name in remote.nodes}
@@ -127,8 +127,6 @@ class Crew:
         """Whose end was, and is not committed yet."""
         self._refused: set[str] = set()
         self._closing = False
-        if self.remotes:
-            self._loop.call_later(_LOOK_S, self._look)
 
     # -- what the dispatcher asks --------------------------------------------------------------------------
     def start(self, order: Order) -> None:
@@ -247,7 +245,6 @@ class Crew:
         remote.peer, remote.heard, remote.state = peer, self._now(), "here"
         self._of_peer[peer] = remote
         remote.host, remote.pid, remote.incarnation = hello.host, hello.pid, hello.incarnation
-        self._compare(remote, hello)
         self._hooks.arrived(remote, hello)
 
     def _refuse(self, peer: bytes, said: str) -> None:
@@ -257,15 +254,15 @@ class Crew:
             self._hooks.note(said)
 
     def _remote_of(self, hello: AgentHello) -> Remote | None:
-        if self._by_name:
-            for name in (*hello.names, hello.host):
-                found = self._of_node.get(name) or self._of_node.get(name.partition(".")[0])
-                if found is not None:
-                    return found
-        numbered = self.remotes[hello.number] if 0 <= hello.number < len(self.remotes) else None
-        if self._by_name and numbered is not None and numbered.peer:
-            return None  # that node has its agent, and this one is on no node that we know
-        return numbered
+        for name in (*hello.names, hello.host):
+            for known in (name, name.partition(".")[0]):
+                if known in self._aliases:
+                    return self.remotes[self._aliases[known]]
+        if not 0 <= hello.number < len(self.remotes):
+            return None
+        numbered = self.remotes[hello.number]
+        strange = self._aliases and numbered.peer and numbered.incarnation != hello.incarnation
+        return None if strange else numbered  # that node has its agent; this one's names are not known
 
     def _compare(self, remote: Remote, hello: AgentHello) -> None:
         """What was sent to it, and what it knows of: what is in neither never arrived, or is gone."""
@@ -281,14 +278,17 @@ class Crew:
         if gone:
             self._lose(gone, f"its {remote.name} was started again")
 
-    def welcome(self, remote: Remote, hello: AgentHello, adopted: Collection[Key] = ()) -> None:
-        """The agent works from now on. ``adopted`` of what it presents goes on, also if it was not asked for
-        by this launcher."""
-        if self._closing or remote.incarnation != hello.incarnation or remote.welcomed:
-            return
-        for key in adopted:
-            remote.tasks[key] = _Task(None, hello.incarnation)
+    def adopt(self, remote: Remote, incarnation: str, keys: Iterable[Key]) -> None:
+        """That process of the agent presented these attempts of an earlier launcher; they are ours now."""
+        for key in keys:
+            remote.tasks[key] = _Task(None, incarnation)
             self._of_key[key] = remote
+
+    def welcome(self, remote: Remote, hello: AgentHello) -> None:
+        """The agent works from now on: ``hello`` is its last, and all that was to be adopted is."""
+        if self._closing or not remote.peer or remote.welcomed:
+            return
+        self._compare(remote, hello)
         stop = tuple(key for key in hello.running if key not in remote.tasks)
         remote.welcomed = True
         self._tell(
@@ -356,10 +356,8 @@ class Crew:
             if sent:
                 self._lose(sent, f"its {remote.name} has ended")
 
-    def _look(self) -> None:
-        if self._closing:
-            return
-        self._loop.call_later(_LOOK_S, self._look)
+    def look(self) -> None:
+        """Give up agents that were silent for too long; to be called every few seconds."""
         for remote in self.remotes:
             if remote.state in ("here", "away") and self._now() - remote.heard > SILENCE_S:
                 self._hooks.note(f"{remote.name} was silent for {SILENCE_S:g} s: what it ran is lost")
@@ -369,7 +367,7 @@ class Crew:
 
     def _give_up(self, key: Key) -> None:
         remote = self._of_key.get(key)
-        if remote is not None:
+        if remote is not None and not remote.welcomed:
             self._lose([key], f"its {remote.name} is away")
 
     def _lose(self, keys: Collection[Key], reason: str) -> None:

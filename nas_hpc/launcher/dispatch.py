@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -17,15 +17,16 @@ from typing import Any, TypeVar
 
 from nas_hpc.errors import PlacementError, WorkFailed
 from nas_hpc.launcher import policy
-from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.endings import cancel_with, finish_of
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
+from nas_hpc.launcher.ownership import results_on_disk
 from nas_hpc.launcher.queue import JobQueue
-from nas_hpc.processes.orders import Ended, Key, Started
+from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.records import App, Attempt, Job, Result
 from nas_hpc.resources import Placement, Pool, Request
+from nas_hpc.site import is_local
 from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Claim, Finished, Store
 from nas_hpc.store.writer import Writer
@@ -40,6 +41,9 @@ class Run:
     job: Job
     placement: Placement
     claimed: float
+    held: bool = True
+    """Whether the pool knows of the placement. Not that of an attempt that a dead launcher's agent ran, and
+    that is only to be brought to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._allocation, self._options = allocation, options
         self._pool, self._writer, self._journal, self._hooks = pool, writer, journal, hooks
-        self.agent: Agent | None = None
+        self.agent: Runner | None = None
         self.apps: Mapping[str, App] = {}
         self.creators: dict[str, Job] = {}
         self.queue = JobQueue()
@@ -97,6 +101,8 @@ class Dispatcher:
         self._ended: list[tuple[Run, Ended]] = []
         self._writes = 0
         self._flush_planned = False
+        self._searches_for: set[asyncio.Task[None]] = set()
+        """Looks for results on disk."""
         self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=200))
 
     # -- what there is to do -------------------------------------------------------------------------
@@ -245,6 +251,8 @@ class Dispatcher:
         for run in runs.values():
             self._pool.free(run.placement)  # killed or taken by another launcher in the meantime
         self._journal.attempts((f.job, f.attempt) for f in closed if f.attempt is not None)
+        assert self.agent is not None
+        self.agent.settled([(run.job.id, run.job.attempt) for run, _ in ended])
         settled = {f.job.id for f in closed}
         overtaken = [(run, end) for run, end in ended if run.job.id not in settled]
         self._journal_killed(overtaken)
@@ -270,12 +278,7 @@ class Dispatcher:
     # -- running -------------------------------------------------------------------------------------
     def _start(self, run: Run) -> None:
         job = run.job
-        key = (job.id, job.attempt)
-        self.running[key] = run
-        self._active.add(job.id)
-        if not job.creator:
-            self.persons[key] = run
-            self.persons_version += 1
+        key = self._enter(run)
         if self.stopping:  # since it was placed
             outcome, reason = self._stopped_as
             now = time.time()
@@ -290,6 +293,59 @@ class Dispatcher:
             return
         assert self.agent is not None
         self.agent.start(order)
+
+    def _enter(self, run: Run) -> Key:
+        key = (run.job.id, run.job.attempt)
+        self.running[key] = run
+        self._active.add(run.job.id)
+        if not run.job.creator:
+            self.persons[key] = run
+            self.persons_version += 1
+        return key
+
+    def resume(self, job: Job, attempt: Attempt, *, runs: bool) -> bool:
+        """An attempt of a dead launcher is this one's now: it goes on (``runs``), or its end is to be told or
+        looked for. Whether it keeps its place."""
+        share = self.request_of(job).share
+        placement = Placement(attempt.nodes, share, (attempt.cores,), (attempt.gpus,))
+        held = False
+        if runs:
+            try:
+                placement = self._pool.retake(attempt.nodes, share, (attempt.cores,), (attempt.gpus,))
+                held = True
+            except PlacementError as error:
+                self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot go on where it runs: {error}")
+        key = self._enter(Run(job, placement, attempt.claimed, held))
+        if held and job.creator:
+            self.evaluating.add(key)
+        return held
+
+    def lost(self, keys: Collection[Key], reason: str, end: float = 0.0) -> None:
+        """Nobody will report the ends of these: what result.json says counts, else they were lost at ``end``
+        (UTC; 0: now)."""
+        runs = [self.running[key] for key in keys if key in self.running]
+        if runs:
+            self._searches_for.add(task := self._loop.create_task(self._look_for(runs, reason, end)))
+            task.add_done_callback(self._searches_for.discard)
+
+    async def _look_for(self, runs: Sequence[Run], reason: str, end: float) -> None:
+        jobs = [run.job for run in runs]
+        late = {job.id for job in jobs if not self.is_search(job)}  # a search that was lost leaves no result
+        found = await asyncio.to_thread(self._on_disk, jobs, late)
+        for run in runs:
+            start = run.claimed
+            lost = Result(Outcome.LOST, reason=reason, start=start, end=max(start, end or time.time()))
+            self.on_ended(Ended((run.job.id, run.job.attempt), found.get(run.job.id, lost)))
+
+    def _on_disk(self, jobs: Sequence[Job], late: Collection[str]) -> dict[str, Result]:
+        """Blocking, in a thread."""
+        site = self._allocation.site
+        return results_on_disk(site, jobs, () if is_local(site.data) else late, self._options.result_grace_s)
+
+    def capacity_changed(self) -> None:
+        """Nodes came or went: tell the searches, and place what waits."""
+        self.persons_version += 1
+        self.plan_flush()
 
     def on_started(self, started: Started) -> None:
         """An attempt's process exists."""
@@ -307,7 +363,8 @@ class Dispatcher:
         if self.persons.pop(ended.key, None) is not None:
             self.persons_version += 1
         self._active.discard(run.job.id)
-        self._pool.free(run.placement)
+        if run.held:
+            self._pool.free(run.placement)
         result = ended.result
         outcome = policy.effective_outcome(result, restartable=self.is_search(run.job))
         if outcome is not result.outcome:
@@ -327,6 +384,10 @@ class Dispatcher:
         """Start nothing more, and have everything that runs ended; what is being claimed does not start."""
         self.stopping, self._stopped_as = True, (outcome, reason)
         self.stop(list(self.running), outcome, reason)
+
+    def stop_as_all(self, keys: Iterable[Key]) -> None:
+        """``stop_all`` came before these were known."""
+        self.stop(keys, *self._stopped_as)
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """Jobs that were killed while they waited."""

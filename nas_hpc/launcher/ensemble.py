@@ -1,12 +1,65 @@
-"""The agents of other nodes: how they are started, recorded for a successor, started again, and ended."""
+"""The agents of other nodes: which are wanted, how they are started, started again, and ended.
+
+A start outlives the launcher: it runs in a session of its own and is recorded in SITE/run/ensemble.json
+(``roster``), where the next launcher of the allocation finds it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from nas_hpc.processes import boot
+from nas_hpc.launcher import roster as rosters
+from nas_hpc.launcher.options import LauncherOptions
+from nas_hpc.launcher.roster import Process, Roster
+from nas_hpc.processes import boot, sessions
+from nas_hpc.records import new_id
+from nas_hpc.resources import Found
 from nas_hpc.site import Site
+
+BACK_OFF_S = (0.2, 30.0)
+"""First and longest pause before an agent is started again; it doubles in between."""
+TRIES = 6
+"""An agent that never said Hello after so many starts is given up."""
+PROVEN_S = 30.0
+"""An agent that lived so long is no failed start."""
+FAREWELL_S = 10.0
+_POLL_S = 1.0
+
+
+def wanted(options: LauncherOptions, found: Found) -> Roster | None:
+    """The agents that an allocation is to have; None where the launcher does all itself.
+
+    Virtual nodes of one machine are shared out among ``options.agents`` agents in blocks; of several machines
+    each has one. The first of several nodes is the master's and has none; if jobs may use it
+    (``use_master_node``), the launcher serves it itself where it is its own.
+    """
+    if options.job_mode != "serial" or not (found.elsewhere or options.agents):
+        return None
+    nodes = [node.name for node in found.nodes]
+    free = len(nodes) == 1 or (options.use_master_node and nodes[0] != found.here)
+    names = nodes if free else nodes[1:]
+    count = len(names) if found.elsewhere else min(options.agents, len(names))
+    blocks = tuple(tuple(names[_cut(k, count, names) : _cut(k + 1, count, names)]) for k in range(count))
+    start = "direct"
+    if found.elsewhere:
+        start = "per_node" if options.agent_start == "per_node" else "ensemble"
+    named = f"{found.source} {found.job}" if found.job else f"{socket.gethostname()} {sessions.boot_id()}"
+    return Roster(new_id(), named, start, blocks, time=time.time())
+
+
+def _cut(part: int, parts: int, names: Sequence[str]) -> int:
+    return part * len(names) // parts
 
 
 def supervisor_command(
@@ -26,3 +79,270 @@ def supervisor_command(
     return boot.command(
         interpreter, "supervisor", site.path, ensemble, listed, f"{deadline_s:g}", isolated=True
     )
+
+
+MpiCommand = Callable[[Sequence[str], Sequence[str]], list[str]]
+"""The argv that starts one rank of an argv on each of these hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleHooks:
+    """Whom the ensemble tells."""
+
+    gone: Callable[[Collection[int]], None]
+    """These agents have ended with their supervisors."""
+    is_here: Callable[[int], bool]
+    """Whether the agent is connected."""
+    given_up: Callable[[Collection[int], str], None]
+    """These could not be started, and why."""
+    note: Callable[[str], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    process: Process
+    child: subprocess.Popen[bytes] | None
+    """None: another launcher started it."""
+    since: float
+    fd: int = -1
+    output_from: int = 0
+
+
+class Ensemble:
+    """Keeps the processes of ``roster`` running; lives in a running asyncio loop."""
+
+    def __init__(
+        self,
+        site: Site,
+        roster: Roster,
+        hooks: EnsembleHooks,
+        *,
+        deadline_s: float,
+        hosts: Sequence[str] = (),
+        mpi: MpiCommand | None = None,
+    ) -> None:
+        self._site, self._roster, self._hooks = site, roster, hooks
+        self._deadline_s, self._hosts, self._mpi = deadline_s, hosts, mpi
+        self._loop = asyncio.get_running_loop()
+        self.log = site.log / f"agents-{roster.id[:8]}.log"
+        self._watched: set[_Watched] = set()
+        self._tries: dict[int, int] = {}
+        self._arrived: dict[int, float] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        self._all_ended = asyncio.Event()
+        self._closing = False
+
+    @property
+    def id(self) -> str:
+        """Which start this is."""
+        return self._roster.id
+
+    # -- starting ------------------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """Watch what lives of the roster, and start the rest."""
+        living: set[int] = set()
+        for process in self._roster.processes:
+            if process.may_live:
+                living |= set(process.numbers)
+                self._watch(_Watched(process, None, self._loop.time()))
+        missing = [number for number in range(len(self._roster.nodes)) if number not in living]
+        self._keep(self._start(self._starts(missing)))
+
+    def _starts(self, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+        """Which agents are started together: all by one MPI start, unless that has failed before."""
+        together = self._roster.start == "ensemble" and not any(self._tries.get(n) for n in numbers)
+        return [tuple(numbers)] if together and numbers else [(number,) for number in numbers]
+
+    async def _start(self, groups: Sequence[tuple[int, ...]]) -> None:
+        async with self._turn:
+            if self._closing:
+                return
+            living = [one.process for one in self._watched]
+            started, refused = await asyncio.to_thread(self._start_all, groups, living)
+            self._roster = self._roster.with_processes([*living, *(one.process for one in started)])
+            for one in started:
+                self._watch(one)
+            for numbers, how in refused:
+                self._failed(numbers, how)
+
+    def _start_all(
+        self, groups: Sequence[tuple[int, ...]], living: Sequence[Process]
+    ) -> tuple[list[_Watched], list[tuple[tuple[int, ...], str]]]:
+        """In a thread. The record is written before, too: whoever succeeds us while we start knows the id by
+        which the agents are to be known."""
+        rosters.write(self._site, self._roster)
+        started, refused = [], []
+        for numbers in groups:
+            try:
+                started.append(self._spawn(numbers))
+            except OSError as error:
+                refused.append((numbers, f"cannot start {error.filename}: {error.strerror}"))
+        processes = [*living, *(one.process for one in started)]
+        rosters.write(self._site, self._roster.with_processes(processes))
+        return started, refused
+
+    def _spawn(self, numbers: tuple[int, ...]) -> _Watched:
+        argv = supervisor_command(self._site, self.id, numbers, self._deadline_s)
+        hosts = [self._hosts[number] for number in numbers] if self._hosts else []
+        if hosts and not (len(hosts) == 1 and is_this_host(hosts[0])):
+            if self._mpi is None:
+                raise OSError(errno.ENOENT, "none is known, and other nodes need one", "an MPI program")
+            argv = self._mpi(hosts, argv)
+        with self.log.open("ab") as log:
+            before = log.tell()
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
+            )
+        ticks = sessions.start_ticks(child.pid)  # it is not waited for yet, and so still there
+        process = Process(socket.gethostname(), sessions.boot_id(), child.pid, ticks, numbers)
+        return _Watched(process, child, self._loop.time(), output_from=before)
+
+    def arrived(self, number: int) -> None:
+        """The agent has said Hello."""
+        self._arrived[number] = self._loop.time()
+        timer = self._timers.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+
+    def missing(self, number: int) -> None:
+        """The agent was silent for too long. One that was started alone has a living supervisor for that."""
+        alone = any(one.process.numbers == (number,) for one in self._watched)
+        if not alone and number not in self._timers:
+            self._again([number])
+
+    # -- ends ----------------------------------------------------------------------------------------------
+    def _watch(self, one: _Watched) -> None:
+        self._watched.add(one)
+        try:
+            one.fd = os.pidfd_open(one.process.pid)
+        except OSError:
+            self._loop.call_later(0.0 if not self._lives(one) else _POLL_S, self._poll, one)
+            return
+        self._loop.add_reader(one.fd, self._ended, one)
+        if not self._lives(one):
+            self._loop.call_soon(self._ended, one)
+
+    def _poll(self, one: _Watched) -> None:
+        if self._lives(one):
+            self._loop.call_later(_POLL_S, self._poll, one)
+        else:
+            self._ended(one)
+
+    @staticmethod
+    def _lives(one: _Watched) -> bool:
+        if not one.process.is_here:
+            return True
+        return one.process.may_live
+
+    def _ended(self, one: _Watched) -> None:
+        if one not in self._watched:
+            return
+        self._watched.discard(one)
+        if one.fd >= 0:
+            self._loop.remove_reader(one.fd)
+            os.close(one.fd)
+        code = one.child.poll() if one.child is not None else None
+        if not self._watched:
+            self._all_ended.set()
+        if self._closing:
+            return
+        numbers = one.process.numbers
+        if len(numbers) == 1 and self._mpi is None:
+            self._hooks.gone(numbers)  # it dies with its supervisor, which was our neighbour
+        if self._loop.time() - one.since > PROVEN_S:
+            for number in numbers:
+                if self._arrived.get(number, 0.0) >= one.since:
+                    self._tries.pop(number, None)
+        self._failed(numbers, self._how(code, one.output_from))
+
+    def _failed(self, numbers: Sequence[int], how: str) -> None:
+        """These ended, or could not be started."""
+        if self._closing:
+            return
+        hopeless = [n for n in numbers if self._tries.get(n, 0) >= TRIES and not self._hooks.is_here(n)]
+        if hopeless:
+            self._hooks.given_up(hopeless, how)
+        again = [number for number in numbers if number not in hopeless]
+        if again:
+            what = "agents" if len(again) > 1 else "agent"
+            self._hooks.note(f"{what} {_listed(again)} ended ({how}): starting again")
+            self._again(again)
+
+    def _again(self, numbers: Sequence[int]) -> None:
+        tries = max(self._tries.get(number, 0) for number in numbers)
+        pause_s = min(BACK_OFF_S[0] * 2**tries, BACK_OFF_S[1])
+        timer = self._loop.call_later(pause_s, self._start_missing, tuple(numbers))
+        for number in numbers:
+            self._timers[number] = timer
+
+    def _start_missing(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._timers.pop(number, None)
+        missing = [number for number in numbers if not self._hooks.is_here(number)]
+        groups = self._starts(missing)
+        for number in missing:
+            self._tries[number] = self._tries.get(number, 0) + 1
+        if groups:
+            self._keep(self._start(groups))
+
+    def _how(self, code: int | None, output_from: int) -> str:
+        how = "gone" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        last = last_line(self.log, output_from)
+        return f"{how}: {last}" if last else f"{how}, see {self.log}"
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """After the agents were dismissed: wait for their processes, end what is left, forget the record."""
+        self._leave()
+        async with self._turn:
+            if not self._watched:
+                self._all_ended.set()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._all_ended.wait(), FAREWELL_S)
+            await asyncio.to_thread(rosters.end, self._site, self._roster, self._hooks.note)
+        for one in list(self._watched):
+            self._ended(one)
+
+    async def abandon(self) -> None:
+        """They belong to another launcher now."""
+        self._leave()
+        async with self._turn:
+            for one in self._watched:
+                if one.fd >= 0:
+                    self._loop.remove_reader(one.fd)
+                    os.close(one.fd)
+
+    def _leave(self) -> None:
+        self._closing = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+
+def is_this_host(name: str) -> bool:
+    """Whether ``name`` is this host's, with or without its domain."""
+    mine = socket.gethostname()
+    return name in ("localhost", mine) or name.partition(".")[0] == mine.partition(".")[0]
+
+
+def last_line(log: Path, start: int = 0) -> str:
+    """The last line of text of a log from byte ``start`` on; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - 4096))
+            words = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    some = ", ".join(map(str, numbers[:8]))
+    return f"{some} and {len(numbers) - 8} more" if len(numbers) > 8 else some

@@ -13,16 +13,20 @@ from functools import partial
 from typing import Any
 
 from nas_hpc.errors import LeaseLost, StoreError, WorkFailed, WrongCall
-from nas_hpc.launcher import ownership, view
+from nas_hpc.launcher import ensemble, ownership, roster, view
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher, Hooks
 from nas_hpc.launcher.endings import SEARCH_ENDED
 from nas_hpc.launcher.endpoint import EndpointServer
+from nas_hpc.launcher.fleet import Fleet, FleetHooks
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
+from nas_hpc.launcher.ownership import Left
+from nas_hpc.launcher.roster import Roster
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
 from nas_hpc.processes.guardian import start_guardian
+from nas_hpc.processes.orders import Key
 from nas_hpc.records import App, Job, Lease
 from nas_hpc.resources import Found, Pool, discover
 from nas_hpc.site import Site
@@ -31,7 +35,18 @@ from nas_hpc.store import open_store
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
 from nas_hpc.units import format_duration
-from nas_hpc.wire import PROTOCOL, Accepted, Message, Query, Refused, Status, Wake
+from nas_hpc.wire import (
+    PROTOCOL,
+    Accepted,
+    AgentHello,
+    Dismiss,
+    Message,
+    OfAgent,
+    Query,
+    Refused,
+    Status,
+    Wake,
+)
 
 SWITCH_S = 0.0005
 """How long one of the loop's and the database's threads may keep the other waiting; Python's default of 5 ms
@@ -52,16 +67,18 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
         ask_end=not options.time_limit_s,
     )
     _check_end(found, options)
+    wanted = ensemble.wanted(options, found)
     store = open_store(site.database)
     try:
         lease, dead = ownership.take_site(store, site, options)
-        ownership.adopt(store, site, lease, options)
+        agents, served = roster.succeed(site, wanted, say)
+        left = ownership.adopt(store, site, lease, options, served)
     finally:
         store.close()
     guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
     try:
         allocation = Allocation(site, lease.id, options.job_mode, found, options.fresh_interpreter)
-        return asyncio.run(Launcher(site, options, lease, dead, allocation).run())
+        return asyncio.run(Launcher(site, options, lease, dead, allocation, agents, left).run())
     finally:
         os.close(line)  # the guardian ends whatever is left, and itself
         guardian.wait()
@@ -72,10 +89,18 @@ class Launcher:
     """One launcher's life inside an asyncio loop."""
 
     def __init__(
-        self, site: Site, options: LauncherOptions, lease: Lease, dead: list[Lease], allocation: Allocation
+        self,
+        site: Site,
+        options: LauncherOptions,
+        lease: Lease,
+        dead: list[Lease],
+        allocation: Allocation,
+        agents: Roster | None = None,
+        left: Sequence[Left] = (),
     ) -> None:
         self.site, self.options, self.lease, self.allocation = site, options, lease, allocation
-        self._dead = dead
+        self._dead, self._agents, self._left = dead, agents, left
+        self.fleet: Fleet | None = None
         self.started = time.time()
         self.journal = Journal(site.data, self.note)
         self._end = asyncio.Event()
@@ -97,8 +122,7 @@ class Launcher:
         loop.set_exception_handler(self._on_error)
         sys.setswitchinterval(SWITCH_S)
         self.writer = Writer(partial(open_store, self.site.database))
-        reserved = [self.allocation.nodes[0].name] if self._master_has_a_node() else []
-        pool = Pool(self.allocation.nodes, reserved)
+        pool = Pool(self.allocation.nodes, self._masters_nodes())
         for name in self.allocation.found.elsewhere:
             pool.set_aside(name)  # until somebody there runs what is placed on it
         hooks = Hooks(self._finished, self._changed, self._overtaken, self._fatal, self.note)
@@ -115,7 +139,11 @@ class Launcher:
             result_grace_s=self.options.result_grace_s,
         )
         self.dispatcher.agent = self.agent
-        outside = Outside(self._send, self.deadline_utc, self.note, self._changed, self._log_capacity)
+        if self._agents is not None:
+            self._begin_fleet(self._agents)
+        outside = Outside(
+            self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, self._expects
+        )
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
         self.endpoint = EndpointServer(self.site.endpoint, self.lease.id, self._receive, self.note)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -129,8 +157,28 @@ class Launcher:
             raise self._error
         return 1 if self._failed or self.dispatcher.never else 0
 
-    def _master_has_a_node(self) -> bool:
-        return self.options.job_mode == "serial" and len(self.allocation.nodes) > 1
+    def _masters_nodes(self) -> list[str]:
+        """In serial mode the first of several nodes is the launcher's alone."""
+        nodes = self.allocation.nodes
+        alone = self.options.job_mode == "serial" and len(nodes) > 1 and not self.options.use_master_node
+        return [nodes[0].name] if alone else []
+
+    def _begin_fleet(self, agents: Roster) -> None:
+        hooks = FleetHooks(self._send, lambda keys: self.searches.adopted(keys), self._fatal, self.note)
+        self.fleet = Fleet(
+            self.allocation,
+            self.options,
+            agents,
+            self._left,
+            local=self.agent,
+            dispatcher=self.dispatcher,
+            pool=self.pool,
+            hooks=hooks,
+        )
+        self.dispatcher.agent = self.fleet.crew
+
+    def _expects(self, key: Key) -> bool:
+        return self.fleet is not None and self.fleet.expects(key)
 
     async def _begin(self) -> None:
         self.note(f"it has {self.allocation.found}")
@@ -149,11 +197,12 @@ class Launcher:
             lambda _: None,
         )
         self._reload()
+        if self.fleet is not None:
+            self.fleet.begin()
 
     async def _close(self) -> None:
         self.dispatcher.stopping = True  # what a command adds now is the next launcher's
-        self.endpoint.close()
-        await self.agent.close()
+        await self._close_runners()
         if not isinstance(self._error, LeaseLost):
             for workflow in self.searches.workflows:
                 self.journal.launcher(workflow, launcher_line(self.allocation, "end", 0))
@@ -163,6 +212,17 @@ class Launcher:
                 await self.writer.submit(partial(_close_lease, self.lease.id))
         await asyncio.to_thread(self.writer.close)
         self._tell_progress()
+
+    async def _close_runners(self) -> None:
+        """End what runs. Agents in other processes go with a launcher that ends in order; one that lost its
+        lease leaves them to its successor."""
+        fleet, superseded = self.fleet, isinstance(self._error, LeaseLost)
+        if fleet is not None and not superseded:
+            fleet.crew.dismiss("the launcher has ended" if self._error is None else str(self._error))
+        self.endpoint.close()
+        await self.agent.close()
+        if fleet is not None:
+            await (fleet.abandon() if superseded else fleet.end())
 
     # -- what there is to do -------------------------------------------------------------------------
     def _reload(self, peer: bytes = b"", request: int = 0) -> None:
@@ -212,6 +272,11 @@ class Launcher:
             self._reload(peer, message.request)
         elif isinstance(message, Query):
             self._send(peer, Status(message.request, self.view(message.job)))
+        elif isinstance(message, OfAgent):
+            if self.fleet is not None:
+                self.fleet.receive(peer, message)
+            elif isinstance(message, AgentHello):
+                self._send(peer, Dismiss("this launcher runs without agents"))
         else:
             self.searches.receive(peer, message)
 
@@ -252,7 +317,7 @@ class Launcher:
         if self._stop_signals == 1:
             self.stop(f"{signal.Signals(number).name} received")
         elif self._stop_signals == 2:
-            self.agent.kill_all()
+            self._kill_all()
 
     def _fatal(self, error: BaseException) -> None:
         """The lease is lost or the database is gone: end everything here, write nothing more."""
@@ -260,7 +325,12 @@ class Launcher:
             self._error = error
             self._end.set()
             self.dispatcher.stopping = True
-            self.agent.kill_all()
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        """Agents that another launcher may have taken over are told nothing."""
+        fleet = self.fleet
+        (self.agent if fleet is None or isinstance(self._error, LeaseLost) else fleet.crew).kill_all()
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something raised in the loop that nobody caught: better an end than to hang for ever."""
@@ -282,12 +352,17 @@ class Launcher:
         self.searches.update_capacity()
         self.meter.update(self._loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
         self._plan_progress()
-        if not self._ready or self._reload_planned or self.dispatcher.busy:
+        waits = self.fleet is not None and self.fleet.unsettled
+        if not self._ready or self._reload_planned or self.dispatcher.busy or waits:
             self._cancel_idle()
             return
         # What still waits does not fit into the time left or into the allocation, or it would be running;
         # what waits for parents waits for that.
-        if self.dispatcher.stopping or self.options.idle_timeout_s == 0:
+        if self.dispatcher.stopping:
+            self._end.set()
+        elif self.options.persistent:
+            return
+        elif self.options.idle_timeout_s == 0:
             self._end.set()
         elif self._idle_timer is None:
             self._idle_timer = self._loop.call_later(self.options.idle_timeout_s, self._idle_is_over)
@@ -311,8 +386,7 @@ class Launcher:
 
     def note(self, line: str) -> None:
         """A line for the launcher's log; nothing if nobody reads it any more."""
-        with contextlib.suppress(OSError, ValueError):
-            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+        say(line)
 
     def view(self, job: str = "") -> Mapping[str, object]:
         """What is going on, as JSON."""
@@ -334,6 +408,12 @@ class Launcher:
         if self.options.progress is not None:
             with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
                 self.options.progress(self.view())
+
+
+def say(line: str) -> None:
+    """Print a line for the launcher's log."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
 _CHILDREN = frozenset({State.AWAITING_PARENTS})

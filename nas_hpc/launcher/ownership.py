@@ -7,16 +7,17 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas_hpc.errors import LeaseLost, SiteError, StoreError
+from nas_hpc.errors import LeaseLost, SiteError, StoreError, WrongCall
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions
 from nas_hpc.processes.attempts import FIRST_PAUSE_S, LONGEST_PAUSE_S
-from nas_hpc.records import Job, Lease, Result, new_id
+from nas_hpc.records import Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
@@ -105,19 +106,43 @@ def _write_owner(site: Site, lease: Lease) -> None:
     os.replace(temporary, site.owner)
 
 
-def adopt(store: Store, site: Site, lease: Lease, options: LauncherOptions) -> int:
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An attempt that a dead launcher left RUNNING with an agent that may live."""
+
+    job: Job
+    """``job.lease`` is the dead one's."""
+    attempt: Attempt
+    alive_until: float
+    """When the dead launcher gave its last sign of life, UTC."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(job, attempt number)."""
+        return self.job.id, self.job.attempt
+
+
+def adopt(
+    store: Store, site: Site, lease: Lease, options: LauncherOptions, served: Collection[str] = ()
+) -> list[Left]:
     """Settle what the dead left RUNNING: results on disk are taken, the rest is lost and runs again.
 
-    Their processes have been ended before. The dead are all whose lease has ended: one that died while it
-    took over itself has left those of its predecessor, too. Returns how many attempts were settled.
+    Their processes have been ended before, but for those on the nodes ``served`` by agents that may live:
+    what these run is left as it is, and returned. The dead are all whose lease has ended: one that died while
+    it took over itself has left those of its predecessor, too.
     """
     leases = {one.id: one for one in store.leases(live_only=False)}
     restartable = {app.name for app in store.apps() if app.restartable}
+    of_dead = [
+        job
+        for job in store.jobs(JobFilter(states=frozenset({State.RUNNING})))
+        if job.lease in leases and leases[job.lease].ended
+    ]
+    spared = _on_nodes(store, of_dead, frozenset(served)) if served else {}
     running: dict[str, list[Job]] = {}
-    for job in store.jobs(JobFilter(states=frozenset({State.RUNNING}))):
-        if job.lease in leases and leases[job.lease].ended:
+    for job in of_dead:
+        if job.id not in spared:
             running.setdefault(job.lease, []).append(job)
-    settled = 0
     left = [job for jobs in running.values() for job in jobs]
     late = set() if is_local(site.data) else _elsewhere(store, left, restartable)
     found = results_on_disk(site, left, late, options.result_grace_s)
@@ -136,8 +161,42 @@ def adopt(store: Store, site: Site, lease: Lease, options: LauncherOptions) -> i
                 ]
                 closed = [one.job for one in store.finish(lease.id, finishes)]
                 cancel_with(store, [job for job in closed if not job.creator and job.state in FINAL])
-            settled += len(closed)
-    return settled
+    return [
+        Left(job, spared[job.id], leases[job.lease].expires - options.lease_s)
+        for job in of_dead
+        if job.id in spared
+    ]
+
+
+def _on_nodes(store: Store, jobs: Sequence[Job], nodes: frozenset[str]) -> dict[str, Attempt]:
+    """The current attempts, by job, of those of ``jobs`` that run on ``nodes`` and nowhere else."""
+    current = {(job.id, job.attempt) for job in jobs}
+    return {
+        attempt.job: attempt
+        for attempt in store.attempts([job.id for job in jobs])
+        if (attempt.job, attempt.number) in current and attempt.nodes and set(attempt.nodes) <= nodes
+    }
+
+
+def take_over(store: Store, lease: str, left: Sequence[Left]) -> tuple[dict[str, Job], list[Job]]:
+    """Make what a dead launcher left this one's: the jobs that were won, by id, and their creators.
+
+    What a command has ended in the meantime is not won. In the store's thread; raises LeaseLost.
+    """
+    by_lease: dict[str, list[tuple[str, int]]] = {}
+    for one in left:
+        by_lease.setdefault(one.job.lease, []).append(one.key)
+    won = {pair[0] for dead, pairs in by_lease.items() for pair in store.adopt(lease, dead, pairs)}
+    jobs = {one.job.id: replace(one.job, lease=lease) for one in left if one.job.id in won}
+    creators = sorted({job.creator for job in jobs.values() if job.creator})
+    return jobs, [job for creator in creators for job in _existing(store, creator)]
+
+
+def _existing(store: Store, job_id: str) -> list[Job]:
+    try:
+        return store.jobs(JobFilter(ids=(job_id,)))
+    except WrongCall:  # it was removed
+        return []
 
 
 def _settle(

@@ -8,7 +8,7 @@ new attempt of it, misses nothing and gets nothing twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -19,6 +19,7 @@ from nas_hpc.launcher.dispatch import Dispatcher
 from nas_hpc.launcher.endings import SEARCH_ENDED, UNFINISHED, cancel_if_over, check_current, revive
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.orders import Allocation
+from nas_hpc.processes.orders import Key
 from nas_hpc.records import Evaluation, Job, Resources, new_id
 from nas_hpc.resources import Request
 from nas_hpc.states import RUNNABLE, Actor, Outcome, State
@@ -76,6 +77,8 @@ class Outside:
     note: Callable[[str], None]
     changed: Callable[[], None]
     log_capacity: Callable[[str, dict[str, object]], None]
+    expects: Callable[[Key], bool] = lambda key: False
+    """Whether an attempt of a dead launcher may still turn out to go on."""
 
 
 @dataclass(slots=True)
@@ -89,6 +92,8 @@ class Searches:
     sessions: dict[bytes, Session] = field(default_factory=dict)
     workflows: set[str] = field(default_factory=set)
     """Where searches have connected."""
+    waiting: dict[Key, tuple[bytes, Hello]] = field(default_factory=dict)
+    """Searches that outlived their launcher, and of which it is not known yet whether they go on."""
     _told_for: tuple[int, int] = (-1, 0)
 
     # -- messages ------------------------------------------------------------------------------------
@@ -113,7 +118,11 @@ class Searches:
             said = f"the search speaks protocol {hello.protocol}, the launcher {PROTOCOL}"
             self.outside.send(peer, End(said))
             return
-        run = self.dispatcher.running.get((hello.job, hello.attempt))
+        key = (hello.job, hello.attempt)
+        run = self.dispatcher.running.get(key)
+        if run is None and self.outside.expects(key):
+            self.waiting[key] = (peer, hello)
+            return
         if run is None:
             said = f"attempt {hello.attempt} of this search is not the current one (superseded)"
             self.outside.send(peer, End(said))
@@ -143,6 +152,12 @@ class Searches:
             return done, waiting, first
 
         self.dispatcher.write(_or_refusal(history), partial(self._welcome, session))
+
+    def adopted(self, keys: Iterable[Key]) -> None:
+        """It is decided whether these attempts go on: answer the searches among them."""
+        for key in keys:
+            if key in self.waiting:
+                self._hello(*self.waiting.pop(key))
 
     def _welcome(self, session: Session, history: _History | NasHpcError) -> None:
         if self.sessions.get(session.peer) is not session:

@@ -126,6 +126,19 @@ def end_process(pid: int, ticks: int) -> None:
         _await([fd], time.monotonic() + END_DEADLINE_S)
 
 
+def await_end(pid: int, ticks: int, timeout_s: float) -> bool:
+    """Wait until the process ``pid`` that started at ``ticks``, anybody's, is gone; whether it is."""
+    deadline = time.monotonic() + timeout_s
+    fd = _pidfd(pid)
+    if fd >= 0 and is_alive(pid, ticks):
+        _await([fd], deadline)
+    elif fd >= 0:
+        os.close(fd)
+    while is_alive(pid, ticks) and time.monotonic() < deadline:  # a kernel without pidfd
+        time.sleep(0.05)
+    return not is_alive(pid, ticks)
+
+
 def _end(sessions: dict[int, Session], marker: str, belongs: Callable[[list[bytes]], bool]) -> int:
     """Kill until nothing is found: what was killed may have left children behind."""
     ended: set[tuple[int, int]] = set()

@@ -100,6 +100,39 @@ class Pool:
         """Use a node again that was set aside."""
         self._slots[name].aside = False
 
+    def update(self, node: Node) -> None:
+        """A node's cores and GPUs are these, as was found out since. What is held of it stays held."""
+        slot = self._slots[node.name]
+        held = [(h, h.nodes.index(node.name)) for h in self._held.values() if node.name in h.nodes]
+        cores = {core for placement, place in held for core in placement.cores[place]}
+        gpus = {gpu for placement, place in held for gpu in placement.gpus[place]}
+        slot.node = node
+        slot.cores = sorted(set(node.cores) - cores)
+        slot.gpus = sorted(set(node.gpus) - gpus)
+
+    def retake(
+        self,
+        nodes: Sequence[str],
+        share: Fraction,
+        cores: Sequence[tuple[int, ...]],
+        gpus: Sequence[tuple[str, ...]],
+    ) -> Placement:
+        """Take exactly what an earlier launcher had placed. Raises PlacementError if it is not free."""
+        for name, wanted, masks in zip(nodes, cores, gpus, strict=True):
+            slot = self._slots.get(name)
+            if slot is None:
+                raise PlacementError(f"node {name} is not in this allocation")
+            if share > slot.share or not (set(wanted) <= set(slot.cores) and set(masks) <= set(slot.gpus)):
+                raise PlacementError(f"{share} of node {name} with cores {list(wanted)} is not free")
+        for name, wanted, masks in zip(nodes, cores, gpus, strict=True):
+            slot = self._slots[name]
+            slot.share -= share
+            slot.cores = [core for core in slot.cores if core not in wanted]
+            slot.gpus = [gpu for gpu in slot.gpus if gpu not in masks]
+        placement = Placement(tuple(nodes), share, tuple(cores), tuple(gpus))
+        self._held[id(placement)] = placement
+        return placement
+
     def open_nodes(self) -> int:
         """Nodes on which jobs may be placed."""
         return sum(not slot.closed for slot in self._slots.values())
@@ -167,6 +200,6 @@ class Pool:
             return whole // request.num_nodes
         total = 0
         for name, free in share.items():
-            by_share = int(free / request.share)
+            by_share = max(0, int(free / request.share))
             total += min(by_share, gpus[name] // request.gpus) if request.gpus else by_share
         return total

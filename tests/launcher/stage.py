@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,7 @@ class Puppet:
         self._on_started, self._on_ended = on_started, on_ended
         self.orders: dict[Key, Order] = {}
         self.stops: dict[Key, Outcome] = {}
+        self.committed: set[Key] = set()
         self.on_start: Callable[[Order], None] = lambda order: None
 
     def start(self, order: Order) -> None:
@@ -58,6 +59,9 @@ class Puppet:
     def kill_all(self) -> None:
         for key in list(self.orders):
             self.end(key, Outcome.LOST)
+
+    def settled(self, keys: Iterable[Key]) -> None:
+        self.committed.update(keys)
 
     async def close(self) -> None:
         self.orders.clear()

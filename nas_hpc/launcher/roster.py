@@ -1,0 +1,217 @@
+"""SITE/run/ensemble.json: which agents were started for an allocation, so that the next launcher of the same
+allocation takes them over instead of starting others, and one of another allocation ends them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from nas_hpc import __version__
+from nas_hpc.processes import sessions
+from nas_hpc.site import Site
+from nas_hpc.wire import PROTOCOL
+
+TERM_S = 10.0
+"""So long a supervisor may take to end its agent after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A supervisor, or the MPI program that started several; pid and start time name it for ever."""
+
+    host: str
+    boot_id: str
+    pid: int
+    start_ticks: int
+    numbers: tuple[int, ...]
+    """Of the agents that it started."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was started on this host, so that its end can be proven."""
+        return self.host == socket.gethostname()
+
+    @property
+    def may_live(self) -> bool:
+        """Whether it lives, as far as can be told from here."""
+        if not self.is_here:
+            return True
+        return self.boot_id == sessions.boot_id() and sessions.is_alive(self.pid, self.start_ticks)
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """One ensemble."""
+
+    id: str
+    allocation: str
+    """The batch system and its job, or host and boot."""
+    start: str
+    """direct, ensemble or per_node."""
+    nodes: tuple[tuple[str, ...], ...]
+    """Those of each agent, by number."""
+    processes: tuple[Process, ...] = ()
+    time: float = 0.0
+    version: str = __version__
+    protocol: int = PROTOCOL
+
+    def living(self) -> set[int]:
+        """Numbers of the agents that are not proven dead."""
+        return {number for process in self.processes if process.may_live for number in process.numbers}
+
+    def with_processes(self, processes: Iterable[Process]) -> Roster:
+        """The same ensemble, run by these."""
+        return replace(self, processes=tuple(processes))
+
+
+def file_of(site: Site) -> Path:
+    """The file of the site's ensemble."""
+    return site.run / "ensemble.json"
+
+
+def sessions_log(site: Site, ensemble: str, number: int) -> Path:
+    """Where an agent records the sessions that it starts."""
+    return site.run / f"agent-{ensemble}-{number}.log"
+
+
+def marker(ensemble: str, number: int) -> str:
+    """What all processes of an agent carry in their environment, as those of a launcher carry its lease."""
+    return f"{ensemble}-{number}"
+
+
+def write(site: Site, roster: Roster) -> None:
+    """Replace the file, mode 0600."""
+    path = file_of(site)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(asdict(roster), file)
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(temporary, path)
+
+
+def remove(site: Site, ensemble: str) -> None:
+    """Remove the file if it is still that ensemble's."""
+    path = file_of(site)
+    with contextlib.suppress(OSError):
+        if ensemble in path.read_text(errors="replace"):
+            path.unlink()
+
+
+def read(site: Site) -> Roster | None:
+    """The recorded ensemble; None if there is none. Raises ValueError, with a line, for what is no record."""
+    path = file_of(site)
+    try:
+        body = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    try:
+        processes = tuple(
+            Process(
+                str(one["host"]),
+                str(one["boot_id"]),
+                int(one["pid"]),
+                int(one["start_ticks"]),
+                tuple(map(int, one["numbers"])),
+            )
+            for one in body["processes"]
+        )
+        nodes = tuple(tuple(map(str, names)) for names in body["nodes"])
+        return Roster(
+            str(body["id"]),
+            str(body["allocation"]),
+            str(body["start"]),
+            nodes,
+            processes,
+            float(body["time"]),
+            str(body["version"]),
+            int(body["protocol"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no record of agents: {type(error).__name__} {error}") from None
+
+
+def why_not(roster: Roster, wanted: Roster | None) -> str:
+    """Why the recorded ensemble cannot serve a launcher that wants ``wanted``; empty if it can."""
+    if (roster.version, roster.protocol) != (__version__, PROTOCOL):
+        return f"they are of nas-hpc {roster.version} (protocol {roster.protocol})"
+    if wanted is None:
+        return "this launcher runs without agents"
+    if roster.allocation != wanted.allocation:
+        return f"they belong to another allocation ({roster.allocation})"
+    if roster.nodes != wanted.nodes:
+        return "this launcher has other nodes, or another number of agents"
+    if not roster.living():
+        return "none of them is alive"
+    return ""
+
+
+def succeed(site: Site, wanted: Roster | None, note: Callable[[str], None]) -> tuple[Roster | None, set[str]]:
+    """The ensemble that this launcher is to run, and the nodes on which agents of it may live already.
+
+    One that is recorded and fits is taken over; another is ended first. Blocking.
+    """
+    try:
+        old = read(site)
+    except ValueError as error:
+        note(f"{error}; agents that it named are sent away when they say Hello")
+        file_of(site).unlink(missing_ok=True)
+        old = None
+    if old is None:
+        return wanted, set()
+    why = why_not(old, wanted)
+    if why or wanted is None:
+        if old.living():
+            note(f"agents of an earlier launch are ended: {why}")
+        end(site, old, note)
+        return wanted, set()
+    living = old.living()
+    return replace(old, start=wanted.start), {name for number in living for name in old.nodes[number]}
+
+
+def end(
+    site: Site, roster: Roster, note: Callable[[str], None], *, term_s: float = TERM_S, ask: bool = True
+) -> None:
+    """End the recorded processes of this host and all that their agents run; blocking.
+
+    ``ask``: with SIGTERM first, at which a supervisor ends its agent in order. Agents of other hosts end when
+    the MPI program that started them ends, or are dismissed when they say Hello.
+    """
+    mine = [one for one in roster.processes if one.is_here and one.may_live]
+    if ask:
+        for one in mine:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(one.pid, signal.SIGTERM)
+        _wait(mine, term_s)
+    left = [one for one in mine if one.may_live]
+    for one in left:
+        sessions.end_process(one.pid, one.start_ticks)
+    ended = 0
+    booted = any(one.is_here and one.boot_id != sessions.boot_id() for one in roster.processes)
+    for number in range(len(roster.nodes) if not booted else 0):
+        log = sessions_log(site, roster.id, number)
+        if left or log.exists():  # an agent that ended in order has removed it
+            ended += sessions.end_recorded(log, marker(roster.id, number))
+            log.unlink(missing_ok=True)
+    if left or ended:
+        note(f"{len(left)} agents did not end by themselves and were killed, with {ended} processes")
+    remove(site, roster.id)
+
+
+def _wait(processes: list[Process], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for one in processes:
+        left_s = deadline - time.monotonic()
+        if left_s > 0:
+            sessions.await_end(one.pid, one.start_ticks, left_s)
