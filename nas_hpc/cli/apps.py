@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-import shutil
 import sys
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import click
 
 from nas_hpc.cli.client import wake
 from nas_hpc.cli.context import Invocation, site_options, working_directory
+from nas_hpc.cli.stages import check_command, check_script
 from nas_hpc.cli.types import Name, parse_args
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import App
@@ -32,6 +33,18 @@ OWN_APPS = "nas_hpc.apps"
     default=None,
     help="It goes on where it was when started again (searches). Default: yes for nas_hpc.apps, else no.",
 )
+@click.option(
+    "--preprocess", default="", metavar="COMMAND", help="Run in a job's directory before its first attempt."
+)
+@click.option(
+    "--postprocess",
+    default="",
+    metavar="COMMAND",
+    help="Run in a job's directory after its program's success.",
+)
+@click.option(
+    "--environment-script", default="", metavar="FILE", help="Shell script sourced before the program starts."
+)
 @click.option("--replace", is_flag=True, help="Replace an application of the same name.")
 @click.option("--sync", is_flag=True, help="Register the searches of nas-hpc for this Python.")
 @click.option("--rm", "remove", metavar="NAME", help="Remove an application.")
@@ -43,6 +56,9 @@ def app(
     executable: str | None,
     description: str,
     restartable: bool | None,
+    preprocess: str,
+    postprocess: str,
+    environment_script: str,
     replace: bool,
     sync: bool,
     remove: str | None,
@@ -53,6 +69,7 @@ def app(
     \b
     Examples:
       nas-hpc app --name AMBS --exec "$(which python) -m nas_hpc.apps.ambs"
+      nas-hpc app --name SIM --exec ./sim.x --preprocess ./mesh.py --postprocess "./collect.py --all"
       nas-hpc app --sync
       nas-hpc app --rm AMBS
     """
@@ -67,15 +84,18 @@ def app(
             store.remove_app(remove)
         print(f"removed application {remove}")
         return
-    new = standard_apps() if sync else [_given_app(name, executable, description, restartable)]
+    if sync:
+        new = standard_apps()
+    else:
+        one = _given_app(name, executable, description, restartable)
+        new = [_with_scripts(one, preprocess, postprocess, environment_script)]
     with call.store(write=True) as (site, store):
-        known = {old.name: old.executable for old in store.apps()}
+        known = {old.name: old for old in store.apps()}
         for one in new:
-            if known.get(one.name, one.executable) != one.executable and not (replace or sync):
+            if known.get(one.name, one) != one and not (replace or sync):
                 raise WrongCall(
-                    f"application {one.name!r} is registered as {known[one.name]}; add --replace to put the "
-                    "new one in "
-                    "its place, or choose another name"
+                    f"application {one.name!r} is registered as {_difference(known[one.name], one)}; add "
+                    "--replace to put the new one in its place, or choose another name"
                 )
             store.put_app(one, replace=replace or sync)
     for one in new:
@@ -92,6 +112,26 @@ def _given_app(name: str | None, executable: str | None, description: str, resta
     return App(name, command, description, bool(own) if restartable is None else restartable)
 
 
+def _with_scripts(app: App, preprocess: str, postprocess: str, environment_script: str) -> App:
+    cwd = working_directory()
+    return replace_fields(
+        app,
+        preprocess=check_command(preprocess, cwd, "--preprocess") if preprocess else "",
+        postprocess=check_command(postprocess, cwd, "--postprocess") if postprocess else "",
+        environment_script=(
+            check_script(environment_script, cwd, "--environment-script") if environment_script else ""
+        ),
+    )
+
+
+def _difference(old: App, new: App) -> str:
+    """What the registered one is, where the new one is something else."""
+    if old.executable != new.executable:
+        return old.executable
+    names = [name for name in App.__slots__ if getattr(old, name) != getattr(new, name)]
+    return f"{old.executable} with {', '.join(f'{name} {getattr(old, name)!r}' for name in names)}"
+
+
 def standard_apps() -> list[App]:
     """The searches of this package, run by this Python."""
     from nas_hpc.apps import STANDARD_APPS
@@ -104,31 +144,11 @@ def standard_apps() -> list[App]:
 
 def check_executable(text: str, cwd: Path) -> str:
     """The command with its program as an absolute path. Raises WrongCall if there is no such program."""
-    words = parse_args(text, "--exec")
-    if not words or not words[0]:
-        raise WrongCall(
-            f'--exec {text!r} names no program; give one, as in --exec "$(which python) -m my.search"'
-        )
-    program = words[0]
-    if "/" in program:
-        path = Path(os.path.normpath(cwd / Path(program).expanduser()))
-        if not path.exists():
-            raise WrongCall(f"--exec: the program {path} does not exist; give the path of one that does")
-        if path.is_dir():
-            raise WrongCall(f"--exec: {path} is a directory; give the path of a program")
-        if not os.access(path, os.X_OK):
-            raise WrongCall(
-                f"--exec: {path} is not executable; chmod +x it, or name its interpreter in front of it"
-            )
-    else:
-        found = shutil.which(program)
-        if found is None:
-            raise WrongCall(f"--exec: there is no program {program!r} on PATH; give its absolute path")
-        path = Path(os.path.abspath(found))
-    own = _own_module(text)
+    command = check_command(text, cwd, "--exec")
+    own = _own_module(command)
     if own and importlib.util.find_spec(OWN_APPS) is not None and importlib.util.find_spec(own) is None:
         raise WrongCall(f"--exec: there is no application {own}; there are {', '.join(_own_modules())}")
-    return text if str(path) == program else shlex.join([str(path), *words[1:]])
+    return command
 
 
 def _own_module(command: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from nas_hpc.cli.client import wake
 from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import job_json, print_json
+from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
     check_args,
     find_app,
@@ -19,7 +21,7 @@ from nas_hpc.cli.submission import (
     resources_from,
 )
 from nas_hpc.cli.types import Count, Name, parse_environ
-from nas_hpc.records import Job, Resources, new_id
+from nas_hpc.records import Job, Resources, Stages, new_id
 from nas_hpc.states import Actor
 
 
@@ -34,6 +36,7 @@ from nas_hpc.states import Actor
 @click.option("--env", multiple=True, metavar="K=V[:K2=V2]", help="Environment variables; may be repeated.")
 @click.option("--retries", type=Count(0), default=0, help="Runs again after a failure, at most so often.")
 @click.option("--parents", default="", metavar="ID,ID", help="Jobs that must be finished first.")
+@stage_options
 @resource_options
 @click.option("--yes", is_flag=True, help="Accepted, as in Balsam; nothing is asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
@@ -63,7 +66,9 @@ def job(
     environ = parse_environ(env)
     origin = record_origin()
     with call.store(write=True) as (site, store):
-        check_args(find_app(store, application), args, origin)
+        app = find_app(store, application)
+        check_args(app, args, origin)
+        stages = stages_from(flags, Stages(), app, Path(origin.directory))
         new = Job(
             id=new_id(),
             name=name,
@@ -73,8 +78,9 @@ def job(
             environ=environ,
             origin=origin,
             resources=resources_from(flags, Resources()),
-            parents=find_parents(store, parents),
+            parents=find_parents(store, parents, stages.on_parent_failure),
             retries=retries,
+            stages=stages,
             created=now(),
         )
         [stored] = store.add_jobs([new], Actor.COMMAND)

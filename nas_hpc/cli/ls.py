@@ -133,17 +133,7 @@ def apps(call: Invocation, as_json: bool) -> None:
     with call.store(write=False) as (_, store):
         found = store.apps()
     if as_json:
-        print_json(
-            [
-                {
-                    "name": a.name,
-                    "executable": a.executable,
-                    "description": a.description,
-                    "restartable": a.restartable,
-                }
-                for a in found
-            ]
-        )
+        print_json([{name: getattr(app, name) for name in app.__slots__} for app in found])
         return
     rows = [(a.name, a.executable, "yes" if a.restartable else "no", a.description) for a in found]
     print_table(

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from nas_hpc.cli.client import wake
-from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.context import Invocation, site_options, working_directory
 from nas_hpc.cli.output import job_json, print_json, short
+from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
     check_args,
     find_app,
@@ -23,7 +24,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
 from nas_hpc.site import Site
 from nas_hpc.states import State
-from nas_hpc.store.base import JobFilter, Store
+from nas_hpc.store.base import JobFilter
 
 
 @site_options
@@ -36,6 +37,7 @@ from nas_hpc.store.base import JobFilter, Store
 @click.option(
     "--parents", default=None, metavar="ID,ID", help='Jobs that must be finished first; "" for none.'
 )
+@stage_options
 @resource_changes
 @click.option("--yes", is_flag=True, help="Accepted, as in Balsam; nothing is asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
@@ -63,14 +65,18 @@ def modify(
     with call.store(write=True) as (site, store):
         old = find_job(store, word)
         _check_changeable(site, old, name)
-        new = replace(old, resources=resources_from(flags, old.resources))
+        app = next((app for app in store.apps() if app.name == old.application), None)
+        new = replace(
+            old,
+            resources=resources_from(flags, old.resources),
+            stages=stages_from(flags, old.stages, app, working_directory()),
+        )
         given: dict[str, Any] = {"name": name, "args": args, "retries": retries}
         new = replace(new, **{key: value for key, value in given.items() if value is not None})
         if environ:
             new = replace(new, environ={**old.environ, **environ})
         if parents is not None:
-            new = replace(new, parents=find_parents(store, parents))
-            check_no_cycle(store, new)
+            new = replace(new, parents=find_parents(store, parents, new.stages.on_parent_failure))
         if args is not None and old.application:
             check_args(find_app(store, old.application), args, old.origin)
         if new == old:
@@ -99,18 +105,3 @@ def _check_changeable(site: Site, job: Job, name: str | None) -> None:
             f"{who} has run and has its directory {directory}; leave --name out, or add another job with: "
             "nas-hpc job"
         )
-
-
-def check_no_cycle(store: Store, job: Job) -> None:
-    """Raise WrongCall if ``job`` would wait for itself, directly or through its parents."""
-    seen: set[str] = set()
-    front = list(job.parents)
-    while front:
-        if job.id in front:
-            raise WrongCall(
-                f"--parents: {job.name} ({short(job.id)}) would wait for itself; name jobs that do not wait "
-                "for it"
-            )
-        seen.update(front)
-        above = store.jobs(JobFilter(ids=tuple(front)))
-        front = list({parent for one in above for parent in one.parents} - seen)

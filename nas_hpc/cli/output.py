@@ -102,6 +102,7 @@ def job_json(job: Job, events: Sequence[Event] | None = None) -> dict[str, Any]:
         "creator": job.creator,
         "seq": job.seq or None,
         "retries": job.retries,
+        "stages": {name: getattr(job.stages, name) for name in job.stages.__slots__},
         "lease": job.lease,
         "resources": {name: getattr(need, name) for name in need.__slots__},
         "config": dict(job.evaluation.config) if job.evaluation else None,

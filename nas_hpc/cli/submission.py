@@ -16,7 +16,7 @@ from nas_hpc.cli.context import note, working_directory
 from nas_hpc.cli.modules import check_search_args
 from nas_hpc.cli.types import Amount, Count, parse_args, parse_list
 from nas_hpc.errors import WrongCall
-from nas_hpc.records import App, Job, Origin, Resources
+from nas_hpc.records import App, Job, Origin, ParentFailure, Resources
 from nas_hpc.states import State
 from nas_hpc.store.base import JobFilter, Store
 
@@ -33,6 +33,8 @@ _RESOURCES: tuple[tuple[str, Any, str], ...] = (
     ("timeout", Amount("seconds"), "End it after so many seconds; 0: never."),
 )
 _FIELD = {"timeout": "timeout_s"}
+SHOWN = 5
+"""So many parents that failed are named; of more, their number is told."""
 
 
 def resource_options(command: Function) -> Function:
@@ -104,9 +106,9 @@ def check_args(app: App, args: str, origin: Origin) -> None:
     check_search_args(app, words, origin)
 
 
-def find_parents(store: Store, text: str) -> tuple[str, ...]:
-    """Full ids of the jobs ``id,id``. Raises WrongCall for one that does not exist; warns of one that
-    failed.
+def find_parents(store: Store, text: str, policy: ParentFailure) -> tuple[str, ...]:
+    """Full ids of the jobs ``id,id``, in this order. Raises WrongCall for one that does not exist; warns of
+    those that failed, which a job with this ``policy`` would wait for.
     """
     wanted = parse_list(text)
     if not wanted:
@@ -116,20 +118,25 @@ def find_parents(store: Store, text: str) -> tuple[str, ...]:
             raise WrongCall(
                 f"--parents {one!r} is no job id; give ids as in: nas-hpc ls jobs, at least 4 digits of each"
             )
-    parents = []
-    for one in wanted:
-        try:
-            parents += store.jobs(JobFilter(ids=(one.lower(),)))
-        except WrongCall as error:
-            raise WrongCall(f"--parents {one}: {error.message}") from error
-    for parent in parents:
-        if parent.state in (State.FAILED, State.USER_KILLED):
+    try:
+        parents = store.jobs(JobFilter(ids=tuple(one.lower() for one in wanted)))
+    except WrongCall as error:
+        raise WrongCall(f"--parents: {error.message}") from error
+    lost = [parent for parent in parents if parent.state in (State.FAILED, State.USER_KILLED)]
+    if policy is not ParentFailure.RUN:
+        for parent in lost[:SHOWN]:
             note(
                 f"note: parent {parent.name} ({parent.id[:8]}) is {parent.state.value}; the job waits until "
-                "it was "
-                f"retried and is done: nas-hpc retry {parent.id[:8]}"
+                f"it was retried and is done: nas-hpc retry {parent.id[:8]}"
             )
-    return tuple(dict.fromkeys(parent.id for parent in parents))
+        if len(lost) > SHOWN:
+            note(f"note: so are {len(lost) - SHOWN} other parents")
+    place = {one.lower(): number for number, one in enumerate(wanted)}
+    lengths = {len(one) for one in place}
+    as_given = {
+        parent.id: min(place[parent.id[:n]] for n in lengths if parent.id[:n] in place) for parent in parents
+    }
+    return tuple(sorted(as_given, key=as_given.__getitem__))
 
 
 def find_jobs(store: Store, words: Sequence[str], flag: str = "JOB") -> list[Job]:

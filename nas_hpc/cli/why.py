@@ -11,10 +11,22 @@ from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import attempt_json, print_json, short, show_duration, show_time
 from nas_hpc.cli.submission import find_job
 from nas_hpc.errors import LauncherGone, ProtocolError, WorkFailed
-from nas_hpc.records import Attempt, Event, Job
+from nas_hpc.processes import results
+from nas_hpc.records import Attempt, Event, Job, ParentFailure
 from nas_hpc.site import Site
 from nas_hpc.states import FINAL, RUNNABLE, State
 from nas_hpc.store.base import JobFilter, Store
+
+TAIL = 10
+"""So many last lines of output are shown."""
+SHOWN = 10
+"""So many parents are named; of more, their number is told."""
+_SCRIPT_OUTPUT = {
+    State.READY: "preprocess.out",
+    State.RESTART_READY: "preprocess.out",
+    State.RUN_DONE: "postprocess.out",
+}
+"""Where the output of a script stands that made a job FAILED in this state."""
 
 
 @site_options
@@ -34,7 +46,13 @@ def why(call: Invocation, word: str, as_json: bool) -> None:
         attempts = store.attempts([job.id])
         events = store.events([job.id])
         waiting = _unfinished_parents(store, job)
-    lines = [*_state_lines(job, attempts, events), *[_parent_line(parent) for parent in waiting]]
+    lines = [
+        *_state_lines(job, attempts, events),
+        *_stage_lines(site, job, events),
+        *_parent_lines(job, waiting),
+    ]
+    if job.state in (State.FAILED, State.USER_KILLED) and not job.creator:
+        lines.append(f"to let it run again: nas-hpc retry {short(job.id)}")
     ranks = job.resources.num_nodes * job.resources.ranks_per_node
     if job.state in RUNNABLE and ranks > 1:
         change = f"nas-hpc modify {short(job.id)} --num-nodes 1 --ranks-per-node 1"
@@ -59,9 +77,11 @@ def why(call: Invocation, word: str, as_json: bool) -> None:
 
 
 def _unfinished_parents(store: Store, job: Job) -> list[Job]:
+    """The parents for which the job waits, or because of which it failed."""
     if not job.parents:
         return []
-    return [p for p in store.jobs(JobFilter(ids=job.parents)) if p.state is not State.JOB_FINISHED]
+    enough = FINAL if job.stages.on_parent_failure is ParentFailure.RUN else {State.JOB_FINISHED}
+    return [parent for parent in store.jobs(JobFilter(ids=job.parents)) if parent.state not in enough]
 
 
 def _state_lines(job: Job, attempts: list[Attempt], events: list[Event]) -> list[str]:
@@ -83,18 +103,38 @@ def _state_lines(job: Job, attempts: list[Attempt], events: list[Event]) -> list
     reason = f": {result.reason}" if result.reason else ""
     code = f" (return code {result.return_code})" if result.return_code else ""
     lines.append(f"attempt {attempt.number}{where} ended {result.outcome.value}{took}{code}{reason}")
-    lines += [f"| {line}" for line in attempt.tail.splitlines()[-10:]]
-    if job.state in (State.FAILED, State.USER_KILLED) and not job.creator:
-        lines.append(f"to let it run again: nas-hpc retry {short(job.id)}")
+    lines += [f"| {line}" for line in attempt.tail.splitlines()[-TAIL:]]
     return lines
 
 
-def _parent_line(parent: Job) -> str:
+def _stage_lines(site: Site, job: Job, events: list[Event]) -> list[str]:
+    """The last output of a script before or after its program, if that is what failed."""
+    if not events or events[-1].new is not State.FAILED:
+        return []
+    file = _SCRIPT_OUTPUT.get(events[-1].old)
+    path = site.job_directory(job.workflow, job.directory_name) / str(file)
+    if file is None or not path.is_file():
+        return []
+    return [f"| {line}" for line in results.tail(str(path)).splitlines()[-TAIL:]]
+
+
+def _parent_lines(job: Job, parents: list[Job]) -> list[str]:
+    if job.state not in (State.AWAITING_PARENTS, State.FAILED):
+        return []
+    lines = [_parent_line(job, parent) for parent in parents[:SHOWN]]
+    if len(parents) > SHOWN:
+        lines.append(f"and for {len(parents) - SHOWN} more; its parents stand in: nas-hpc ls jobs --json")
+    return lines
+
+
+def _parent_line(job: Job, parent: Job) -> str:
     who = f"{parent.workflow}/{parent.name} ({short(parent.id)})"
+    lost = parent.state in (State.FAILED, State.USER_KILLED)
+    if job.state is State.FAILED:
+        line = f"its parent {who} is {parent.state.value}"
+        return f"{line}; both run again with: nas-hpc retry {short(parent.id)}" if lost else line
     line = f"waits for its parent {who}, which is {parent.state.value}"
-    if parent.state in (State.FAILED, State.USER_KILLED):
-        line += f"; nas-hpc retry {short(parent.id)}"
-    return line
+    return f"{line}; nas-hpc retry {short(parent.id)}" if lost else line
 
 
 def _launcher_lines(site: Site, job: Job) -> list[str]:
