@@ -50,7 +50,7 @@ def built(flavour: str, *flags: str, **fields: Any) -> str:
          "--cpu-bind=cores --kill-on-bad-exit=1 --export=ALL prog 'a b'"),
         ("slurm", {"environ": {"A": "1"}, "hosts": ("n1", "n1"), "threads_per_core": 2},
          "/opt/slurm --exact --nodes=1 --nodelist=n1 --ntasks=8 --ntasks-per-node=8 --distribution=block "
-         "--cpus-per-task=1 --threads-per-core=2 --gres=none --cpu-bind=none --kill-on-bad-exit=1 "
+         "--cpus-per-task=1 --threads-per-core=2 --mem=0 --gres=none --kill-on-bad-exit=1 "
          "--export=ALL,A=1 prog 'a b'"),
         ("aprun",
          {"pin": True, "threads_per_rank": 16, "threads_per_core": 2, "environ": {"A": "1", "B": "2"}},

@@ -124,18 +124,18 @@ def _openmpi_agents(program: MpiProgram, start: Start) -> list[str]:
 
 def _slurm(program: MpiProgram, start: Start) -> list[str]:
     """Without ``--exact`` a step takes all of its nodes, and the next one waits; so it does for memory and
-    GPUs, unless the step says how much of them it wants."""
-    memory = [f"--mem-per-cpu={start.mem_per_cpu_mb}M"] if start.mem_per_cpu_mb else []
-    gpus = [f"--gpus-per-task={start.gpus_per_rank}"] if start.gpus_per_rank else ["--gres=none"]
+    GPUs, unless the step says how much of them it wants (0: memory is shared). Which cores a step has, Slurm
+    decides.
+    """
+    memory = f"--mem-per-cpu={start.mem_per_cpu_mb}M" if start.mem_per_cpu_mb else "--mem=0"
+    gpus = f"--gpus-per-task={start.gpus_per_rank}" if start.gpus_per_rank else "--gres=none"
     export = ",".join(["ALL", *(f"{name}={value}" for name, value in start.environ.items())])
     if "," in "".join(start.environ.values()):
         raise WrongCall(f"srun takes no comma in the value of a variable: {dict(start.environ)}")
-    return [
-        "--exact", *_slurm_where(start), f"--cpus-per-task={start.threads_per_rank}",
-        f"--threads-per-core={start.threads_per_core}", *memory, *gpus,
-        f"--cpu-bind={'cores' if start.pin else 'none'}", "--kill-on-bad-exit=1", f"--export={export}",
-        *program.flags,
-    ]  # fmt: skip
+    cores = (f"--cpus-per-task={start.threads_per_rank}", f"--threads-per-core={start.threads_per_core}")
+    bind = ["--cpu-bind=cores"] if start.pin else []
+    flags = [*_slurm_where(start), *cores, memory, gpus, *bind, "--kill-on-bad-exit=1", f"--export={export}"]
+    return ["--exact", *flags, *program.flags]
 
 
 def _slurm_where(start: Start) -> list[str]:
