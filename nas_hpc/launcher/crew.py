@@ -347,14 +347,15 @@ class Crew:
             remote.state = "away"
             self._hooks.away(remote)
 
-    def gone(self, numbers: Iterable[int]) -> None:
-        """The processes of these agents are known to have ended."""
-        for number in numbers:
-            remote = self.remotes[number]
+    def gone(self, number: int, incarnation: str) -> list[Key]:
+        """This process of an agent is known to have ended. What it ran, of which nobody will hear more."""
+        remote = self.remotes[number]
+        if remote.incarnation == incarnation:
             self._break(remote)
-            sent = [key for key, task in remote.tasks.items() if task.sent_to]
-            if sent:
-                self._lose(sent, f"its {remote.name} has ended")
+        sent = [key for key, task in remote.tasks.items() if task.sent_to == incarnation]
+        for key in sent:
+            self._forget(key)
+        return sent
 
     def look(self) -> None:
         """Give up agents that were silent for too long; to be called every few seconds."""

@@ -101,7 +101,7 @@ class Dispatcher:
         self._ended: list[tuple[Run, Ended]] = []
         self._writes = 0
         self._flush_planned = False
-        self._searches_for: set[asyncio.Task[None]] = set()
+        self._looks: set[asyncio.Task[None]] = set()
         """Looks for results on disk."""
         self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=200))
 
@@ -320,17 +320,27 @@ class Dispatcher:
             self.evaluating.add(key)
         return held
 
-    def lost(self, keys: Collection[Key], reason: str, end: float = 0.0) -> None:
+    def lost(
+        self,
+        keys: Collection[Key],
+        reason: str,
+        end: float = 0.0,
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
         """Nobody will report the ends of these: what result.json says counts, else they were lost at ``end``
-        (UTC; 0: now)."""
+        (UTC; 0: now). ``before`` that is looked at a thread calls ``before``, to end what is left of them."""
         runs = [self.running[key] for key in keys if key in self.running]
         if runs:
-            self._searches_for.add(task := self._loop.create_task(self._look_for(runs, reason, end)))
-            task.add_done_callback(self._searches_for.discard)
+            task = self._loop.create_task(self._look_for(runs, reason, end, before))
+            self._looks.add(task)
+            task.add_done_callback(self._looks.discard)
 
-    async def _look_for(self, runs: Sequence[Run], reason: str, end: float) -> None:
+    async def _look_for(
+        self, runs: Sequence[Run], reason: str, end: float, before: Callable[[], object]
+    ) -> None:
         jobs = [run.job for run in runs]
         late = {job.id for job in jobs if not self.is_search(job)}  # a search that was lost leaves no result
+        await asyncio.to_thread(before)
         found = await asyncio.to_thread(self._on_disk, jobs, late)
         for run in runs:
             start = run.claimed

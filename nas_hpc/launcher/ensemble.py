@@ -22,10 +22,11 @@ from typing import Any
 from nas_hpc.launcher import roster as rosters
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.roster import Process, Roster
-from nas_hpc.processes import boot, sessions
+from nas_hpc.processes import boot, sessions, traces
 from nas_hpc.records import new_id
 from nas_hpc.resources import Found
 from nas_hpc.site import Site
+from nas_hpc.wire import AgentHello
 
 BACK_OFF_S = (0.2, 30.0)
 """First and longest pause before an agent is started again; it doubles in between."""
@@ -89,8 +90,8 @@ MpiCommand = Callable[[Sequence[str], Sequence[str]], list[str]]
 class EnsembleHooks:
     """Whom the ensemble tells."""
 
-    gone: Callable[[Collection[int]], None]
-    """These agents have ended with their supervisors."""
+    gone: Callable[[int, str], None]
+    """The process of this agent, of this incarnation, has ended."""
     is_here: Callable[[int], bool]
     """Whether the agent is connected."""
     given_up: Callable[[Collection[int], str], None]
@@ -106,6 +107,8 @@ class _Watched:
     since: float
     fd: int = -1
     output_from: int = 0
+    incarnation: str = ""
+    """Of an agent; empty for who started it."""
 
 
 class Ensemble:
@@ -126,6 +129,8 @@ class Ensemble:
         self._loop = asyncio.get_running_loop()
         self.log = site.log / f"agents-{roster.id[:8]}.log"
         self._watched: set[_Watched] = set()
+        self._agents: dict[int, _Watched] = {}
+        """Agents on this host: one can outlive its supervisor."""
         self._tries: dict[int, int] = {}
         self._arrived: dict[int, float] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -142,7 +147,7 @@ class Ensemble:
     # -- starting ------------------------------------------------------------------------------------------
     def begin(self) -> None:
         """Watch what lives of the roster, and start the rest."""
-        living: set[int] = set()
+        living = traces.alive(self._site.run, self.id)
         for process in self._roster.processes:
             if process.may_live:
                 living |= set(process.numbers)
@@ -159,7 +164,7 @@ class Ensemble:
         async with self._turn:
             if self._closing:
                 return
-            living = [one.process for one in self._watched]
+            living = [one.process for one in self._supervisors()]
             started, refused = await asyncio.to_thread(self._start_all, groups, living)
             self._roster = self._roster.with_processes([*living, *(one.process for one in started)])
             for one in started:
@@ -199,18 +204,25 @@ class Ensemble:
         process = Process(socket.gethostname(), sessions.boot_id(), child.pid, ticks, numbers)
         return _Watched(process, child, self._loop.time(), output_from=before)
 
-    def arrived(self, number: int) -> None:
+    def arrived(self, number: int, hello: AgentHello) -> None:
         """The agent has said Hello."""
         self._arrived[number] = self._loop.time()
-        timer = self._timers.pop(number, None)
-        if timer is not None:
-            timer.cancel()
+        process = Process(hello.host, hello.boot_id, hello.pid, hello.start_ticks, (number,))
+        known = self._agents.get(number)
+        if hello.boot_id == sessions.boot_id() and (known is None or known.process != process):
+            one = _Watched(process, None, self._loop.time(), incarnation=hello.incarnation)
+            self._agents[number] = one
+            self._watch(one)
 
     def missing(self, number: int) -> None:
-        """The agent was silent for too long. One that was started alone has a living supervisor for that."""
-        alone = any(one.process.numbers == (number,) for one in self._watched)
+        """The agent is away for too long, and whoever started it does not see to it. One that was started
+        alone has a supervisor that does."""
+        alone = any(one.process.numbers == (number,) for one in self._supervisors())
         if not alone and number not in self._timers:
             self._again([number])
+
+    def _supervisors(self) -> list[_Watched]:
+        return [one for one in self._watched if not one.incarnation]
 
     # -- ends ----------------------------------------------------------------------------------------------
     def _watch(self, one: _Watched) -> None:
@@ -249,17 +261,30 @@ class Ensemble:
         if self._closing:
             return
         numbers = one.process.numbers
-        if len(numbers) == 1 and self._mpi is None:
-            self._hooks.gone(numbers)  # it dies with its supervisor, which was our neighbour
+        if one.incarnation:
+            self._agent_ended(numbers[0], one)
+            return
         if self._loop.time() - one.since > PROVEN_S:
             for number in numbers:
                 if self._arrived.get(number, 0.0) >= one.since:
                     self._tries.pop(number, None)
-        self._failed(numbers, self._how(code, one.output_from))
+        how = self._how(code, one.output_from)
+        alive = [number for number in numbers if self._hooks.is_here(number)]
+        if alive:
+            self._hooks.note(f"what started agents {_listed(alive)} ended ({how}); they go on")
+        self._failed([number for number in numbers if number not in alive], how)
+
+    def _agent_ended(self, number: int, one: _Watched) -> None:
+        if self._agents.get(number) is one:
+            del self._agents[number]
+        self._hooks.gone(number, one.incarnation)
+        kept = any(number in other.process.numbers for other in self._supervisors())
+        if not kept and number not in self._timers and number not in self._agents:
+            self._failed([number], "it was left without a supervisor")
 
     def _failed(self, numbers: Sequence[int], how: str) -> None:
         """These ended, or could not be started."""
-        if self._closing:
+        if self._closing or not numbers:
             return
         hopeless = [n for n in numbers if self._tries.get(n, 0) >= TRIES and not self._hooks.is_here(n)]
         if hopeless:

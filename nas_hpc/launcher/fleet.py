@@ -20,6 +20,7 @@ from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.ownership import Left, take_over
 from nas_hpc.launcher.policy import LAUNCHER_GONE
 from nas_hpc.launcher.roster import Roster
+from nas_hpc.processes import sessions, traces
 from nas_hpc.processes.orders import Key, Runner
 from nas_hpc.records import Job, Node
 from nas_hpc.resources import Pool
@@ -157,7 +158,7 @@ class Fleet:
         )
 
     def _arrived(self, remote: Remote, hello: AgentHello) -> None:
-        self.ensemble.arrived(remote.number)
+        self.ensemble.arrived(remote.number, hello)
         self._absent_since.pop(remote.number, None)
         self._hopeless.pop(remote.number, None)
         self._learn(remote, hello)
@@ -266,19 +267,24 @@ class Fleet:
             self._pool.set_aside(name)
         self._dispatcher.capacity_changed()
 
-    def _ended(self, numbers: Collection[int]) -> None:
-        self.crew.gone(numbers)
-        self._settle({name for number in numbers for name in self.crew.remotes[number].nodes})
+    def _ended(self, number: int, incarnation: str) -> None:
+        """The agent's process on this host is gone: what it ran is ended, and looked for on disk."""
+        keys = self.crew.gone(number, incarnation)
+        log = traces.log_of(self._allocation.site.run, self.ensemble.id, number, incarnation)
+        end = partial(sessions.end_recorded, log, traces.marker_of(log))
+        self._dispatcher.lost(keys, f"its {self.crew.remotes[number].name} has ended", before=end)
 
     def _is_here(self, number: int) -> bool:
         return bool(self.crew.remotes[number].peer)
 
     def _may_come(self, remote: Remote) -> bool:
         """Whether an agent that is not here may still come."""
-        since = self._absent_since.get(remote.number)
-        if since is None or remote.number in self._hopeless:
+        if remote.number in self._hopeless or remote.state == "here":
             return False
-        return self._loop.time() - since < self._options.agent_deadline_s
+        return self._absent_s(remote) < self._options.agent_deadline_s
+
+    def _absent_s(self, remote: Remote) -> float:
+        return self._loop.time() - self._absent_since.get(remote.number, self._loop.time())
 
     def _given_up(self, numbers: Collection[int], how: str) -> None:
         for number in numbers:
@@ -293,7 +299,7 @@ class Fleet:
         self._loop.call_later(min(LOOK_S, self._options.agent_deadline_s / 2), self._look)
         self.crew.look()
         for remote in self.crew.remotes:
-            if remote.state == "lost":
+            if remote.state != "here" and self._absent_s(remote) > PRESENT_S:
                 self.ensemble.missing(remote.number)
         self._check_hope()
 

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas_hpc import __version__
-from nas_hpc.processes import sessions
+from nas_hpc.processes import sessions, traces
 from nas_hpc.site import Site
 from nas_hpc.wire import PROTOCOL
 
-TERM_S = 10.0
-"""So long a supervisor may take to end its agent after SIGTERM."""
+TERM_S = 12.0
+"""So long a supervisor may take to end its agent after SIGTERM: longer than it gives the agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,10 @@ class Roster:
     version: str = __version__
     protocol: int = PROTOCOL
 
-    def living(self) -> set[int]:
-        """Numbers of the agents that are not proven dead."""
-        return {number for process in self.processes if process.may_live for number in process.numbers}
+    def living(self, site: Site) -> set[int]:
+        """Numbers of the agents that are not proven dead: they, or the supervisors that would start them."""
+        kept = {number for process in self.processes if process.may_live for number in process.numbers}
+        return kept | {number for number in traces.alive(site.run, self.id) if number < len(self.nodes)}
 
     def with_processes(self, processes: Iterable[Process]) -> Roster:
         """The same ensemble, run by these."""
@@ -75,16 +76,6 @@ class Roster:
 def file_of(site: Site) -> Path:
     """The file of the site's ensemble."""
     return site.run / "ensemble.json"
-
-
-def sessions_log(site: Site, ensemble: str, number: int) -> Path:
-    """Where an agent records the sessions that it starts."""
-    return site.run / f"agent-{ensemble}-{number}.log"
-
-
-def marker(ensemble: str, number: int) -> str:
-    """What all processes of an agent carry in their environment, as those of a launcher carry its lease."""
-    return f"{ensemble}-{number}"
 
 
 def write(site: Site, roster: Roster) -> None:
@@ -142,7 +133,7 @@ def read(site: Site) -> Roster | None:
         raise ValueError(f"{path} is no record of agents: {type(error).__name__} {error}") from None
 
 
-def why_not(roster: Roster, wanted: Roster | None) -> str:
+def why_not(site: Site, roster: Roster, wanted: Roster | None) -> str:
     """Why the recorded ensemble cannot serve a launcher that wants ``wanted``; empty if it can."""
     if (roster.version, roster.protocol) != (__version__, PROTOCOL):
         return f"they are of nas-hpc {roster.version} (protocol {roster.protocol})"
@@ -152,7 +143,7 @@ def why_not(roster: Roster, wanted: Roster | None) -> str:
         return f"they belong to another allocation ({roster.allocation})"
     if roster.nodes != wanted.nodes:
         return "this launcher has other nodes, or another number of agents"
-    if not roster.living():
+    if not roster.living(site):
         return "none of them is alive"
     return ""
 
@@ -165,47 +156,37 @@ def succeed(site: Site, wanted: Roster | None, note: Callable[[str], None]) -> t
     try:
         old = read(site)
     except ValueError as error:
-        note(f"{error}; agents that it named are sent away when they say Hello")
+        note(f"{error}; the agents that it named are ended")
         file_of(site).unlink(missing_ok=True)
         old = None
-    if old is None:
-        return wanted, set()
-    why = why_not(old, wanted)
-    if why or wanted is None:
-        if old.living():
+    why = "" if old is None else why_not(site, old, wanted)
+    if old is None or wanted is None or why:
+        if old is not None and old.living(site):
             note(f"agents of an earlier launch are ended: {why}")
-        end(site, old, note)
+        if old is not None:
+            end(site, old, note)
+        traces.end_left(site.run)  # of starts that no record names
         return wanted, set()
-    living = old.living()
-    return replace(old, start=wanted.start), {name for number in living for name in old.nodes[number]}
+    return replace(old, start=wanted.start), {name for one in old.living(site) for name in old.nodes[one]}
 
 
-def end(
-    site: Site, roster: Roster, note: Callable[[str], None], *, term_s: float = TERM_S, ask: bool = True
-) -> None:
+def end(site: Site, roster: Roster, note: Callable[[str], None]) -> None:
     """End the recorded processes of this host and all that their agents run; blocking.
 
-    ``ask``: with SIGTERM first, at which a supervisor ends its agent in order. Agents of other hosts end when
-    the MPI program that started them ends, or are dismissed when they say Hello.
+    SIGTERM first, at which a supervisor ends its agent in order, and an MPI program what it started. Agents
+    of other hosts that this does not reach are dismissed when they say Hello.
     """
     mine = [one for one in roster.processes if one.is_here and one.may_live]
-    if ask:
-        for one in mine:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(one.pid, signal.SIGTERM)
-        _wait(mine, term_s)
+    for one in mine:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(one.pid, signal.SIGTERM)
+    _wait(mine, TERM_S)
     left = [one for one in mine if one.may_live]
     for one in left:
         sessions.end_process(one.pid, one.start_ticks)
-    ended = 0
-    booted = any(one.is_here and one.boot_id != sessions.boot_id() for one in roster.processes)
-    for number in range(len(roster.nodes) if not booted else 0):
-        log = sessions_log(site, roster.id, number)
-        if left or log.exists():  # an agent that ended in order has removed it
-            ended += sessions.end_recorded(log, marker(roster.id, number))
-            log.unlink(missing_ok=True)
+    ended = traces.end_left(site.run, roster.id)
     if left or ended:
-        note(f"{len(left)} agents did not end by themselves and were killed, with {ended} processes")
+        note(f"{len(left)} supervisors did not end by themselves; {ended} processes of agents were killed")
     remove(site, roster.id)
 
 

@@ -37,6 +37,16 @@ def begin(log: Path, number: int) -> None:
         os.close(descriptor)
 
 
+def alive(run: Path, ensemble: str) -> set[int]:
+    """Numbers of the agents of ``ensemble`` whose process lives on this host."""
+    found = set()
+    for log in run.glob(f"{_PREFIX}{ensemble}-*{_SUFFIX}"):
+        if _head(log) == (socket.gethostname(), sessions.boot_id()):
+            agents = [one for one in sessions.read_log(log).values() if one.kind == "agent"]
+            found |= {int(one.name) for one in agents if sessions.is_alive(one.pid, one.start_ticks)}
+    return found
+
+
 def end_left(run: Path, ensemble: str = "*", number: int | None = None, *, spare: str = "") -> int:
     """End agents and everything that they started, as far as it runs on this host, and remove their logs.
 
