@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_hpc.cli.context import note
 from nas_hpc.errors import LauncherGone, ProtocolError, WorkFailed
@@ -25,9 +25,14 @@ from nas_hpc.wire import (
     unpack,
 )
 
+if TYPE_CHECKING:
+    import zmq
+
 WAKE_S = 2.0
 """How long a command waits for the launcher to take notice."""
 QUERY_S = 5.0
+CONNECT_S = 1.0
+"""An address of the launcher that does not answer for so long is left for its next one."""
 _REQUEST = 1
 """Number of the only request on a connection."""
 
@@ -78,22 +83,18 @@ def _exchange(endpoint: Endpoint, message: Message, deadline_s: float) -> Messag
     end = time.monotonic() + deadline_s
     context = zmq.Context()
     try:
-        dealer = context.socket(zmq.DEALER)
-        dealer.linger = 0
-        dealer.curve_serverkey = endpoint.server_public.encode()
-        dealer.curve_publickey = endpoint.client_public.encode()
-        dealer.curve_secretkey = endpoint.client_secret.encode()
-        for address in endpoint.addresses:
-            dealer.connect(address)
-        dealer.send(pack(message))
-        while (left_s := end - time.monotonic()) > 0:
-            if not dealer.poll(int(left_s * 1000)):
-                break
-            answer = unpack(dealer.recv_multipart()[-1])
-            if isinstance(answer, Refused):
-                raise WorkFailed(answer.message)
-            if isinstance(answer, Accepted | Status):
-                return answer
+        for position, address in enumerate(endpoint.addresses):
+            dealer = _connected(context, endpoint, address, end, last=position == len(endpoint.addresses) - 1)
+            if dealer is None:
+                continue
+            dealer.send(pack(message))
+            while dealer.poll(max(0, int(1000 * (end - time.monotonic())))):
+                answer = unpack(dealer.recv_multipart()[-1])
+                if isinstance(answer, Refused):
+                    raise WorkFailed(answer.message)
+                if isinstance(answer, Accepted | Status):
+                    return answer
+            break
     except (zmq.ZMQError, ValueError) as error:  # keys or addresses that are none
         raise ProtocolError(
             f"the endpoint of process {endpoint.pid} on {endpoint.host} is unusable: {error}"
@@ -105,6 +106,33 @@ def _exchange(endpoint: Endpoint, message: Message, deadline_s: float) -> Messag
         "it may be "
         "busy, stopped, or gone"
     )
+
+
+def _connected(
+    context: zmq.Context[Any], endpoint: Endpoint, address: str, end: float, *, last: bool
+) -> zmq.Socket[Any] | None:
+    """A socket on which the launcher has accepted our keys; None if it is not to be reached at ``address``
+    before ``end``. Unless it is the last one, an address that does not answer soon is given up."""
+    import zmq
+    from zmq.utils.monitor import recv_monitor_message
+
+    dealer: zmq.Socket[Any] = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.curve_serverkey = endpoint.server_public.encode()
+    dealer.curve_publickey = endpoint.client_public.encode()
+    dealer.curve_secretkey = endpoint.client_secret.encode()
+    monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    dealer.connect(address)
+    until = end if last else min(end, time.monotonic() + CONNECT_S)
+    try:
+        if monitor.poll(max(0, int(1000 * (until - time.monotonic())))):
+            recv_monitor_message(monitor)
+            return dealer
+    finally:
+        dealer.disable_monitor()
+        monitor.close(linger=0)
+    dealer.close()
+    return None
 
 
 def _is_alive(pid: int) -> bool:

@@ -148,7 +148,11 @@ def apps(call: Invocation, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def nodes(call: Invocation, as_json: bool) -> None:
-    """List the running launcher's nodes, and how free they are.
+    """List the running launcher's nodes: which agent serves them, and how free they are.
+
+    Where the launcher does an agent's work there is no number. States: here; expected (the agent has not
+    come yet); away (its connection broke); lost; given up; set aside (programs could not be started there);
+    master's (it runs no jobs).
 
     \b
     Example:
@@ -159,14 +163,9 @@ def nodes(call: Invocation, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = list(dict.fromkeys(key for node in found for key in node))
-    print_table(columns, [[_cell(node.get(key, "-")) for key in columns] for node in found], "no nodes")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return str(len(value))
-    return show_number(value)
+    columns = ("name", "host", "agent", "state", "cores", "gpus", "free", "running")
+    rows = [[show_number("-" if node.get(key) is None else node[key]) for key in columns] for node in found]
+    print_table(columns, rows, "no nodes")
 
 
 @site_options

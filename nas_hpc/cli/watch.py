@@ -58,7 +58,9 @@ def describe(view: Mapping[str, Any]) -> list[str]:
     ]
     for node in view.get("nodes") or []:
         jobs = ", ".join(node.get("jobs", [])[:6]) + (", …" if len(node.get("jobs", [])) > 6 else "")
-        lines.append(f"  node {node.get('name')}: {float(node.get('free', 0)):.0%} free; {jobs or 'idle'}")
+        state = node.get("state", "here")
+        name = f"{node.get('name')} ({state})" if state != "here" else node.get("name")
+        lines.append(f"  node {name}: {float(node.get('free', 0)):.0%} free; {jobs or 'idle'}")
     for search in view.get("searches") or []:
         lines.append(f"  search {search.get('workflow')}/{search.get('name')}: {describe_search(search)}")
     for job, reason in (view.get("never") or {}).items():

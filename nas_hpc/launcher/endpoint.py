@@ -1,7 +1,7 @@
-"""The socket on which searches and commands reach the launcher.
+"""The socket on which searches, agents and commands reach the launcher.
 
-A ZeroMQ ROUTER on the loopback interface with CURVE: only who reads the endpoint file (mode 0600) has the
-keys. Every launcher makes new ones.
+A ZeroMQ ROUTER with CURVE: only who reads the endpoint file (mode 0600) has the keys. Every launcher makes
+new ones. It listens on the loopback interface, and on others only where other hosts belong to the allocation.
 """
 
 from __future__ import annotations
@@ -10,16 +10,55 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from nas_hpc.errors import ProtocolError
+from nas_hpc.errors import ProtocolError, WorkFailed, WrongCall
 from nas_hpc.wire import End, Endpoint, Message, pack, unpack, write_endpoint
 
 HEARTBEAT_MS = 5_000
+LOOPBACK = "127.0.0.1"
+
+
+def listen_on(others: Sequence[str], interface: str = "") -> list[str]:
+    """The IPv4 addresses on which ``others``, the other hosts of the allocation, may reach this one.
+
+    Those of ``interface``, else all; the one that the way to them starts from comes first. Blocking (names
+    are looked up). Raises WrongCall for an interface that there is not.
+    """
+    if not others:
+        return [LOOPBACK]
+    by_name = {
+        name: [one.address for one in addresses if one.family == socket.AF_INET]
+        for name, addresses in psutil.net_if_addrs().items()
+    }
+    if interface and not by_name.get(interface):
+        known = ", ".join(sorted(name for name, found in by_name.items() if found))
+        raise WrongCall(f"interface {interface!r} has no address on this host; there are {known}")
+    chosen = [interface] if interface else [name for name in by_name if not _is_loopback(by_name[name])]
+    found = [address for name in chosen for address in by_name[name]]
+    if not found:
+        raise WorkFailed(
+            f"this host has no network address on which {len(others)} other nodes could reach the launcher"
+        )
+    first = _source_towards(others[0])
+    return sorted(dict.fromkeys(found), key=lambda address: address != first)
+
+
+def _is_loopback(addresses: Sequence[str]) -> bool:
+    return all(address.startswith("127.") for address in addresses)
+
+
+def _source_towards(host: str) -> str:
+    """The address from which this host would speak to ``host``; empty if that is unknown. Nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return str(probe.getsockname()[0])
+    return ""
 
 
 class _OnlyThisClient:
@@ -36,7 +75,8 @@ class _OnlyThisClient:
 class EndpointServer:
     """Receives messages in the running asyncio loop and sends to any peer that has spoken.
 
-    ``on_message(peer, message)`` is called for each; what cannot be read is answered by nothing and noted.
+    ``on_message(peer, message)`` is called for each; what cannot be read is noted, and its sender sent away.
+    ``listen`` are IPv4 addresses.
     """
 
     def __init__(
@@ -45,6 +85,7 @@ class EndpointServer:
         epoch: str,
         on_message: Callable[[bytes, Message], None],
         on_note: Callable[[str], None],
+        listen: Sequence[str] = (LOOPBACK,),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._path, self._epoch = path, epoch
@@ -65,9 +106,9 @@ class EndpointServer:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6 * HEARTBEAT_MS)
-        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        ports = [(address, self._socket.bind_to_random_port(f"tcp://{address}")) for address in listen]
         self.endpoint = Endpoint(
-            addresses=(f"tcp://127.0.0.1:{port}",),
+            addresses=tuple(f"tcp://{address}:{port}" for address, port in ports),
             server_public=server_public.decode(),
             client_public=client_public.decode(),
             client_secret=client_secret.decode(),
@@ -99,6 +140,7 @@ class EndpointServer:
                 message = unpack(rest[-1] if rest else b"")
             except ProtocolError as error:
                 self._on_note(f"a message was not understood: {error}")
+                self.send(peer, End(f"not understood: {error}"))
                 continue
             self._take(peer, message)
 

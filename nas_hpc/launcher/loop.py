@@ -17,7 +17,7 @@ from nas_hpc.launcher import ensemble, ownership, roster, view
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher, Hooks
 from nas_hpc.launcher.endings import SEARCH_ENDED
-from nas_hpc.launcher.endpoint import EndpointServer
+from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer, listen_on
 from nas_hpc.launcher.fleet import Fleet, FleetHooks
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
@@ -68,6 +68,7 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     )
     _check_end(found, options)
     wanted = ensemble.wanted(options, found)
+    listen = listen_on(found.elsewhere, options.interface)
     store = open_store(site.database)
     try:
         lease, dead = ownership.take_site(store, site, options)
@@ -78,7 +79,7 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
     try:
         allocation = Allocation(site, lease.id, options.job_mode, found, options.fresh_interpreter)
-        return asyncio.run(Launcher(site, options, lease, dead, allocation, agents, left).run())
+        return asyncio.run(Launcher(site, options, lease, dead, allocation, agents, left, listen).run())
     finally:
         os.close(line)  # the guardian ends whatever is left, and itself
         guardian.wait()
@@ -97,9 +98,10 @@ class Launcher:
         allocation: Allocation,
         agents: Roster | None = None,
         left: Sequence[Left] = (),
+        listen: Sequence[str] = (LOOPBACK,),
     ) -> None:
         self.site, self.options, self.lease, self.allocation = site, options, lease, allocation
-        self._dead, self._agents, self._left = dead, agents, left
+        self._dead, self._agents, self._left, self._listen = dead, agents, left, listen
         self.fleet: Fleet | None = None
         self.started = time.time()
         self.journal = Journal(site.data, self.note)
@@ -122,7 +124,7 @@ class Launcher:
         loop.set_exception_handler(self._on_error)
         sys.setswitchinterval(SWITCH_S)
         self.writer = Writer(partial(open_store, self.site.database))
-        pool = Pool(self.allocation.nodes, self._masters_nodes())
+        pool = Pool(self.allocation.nodes, self.masters_nodes())
         for name in self.allocation.found.elsewhere:
             pool.set_aside(name)  # until somebody there runs what is placed on it
         hooks = Hooks(self._finished, self._changed, self._overtaken, self._fatal, self.note)
@@ -145,7 +147,9 @@ class Launcher:
             self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, self._expects
         )
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
-        self.endpoint = EndpointServer(self.site.endpoint, self.lease.id, self._receive, self.note)
+        self.endpoint = EndpointServer(
+            self.site.endpoint, self.lease.id, self._receive, self.note, self._listen
+        )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
         try:
@@ -157,7 +161,7 @@ class Launcher:
             raise self._error
         return 1 if self._failed or self.dispatcher.never else 0
 
-    def _masters_nodes(self) -> list[str]:
+    def masters_nodes(self) -> list[str]:
         """In serial mode the first of several nodes is the launcher's alone."""
         nodes = self.allocation.nodes
         alone = self.options.job_mode == "serial" and len(nodes) > 1 and not self.options.use_master_node

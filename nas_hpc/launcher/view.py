@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_hpc.launcher.searches import Session
+from nas_hpc.records import Node
 
 if TYPE_CHECKING:
     from nas_hpc.launcher.loop import Launcher
@@ -101,17 +102,36 @@ def _nodes(launcher: Launcher) -> list[dict[str, Any]]:
     for run in launcher.dispatcher.running.values():
         for name in run.placement.nodes:
             jobs.setdefault(name, []).append(run.job.name)
-    return [
-        {
-            "name": node.name,
-            "cores": len(node.cores),
-            "gpus": len(node.gpus),
-            "free": float(launcher.pool.free_share(node.name)),
-            "jobs": jobs.get(node.name, [])[:100],
-            "running": len(jobs.get(node.name, [])),
-        }
-        for node in launcher.pool.nodes
-    ]
+    served = launcher.fleet.places() if launcher.fleet is not None else {}
+    masters = set(launcher.masters_nodes())
+    elsewhere = set(launcher.allocation.found.elsewhere) - served.keys()
+    shown = []
+    for node in launcher.pool.nodes:
+        agent, state, host = served.get(node.name, (None, "here", node.address))
+        if node.name in masters:
+            state = "master's"
+        elif node.name in elsewhere:
+            state = "other host"
+        elif state == "here" and launcher.pool.is_set_aside(node.name):
+            state = "set aside"
+        shown.append(_node(launcher, node, agent, state, host, jobs.get(node.name, [])))
+    return shown
+
+
+def _node(
+    launcher: Launcher, node: Node, agent: int | None, state: str, host: str, jobs: list[str]
+) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "host": host,
+        "agent": agent,
+        "state": state,
+        "cores": len(node.cores),
+        "gpus": len(node.gpus),
+        "free": float(launcher.pool.free_share(node.name)),
+        "jobs": jobs[:100],
+        "running": len(jobs),
+    }
 
 
 def _why(launcher: Launcher, job_id: str) -> str:

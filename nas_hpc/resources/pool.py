@@ -100,6 +100,10 @@ class Pool:
         """Use a node again that was set aside."""
         self._slots[name].aside = False
 
+    def is_set_aside(self, name: str) -> bool:
+        """Whether nothing new is placed on the node for now."""
+        return self._slots[name].aside
+
     def update(self, node: Node) -> None:
         """A node's cores and GPUs are these, as was found out since. What is held of it stays held."""
         slot = self._slots[node.name]
