@@ -7,11 +7,11 @@ its search. Ends and the claims that they make possible share one commit.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,16 +22,20 @@ from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
 from nas_hpc.launcher.ownership import results_on_disk
+from nas_hpc.launcher.placing import Placing, deadlock
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.records import App, Attempt, Job, Result
 from nas_hpc.resources import Placement, Pool, Request
+from nas_hpc.resources.slots import EndOf
 from nas_hpc.site import is_local
 from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Claim, Finished, Store
 from nas_hpc.store.writer import Writer
 
 T = TypeVar("T")
+MIN_PATIENCE = 16
+"""So many jobs at least are placed before one that waits behind them goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,20 @@ class Dispatcher:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._allocation, self._options = allocation, options
-        self._pool, self._writer, self._journal, self._hooks = pool, writer, journal, hooks
+        self._writer, self._journal, self._hooks = writer, journal, hooks
         self.agent: Runner | None = None
         self.apps: Mapping[str, App] = {}
         self.creators: dict[str, Job] = {}
-        self.queue = JobQueue()
+        self.placing = Placing(pool, allocation.mode, options.mpi_mode_packing)
+        self.placing.ends_of, self.placing.latest_start = self._ends_of, self._latest_start
+        self.queue = JobQueue(patience=max(MIN_PATIENCE, 2 * pool.open_nodes()))
         self.running: dict[Key, Run] = {}
         self.persons: dict[Key, Run] = {}
         """Those of ``running`` that are no evaluations."""
         self.evaluating: set[Key] = set()
         """Evaluations whose process exists."""
-        self.persons_version = 0
-        """Grows with every change of ``persons``: capacity may differ."""
+        self.deadlock = ""
+        """What to say if nothing can move any more."""
         self._active: set[str] = set()
         self.deadline = float("inf")
         """Monotonic time at which running jobs are told to stop; nothing that would pass it is started."""
@@ -115,13 +121,9 @@ class Dispatcher:
         """Whether evaluations may have been asked for by the job. Called in the store's thread too."""
         return self.is_search(job) or job.id in self.creators
 
-    def shares_node(self, job: Job) -> bool:
-        """On an allocation of one node a search shares it with its evaluators."""
-        return self.is_search(job) and len(self._allocation.nodes) == 1
-
     def request_of(self, job: Job) -> Request:
         """What the job occupies here."""
-        return policy.request_of(job, self._allocation.mode, shares_node=self.shares_node(job))
+        return self.placing.request_of(job, search=self.is_search(job))
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Put runnable jobs into the queue; those that can never run here are named instead."""
@@ -158,27 +160,7 @@ class Dispatcher:
                 f"it has {need.num_nodes} nodes x {need.ranks_per_node} ranks, and more than one rank "
                 "needs an MPI program, which this launcher has not"
             )
-        try:
-            request = self.request_of(job)
-        except (PlacementError, ArithmeticError, TypeError) as error:
-            return f"its resources make no sense: {error}"
-        if not self._pool.could_ever(request):
-            return (
-                f"it asks for {request.num_nodes} nodes with {request.gpus} GPUs each; "
-                f"{self._pool.open_nodes()} nodes may be used"
-            )
-        if self.is_search(job) and not self._leaves_an_evaluator(request):
-            return (
-                f"a search that takes {request.share} of a node leaves no evaluator on "
-                f"{len(self._allocation.nodes)} nodes in {self._allocation.mode} mode "
-                f"({self._pool.open_nodes()} of them for jobs); "
-                "give more nodes or a larger --node-packing-count"
-            )
-        return ""
-
-    def _leaves_an_evaluator(self, request: Request) -> bool:
-        left = self._pool.open_nodes() - request.num_nodes * request.share
-        return left >= 1 if self._allocation.mode == "mpi" else left > 0
+        return self.placing.never(job, search=self.is_search(job))
 
     # -- placing and committing ----------------------------------------------------------------------
     def plan_flush(self) -> None:
@@ -190,8 +172,9 @@ class Dispatcher:
     def _flush(self) -> None:
         self._flush_planned = False
         ended, self._ended = self._ended, []
-        placed = [] if self.stopping else list(self.queue.take(self._place, self._fits))
+        placed = [] if self.stopping else self._take()
         if not ended and not placed:
+            self._look_for_deadlock()
             self._hooks.changed()
             return
         now = time.time()
@@ -206,6 +189,12 @@ class Dispatcher:
             return closed, won, cancel_with(store, over)
 
         self.write(commit, partial(self._committed, runs, ended))
+
+    def _take(self) -> list[tuple[Job, Placement]]:
+        def estimate(job: Job) -> float:
+            return 0.0 if self.is_search(job) else policy.estimate_s(job, self._durations[_like(job)])
+
+        return list(self.queue.take(self.placing, self._fits, now=time.time(), estimate=estimate))
 
     def write(self, work: Callable[[Store], T], then: Callable[[T], None]) -> None:
         """Have the store's thread do ``work``; ``then`` is called in the loop after the commit, in order."""
@@ -225,20 +214,47 @@ class Dispatcher:
         if not self.busy:
             self._hooks.changed()
 
-    def _place(self, job: Job, request: Request, search: bool) -> Placement | None:
-        placement = self._pool.place(request)
-        if placement is None or job.creator or request.share == 0:
-            return placement
-        searches = sum(self.is_search(run.job) for run in self.persons.values()) + search
-        others = [run.placement for run in self.persons.values()]
-        if searches and self._room_beside([*others, placement]) < searches:
-            self._pool.free(placement)  # every search keeps a slot for its evaluations
-            return None
-        return placement
+    def _ends_of(self) -> EndOf:
+        """When placements end, by what their jobs are thought to take.
 
-    def _room_beside(self, placements: Sequence[Placement]) -> int:
-        whole = Request() if self._allocation.mode == "mpi" else Request(share=Fraction(1, 64))
-        return self._pool.capacity(whole, beside=placements)
+        A search is not waited for: its evaluations would be waiting, too. What nobody knows runs as long
+        again as it has run so far, for all we know.
+        """
+        runs = {id(run.placement): run for run in self.running.values()}
+        now = time.time()
+
+        def end_of(placement: Placement) -> tuple[float, bool]:
+            run = runs.get(id(placement))
+            if run is None:  # it is about to start
+                return now, True
+            if self.has_evaluations(run.job):
+                return math.inf, False
+            takes = policy.estimate_s(run.job, self._durations[_like(run.job)])
+            guess = takes == 0 or run.claimed + takes < now
+            return (2 * now - run.claimed if guess else run.claimed + takes), guess
+
+        return end_of
+
+    def _latest_start(self, job: Job) -> float:
+        """After that time (UTC) the job will not be started any more."""
+        left = self.deadline - self._loop.time()
+        return time.time() + left - policy.estimate_s(job, self._durations[_like(job)])
+
+    def _look_for_deadlock(self) -> None:
+        """Searches alone run, all have evaluations waiting, and none of these fits beside them."""
+        searches = [run for run in self.persons.values() if self.has_evaluations(run.job)]
+        stuck = bool(searches) and len(searches) == len(self.running) and len(self.queue) > 0
+        if stuck and not (self._writes or self.stopping or self.placing.pool.aside):
+            waiting = {job.creator for job in self.queue}
+            firsts = [(job, request) for job, request in self.queue.firsts() if self._fits(job)]
+            stuck = bool(firsts) and all(run.job.id in waiting for run in searches)
+            if stuck:
+                said = deadlock([(run.job, run.placement) for run in searches], [r for _, r in firsts])
+                if said != self.deadlock:
+                    self._hooks.note(said)
+                self.deadlock = said
+                return
+        self.deadlock = ""
 
     def _fits(self, job: Job) -> bool:
         remaining = self.deadline - self._loop.time()
@@ -249,7 +265,7 @@ class Dispatcher:
         for job in won:
             self._start(replace(runs.pop(job.id), job=job))
         for run in runs.values():
-            self._pool.free(run.placement)  # killed or taken by another launcher in the meantime
+            self.placing.free(run.placement)  # killed or taken by another launcher in the meantime
         self._journal.attempts((f.job, f.attempt) for f in closed if f.attempt is not None)
         assert self.agent is not None
         self.agent.settled([(run.job.id, run.job.attempt) for run, _ in ended])
@@ -300,7 +316,6 @@ class Dispatcher:
         self._active.add(run.job.id)
         if not run.job.creator:
             self.persons[key] = run
-            self.persons_version += 1
         return key
 
     def resume(self, job: Job, attempt: Attempt, *, runs: bool) -> bool:
@@ -311,7 +326,7 @@ class Dispatcher:
         held = False
         if runs:
             try:
-                placement = self._pool.retake(attempt.nodes, share, (attempt.cores,), (attempt.gpus,))
+                placement = self.placing.retake(job, attempt, search=self.is_search(job))
                 held = True
             except PlacementError as error:
                 self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot go on where it runs: {error}")
@@ -354,7 +369,7 @@ class Dispatcher:
 
     def capacity_changed(self) -> None:
         """Nodes came or went: tell the searches, and place what waits."""
-        self.persons_version += 1
+        self.queue.forget_kept(self.placing)
         self.plan_flush()
 
     def on_started(self, started: Started) -> None:
@@ -370,11 +385,10 @@ class Dispatcher:
         if run is None:
             return
         self.evaluating.discard(ended.key)
-        if self.persons.pop(ended.key, None) is not None:
-            self.persons_version += 1
+        self.persons.pop(ended.key, None)
         self._active.discard(run.job.id)
         if run.held:
-            self._pool.free(run.placement)
+            self.placing.free(run.placement)
         result = ended.result
         outcome = policy.effective_outcome(result, restartable=self.is_search(run.job))
         if outcome is not result.outcome:
@@ -416,8 +430,7 @@ class Dispatcher:
 
     def capacity(self, request: Request) -> int:
         """How many of ``request`` fit beside everything that runs and is no evaluation."""
-        others = [run.placement for run in self.persons.values()]
-        return self._pool.capacity(request, beside=others)
+        return self.placing.pool.capacity(request)
 
     def why_not(self, job: Job) -> str:
         """Why a waiting job does not run now."""
@@ -432,10 +445,14 @@ class Dispatcher:
             need = policy.estimate_s(job, self._durations[_like(job)])
             return f"it takes about {need:.0f} s, and the allocation has {left:.0f} s left for jobs"
         request = self.request_of(job)
-        ahead = sum(1 for other in self.queue if other.id != job.id)
+        next_one = self.queue.next
+        why = self.deadlock or self.placing.why_not(
+            job, request, is_next=next_one is not None and next_one.id == job.id
+        )
+        ahead = len(self.queue) - 1
         return (
-            f"it waits for {request.share} of {request.num_nodes} node(s); "
-            f"{len(self.running)} jobs are running and {ahead} others wait"
+            f"it waits for {request}; {len(self.running)} jobs are running and {ahead} others wait"
+            f"{'; ' * bool(why)}{why}"
         )
 
 

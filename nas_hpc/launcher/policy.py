@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.records import Attempt, Job, Result
+from nas_hpc.records import Attempt, Job, Node, Resources, Result
 from nas_hpc.resources import Request
 from nas_hpc.states import Outcome, State
 
@@ -23,15 +23,39 @@ _ENDED_FROM_OUTSIDE = frozenset([-s for s in _SIGNALS] + [128 + s for s in _SIGN
 """Return codes of a program that a signal ended, or that caught it and said so as shells do."""
 
 
-def request_of(job: Job, mode: str, *, shares_node: bool) -> Request:
-    """What ``job`` occupies in ``mode``; a search that shares its node with its evaluators takes no share."""
+def request_of(job: Job, mode: str, *, shares_node: bool, mpi_packing: int = 1) -> Request:
+    """What ``job`` occupies in ``mode``; a search that shares its node with its evaluators takes no share.
+
+    In mpi mode a job has its whole nodes; but up to ``mpi_packing`` jobs of one node that say that they share
+    it do so.
+    """
     need = job.resources
     gpus = need.gpus_per_rank * need.ranks_per_node
     if shares_node:
         return Request(need.num_nodes, Fraction(0), 0)
-    if mode == "mpi" or need.num_nodes > 1:
+    if need.num_nodes > 1:
         return Request(need.num_nodes, Fraction(1), gpus)
-    return Request(1, Fraction(1, need.node_packing_count), gpus)
+    packing = min(need.node_packing_count, mpi_packing) if mode == "mpi" else need.node_packing_count
+    return Request(1, Fraction(1, packing), gpus)
+
+
+def too_many_threads(need: Resources, nodes: Sequence[Node]) -> str:
+    """Why too few of ``nodes`` run the ranks of a job, each with its threads; "" if enough do.
+
+    One rank may have more threads than there are: they take turns. Ranks that wait for each other must not.
+    """
+    if need.num_nodes * need.ranks_per_node == 1:
+        return ""
+    threads = need.ranks_per_node * need.threads_per_rank
+    have = [(len(n.cores), max(n.threads_per_core, need.threads_per_core)) for n in nodes]
+    if sum(cores * each >= threads for cores, each in have) >= need.num_nodes:
+        return ""
+    cores, each = max(have, key=lambda pair: pair[0] * pair[1], default=(0, 1))
+    hardware = f" x {each} hardware threads" if each > 1 else ""
+    return (
+        f"it has {need.ranks_per_node} ranks x {need.threads_per_rank} threads on a node, which are "
+        f"{threads}, and a node has {cores} cores{hardware}: give fewer ranks or threads"
+    )
 
 
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:

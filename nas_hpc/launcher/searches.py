@@ -137,6 +137,7 @@ class Searches:
             self.outside.send(peer, End(f"none of its evaluations can run here: {why}"))
             return
         request = self.dispatcher.request_of(probe)
+        self.dispatcher.placing.wants(job.id, request)
         session = Session(peer, job, hello.shape, request, hello.cursor, settled, Originals(job.id))
         self.sessions[peer] = session
         self.dispatcher.creators[job.id] = job
@@ -310,7 +311,7 @@ class Searches:
 
     def update_capacity(self) -> None:
         """Tell every search whose capacity has changed."""
-        cause = (self.dispatcher.persons_version, len(self.sessions))
+        cause = (self.dispatcher.placing.version, len(self.sessions))
         if cause == self._told_for:
             return
         self._told_for = cause

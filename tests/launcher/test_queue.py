@@ -7,9 +7,10 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_hpc.launcher.placing import Placing
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.records import Job, Node
-from nas_hpc.resources import Placement, Pool, Request
+from nas_hpc.resources import Pool, Request
 
 
 def job(name: str) -> Job:
@@ -17,10 +18,7 @@ def job(name: str) -> Job:
 
 
 def drain(queue: JobQueue, pool: Pool) -> list[str]:
-    def place(job: Job, request: Request, search: bool) -> Placement | None:
-        return pool.place(request)
-
-    return [job.id for job, _ in queue.take(place, lambda job: True)]
+    return [job.id for job, _ in queue.take(Placing(pool, "serial"), lambda job: True)]
 
 
 def test_searches_come_first_then_the_largest_then_the_oldest() -> None:

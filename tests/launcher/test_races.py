@@ -118,7 +118,7 @@ async def test_what_was_being_claimed_when_the_launcher_stopped_does_not_run(sta
     [job] = stage.add(program())
     stage.wake()
     dispatcher = stage.launcher.dispatcher
-    await stage.until(lambda: not len(dispatcher.queue) and stage.launcher.pool._held, "the claim")
+    await stage.until(lambda: not len(dispatcher.queue) and stage.launcher.pool.placements, "the claim")
     stage.launcher.stop("the allocation ends")
     await stage.until(stage.task.done, "the launcher to end")
     assert not stage.agent.orders

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas_hpc.errors import PlacementError
 from nas_hpc.records import Node
-from nas_hpc.resources.pool import Placement, Pool, Request
+from nas_hpc.resources import Placement, Pool, Request
 
 requests = st.one_of(
     st.builds(Request, st.just(1), st.integers(1, 7).map(lambda p: Fraction(1, p)), st.integers(0, 2)),
@@ -20,7 +20,7 @@ requests = st.one_of(
 
 
 def nodes(count: int, cores: int = 8, gpus: int = 4) -> list[Node]:
-    return [Node(f"n{i}", tuple(range(cores)), tuple(range(gpus))) for i in range(count)]
+    return [Node(f"n{i}", tuple(range(cores)), tuple(map(str, range(gpus)))) for i in range(count)]
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.booleans(), requests, st.integers(0, 99)), max_size=60))
@@ -66,10 +66,10 @@ def test_capacity_is_what_can_be_placed(count: int, packing: int, gpus: int) -> 
 )
 def test_the_arithmetic_of_128_nodes_in_serial_mode(packing: int, workers: int, evaluators: int) -> None:
     pool = Pool(nodes(128, cores=64, gpus=0), reserved=["n0"])
-    search = pool.place(Request(share=Fraction(1, packing)))
+    search = pool.place(Request(share=Fraction(1, packing)), lasting=True)
     assert search is not None
     assert search.nodes == ("n1",)
-    assert pool.capacity(Request(share=Fraction(1, workers)), beside=[search]) == evaluators
+    assert pool.capacity(Request(share=Fraction(1, workers))) == evaluators
 
 
 def test_a_placement_is_freed_once() -> None:
