@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.agent_line import Line
 from nas_hpc.processes import guardian, sessions, supervisor, traces
 from nas_hpc.processes.orders import Ended, Key, Started, order_of
-from nas_hpc.records import Node
-from nas_hpc.resources import local_nodes
+from nas_hpc.records import Json, Result
+from nas_hpc.resources.batchjob import names_of_this_host
+from nas_hpc.resources.topology import Machine, this_machine
 from nas_hpc.states import Outcome
 
 DONE, BROKEN, TOLD_TO_END = 0, 1, 3
@@ -73,10 +74,10 @@ class Place:
 
 
 class NodeAgent:
-    """The agent's life inside an asyncio loop. ``node`` is this machine."""
+    """The agent's life inside an asyncio loop. ``machine`` is this one."""
 
-    def __init__(self, place: Place, node: Node) -> None:
-        self._place, self._node = place, node
+    def __init__(self, place: Place, machine: Machine) -> None:
+        self._place, self._machine = place, machine
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_error)
         self._agent = Agent(
@@ -102,6 +103,7 @@ class NodeAgent:
         self._told: set[Key] = set()
         """Those of them that the last Hello named."""
         self._troubles: set[str] = set()
+        self._notes = machine.notes
         self._pulse: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._leaving = False
@@ -162,7 +164,7 @@ class NodeAgent:
 
     # -- the launcher --------------------------------------------------------------------------------------
     def _hello(self) -> wire.AgentHello:
-        place, node = self._place, self._node
+        place, machine = self._place, self._machine
         self._told = set(self._ended)
         return wire.AgentHello(
             protocol=wire.PROTOCOL,
@@ -171,14 +173,14 @@ class NodeAgent:
             number=place.number,
             incarnation=place.incarnation,
             host=socket.gethostname(),
-            names=names_of_host(),
+            names=names_of_this_host(os.environ),
             boot_id=sessions.boot_id(),
             pid=os.getpid(),
             start_ticks=sessions.start_ticks(os.getpid()),
-            cores=node.cores,
-            numa=node.numa,
-            threads_per_core=node.threads_per_core,
-            gpus=node.gpus,
+            cores=machine.cores,
+            numa=machine.numa,
+            threads_per_core=machine.threads_per_core,
+            gpus=machine.gpus,
             running=tuple(sorted(self._agent.running())),
             ended=tuple(self._ended.values()),
         )
@@ -210,6 +212,9 @@ class NodeAgent:
         for key, ended in self._ended.items():
             if key not in self._told:
                 self._line.send(ended)
+        notes, self._notes = self._notes, ()
+        for line in notes:
+            self.note(line)
         self._quiet(self._pulse)
         self._beat(message.pulse_s)
 
@@ -241,7 +246,11 @@ class NodeAgent:
     def _on_order(self, message: wire.RunOrder) -> None:
         if self._leaving:
             return
-        order = order_of(message.order)
+        try:
+            order = order_of(message.order)
+        except (TypeError, ValueError, KeyError) as error:
+            self._refuse(message.order, f"an order that makes no sense: {type(error).__name__}: {error}")
+            return
         key = order.key
         if key in self._ended:
             self._line.send(self._ended[key])
@@ -249,6 +258,13 @@ class NodeAgent:
             self._agent.start(order)
         elif key in self._started:
             self._line.send(wire.RunStarted(*key, self._started[key].pid, self._started[key].time))
+
+    def _refuse(self, body: Json, reason: str) -> None:
+        """Report an order that cannot be one as the end of its attempt, so that nobody waits for it."""
+        job, number = body["key"]
+        now = time.time()
+        result = Result(Outcome.START_FAILED, reason=reason, start=now, end=now)
+        self._on_ended(Ended((str(job), int(number)), result))
 
     def _on_stop(self, message: wire.RunStop) -> None:
         key, outcome = (message.job, message.attempt), Outcome(message.outcome)
@@ -280,9 +296,18 @@ class NodeAgent:
             tail=ended.tail,
             usage=ended.usage,
         )
-        self._ended[ended.key] = message
+        self._ended[ended.key] = message = self._sendable(message)
         if self._line.greeted:
             self._line.send(message)
+
+    def _sendable(self, message: wire.RunEnded) -> wire.RunEnded:
+        """The message, without metadata that no message can hold (a number of more than 64 bits)."""
+        try:
+            wire.pack(message)
+        except (TypeError, ValueError, OverflowError) as error:
+            self.note(f"the metadata of job {message.job} is in its result.json only: {error}")
+            return replace(message, metadata={})
+        return message
 
     # -- what it tells -------------------------------------------------------------------------------------
     def note(self, text: str) -> None:
@@ -321,13 +346,6 @@ _HANDLERS: dict[type, Callable[[NodeAgent, Any], None]] = {
 }
 
 
-def names_of_host() -> tuple[str, ...]:
-    """The names under which this host may stand in a node list."""
-    host = socket.gethostname()
-    names = (host, host.partition(".")[0], os.environ.get("SLURMD_NODENAME", ""))
-    return tuple(dict.fromkeys(name for name in names if name))
-
-
 def write_words(place: Place, text: str) -> None:
     """Append a line to the agent's file; a full disk must not end it."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -336,8 +354,8 @@ def write_words(place: Place, text: str) -> None:
         stream.write(line)
 
 
-async def _live(place: Place, node: Node) -> int:
-    return await NodeAgent(place, node).run()
+async def _live(place: Place, machine: Machine) -> int:
+    return await NodeAgent(place, machine).run()
 
 
 def main(arguments: list[str]) -> None:
@@ -349,7 +367,7 @@ def main(arguments: list[str]) -> None:
     watcher, line = guardian.start_guardian(place.sessions_log, traces.marker_of(place.sessions_log))
     code = BROKEN
     try:
-        code = asyncio.run(_live(place, local_nodes()[0]))
+        code = asyncio.run(_live(place, this_machine()))
     finally:
         os.close(line)  # the guardian ends whatever is left, and itself
         watcher.wait()

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -148,6 +147,7 @@ class Played:
         self.answer: Callable[[AgentHello], Message] = self.welcome_of
         self.stop: tuple[Key, ...] = ()
         self.grace_s, self.pulse_s = 5.0, 5.0
+        self.gone = False
         self.opened = time.monotonic()
         self.server = EndpointServer(host.endpoint, self.epoch, self._receive, self.notes.append)
 
@@ -211,12 +211,14 @@ class Played:
 
     def close(self) -> None:
         """End in order: the endpoint file goes."""
-        self.server.close()
+        if not self.gone:
+            self.gone = True
+            self.server.close()
 
     def vanish(self) -> None:
         """End as by SIGKILL: the endpoint file stays, the connections break."""
         self.server._is_in_place = lambda: False  # type: ignore[method-assign]
-        self.server.close()
+        self.close()
 
 
 @asynccontextmanager
@@ -240,11 +242,6 @@ async def until(predicate: Callable[[], T], timeout_s: float = WAIT_S, what: str
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what}")
         await asyncio.sleep(0.005)
-
-
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal."""
-    os.kill(pid, number)
 
 
 def alive(pids: Iterable[int]) -> list[int]:
