@@ -112,12 +112,9 @@ class Client:
         poller = zmq.Poller()
         poller.register(link.socket, zmq.POLLIN)
         poller.register(link.monitor, zmq.POLLIN)
-        ready = dict(poller.poll(math.ceil(wait_s * 1000)))
-        came = list(self._connection.receive()) if link.socket in ready else []
-        messages = [message for message in came if self._take(message)]
-        if link.monitor in ready:
-            self._connection.heed_monitor()
-        return messages
+        if not poller.poll(math.ceil(wait_s * 1000)):
+            return []
+        return [message for message in self._connection.receive() if self._take(message)]
 
     def _wait_s(self, deadline: float | None) -> float:
         until = [self._connection.due()]

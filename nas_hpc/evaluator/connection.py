@@ -1,6 +1,6 @@
 """A connection with whatever launcher the endpoint file names: one ZeroMQ DEALER with CURVE, and its renewal.
 
-It never waits: who has it polls ``socket`` and ``monitor`` (or their descriptors), calls ``receive`` when
+It never waits: who has it polls the link's socket and monitor (or their descriptors), calls ``receive`` when
 something came, and ``tend`` when the time ``due`` has come. A launcher that ends, is replaced or freezes is
 noticed by the end of the TCP connection, by ZeroMQ's heartbeats, or by a change of the endpoint file. Then
 the file is read again, its addresses are tried in their order, and the owner's first message goes out.
@@ -33,6 +33,7 @@ HANDSHAKE_S = 10.0
 HEARTBEAT_S = 5.0
 SILENCE_S = 20.0
 """A launcher from which not even a heartbeat came for so long is frozen or gone."""
+_NEVER_MS = 86_400_000
 LINGER_MS = 300
 """How long an orderly close waits for the last messages to leave."""
 ENDED = "the connection to the launcher ended"
@@ -80,6 +81,7 @@ class Connection:
         """When the last launcher was lost; meaningless while one is there."""
         self.refusal = ""
         """Why the last attempt to connect failed, if there was an answer at all."""
+        self._why_lost = ""
         self._addresses: list[str] = []
         """Those still to be tried before the next pause."""
         self._next_try = 0.0
@@ -119,15 +121,25 @@ class Connection:
 
     # -- messages ------------------------------------------------------------------------------------------
     def receive(self) -> Iterator[wire.Message]:
-        """All messages that are there. Raises ProtocolError for one that makes no sense; the next call goes
-        on behind it.
+        """All messages that are there; behind the last of them, the connection may be found lost.
+
+        Raises ProtocolError for a message that makes no sense; the next call goes on behind it.
         """
+        self._heed_monitor()  # first: what came before the end is there when the end is seen
         while self.link is not None:
             try:
                 body = self.link.socket.recv(zmq.DONTWAIT)
             except zmq.Again:
-                return
+                break
             yield wire.unpack(body)
+        if self._why_lost:
+            self.lose(self._why_lost)
+
+    def _heed_monitor(self) -> None:
+        while self.link is not None and self.link.monitor.poll(0):
+            event = recv_monitor_message(self.link.monitor)["event"]
+            if event & _LOST:
+                self._why_lost = REFUSED if event & _REFUSED else self._why_lost or ENDED
 
     def send(self, message: wire.Message) -> None:
         """Send to the launcher; nothing is sent while none is connected."""
@@ -137,16 +149,6 @@ class Connection:
             self.link.socket.send(wire.pack(message), zmq.DONTWAIT)
         except zmq.Again:
             self.lose(ENDED)
-
-    def heed_monitor(self) -> None:
-        """Take what the monitor tells: perhaps the connection is lost."""
-        link, why = self.link, ""
-        while link is not None and link.monitor.poll(0):
-            event = recv_monitor_message(link.monitor)["event"]
-            if event & _LOST:
-                why = REFUSED if event & _REFUSED else why or ENDED
-        if why:
-            self.lose(why)
 
     # -- connecting ----------------------------------------------------------------------------------------
     def _connect(self) -> None:
@@ -176,7 +178,10 @@ class Connection:
             raise ProtocolError(f"{self._path}: its keys are none: {error}") from error
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = 0  # a whole history may come at once
-        socket.reconnect_ivl = -1  # a new connection begins with the first message: it is made here
+        # A new connection begins with the first message: it is made here, not by ZeroMQ, long before this.
+        # With -1, which forbids it, ZeroMQ throws away what came before the end of a connection and was not
+        # read yet.
+        socket.reconnect_ivl = _NEVER_MS
         socket.connect_timeout = int(CONNECT_S * 1000)
         socket.handshake_ivl = int(HANDSHAKE_S * 1000)
         socket.heartbeat_ivl = int(HEARTBEAT_S * 1000)
@@ -231,7 +236,7 @@ class Connection:
 
     # -- the end -------------------------------------------------------------------------------------------
     def _close(self, linger_ms: int = 0) -> None:
-        link, self.link = self.link, None
+        link, self.link, self._why_lost = self.link, None, ""
         if link is not None:
             self._on_link(None)
             link.socket.disable_monitor()

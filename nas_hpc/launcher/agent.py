@@ -145,14 +145,10 @@ class Agent:
             return
         attempt.disowned = True
         attempt.quiet()
-        reason = "another attempt takes its place"
-        attempt.stop = (Outcome.LOST, reason)
+        attempt.stop = (Outcome.LOST, "another attempt takes its place")
         if attempt.link is None:
             self._withdraw(attempt)
             return
-        # "stop" keeps from starting what has no process yet.
-        stop = {"op": "stop", **_named(key), "outcome": Outcome.LOST.value, "reason": reason}
-        attempt.link.send(stop)
         attempt.link.send({"op": "kill", **_named(key), "drop": True})
 
     def running(self) -> set[Key]:

@@ -102,7 +102,6 @@ class Line:
                 self._on_message(message)
         except ProtocolError as error:
             self._on_trouble(f"a message of the launcher was not understood: {error}")
-        self._connection.heed_monitor()
         refusal = self._connection.refusal
         if refusal and refusal != self._refusal:
             self._on_trouble(refusal)

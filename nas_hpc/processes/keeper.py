@@ -265,6 +265,8 @@ class Keeper:
         attempt = self._running(message)
         if attempt is not None:
             attempt.drop = bool(message.get("drop"))
+            if attempt.drop and not attempt.pid:
+                attempt.order["stop"] = ["lost", "it is to run elsewhere"]  # it must not start any more
             self._signal(attempt, signal.SIGKILL)
             return
         attempt = self._waiting_for_result(message)
