@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.launcher.bench import REPOSITORY, Bench
+from tests.launcher.ensembles import Field
 
 
 @pytest.fixture
@@ -17,3 +19,11 @@ def bench(tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch) -> Benc
     made = Bench(tmp_path, test_id)
     made.nas("init", str(made.site))
     return made
+
+
+@pytest.fixture
+def field(bench: Bench) -> Iterator[Field]:
+    """A search on four virtual nodes that two agents serve."""
+    made = Field(bench)
+    yield made
+    made.abandon()
