@@ -15,7 +15,7 @@ from nas_hpc.launcher import policy
 from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
-from nas_hpc.processes import sessions
+from nas_hpc.processes import results, sessions
 from nas_hpc.processes.attempts import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from nas_hpc.records import Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
@@ -259,21 +259,20 @@ def results_on_disk(
 
 def result_on_disk(directory: Path, job: Job, *, again: bool = False) -> Result | None:
     """The valid result of the job's current attempt in its directory, else None."""
+    body = results.read(str(directory), job.id, job.attempt, again=again)
+    if body is None:
+        return None
+    outcome, objective = Outcome(body["outcome"]), body["objective"]
+    if outcome in (Outcome.LOST, Outcome.WALLTIME):
+        return None
+    if outcome is Outcome.OK and job.evaluation is not None and objective is None:
+        return None  # a program wrote it, and nobody has judged it
     try:
-        if again:
-            os.listdir(directory)  # see nas_hpc.processes.results.read
-        body = json.loads((directory / "result.json").read_bytes())
-        if body["job"] != job.id or body["attempt"] != job.attempt:
-            return None
-        outcome = Outcome(body["outcome"])
-        if outcome in (Outcome.LOST, Outcome.WALLTIME):
-            return None
-        objective = body.get("objective")
         return Result(
-            outcome, None if objective is None else float(objective), dict(body.get("metadata") or {}),
-            str(body.get("reason") or ""), body.get("return_code"), float(body["start"]), float(body["end"]),
+            outcome, None if objective is None else float(objective), body.get("metadata") or {},
+            body.get("reason") or "", body.get("return_code"), float(body["start"]), float(body["end"]),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

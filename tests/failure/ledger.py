@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas_hpc.states import Outcome, State, is_path
+from nas_hpc.store import open_store
+from nas_hpc.store.base import JobFilter
+
 LEDGER = "LEDGER"
+GATE = "GATE"
+"""Environment variables of the run functions: the ledger's path, and that of a file to wait for."""
 
 
 def note(what: str) -> None:
@@ -75,6 +81,29 @@ def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
     judge_rows(workflow, max_evals)
     judge_attempts(workflow, results)
     return sum(len(numbers) for numbers in lines.started.values()) - max_evals
+
+
+def judge_store(site: Path, max_evals: int) -> None:
+    """The database has every evaluation once and finished, by one success of its last attempt, over recorded
+    states that the table knows."""
+    store = open_store(site / "db.sqlite3", read_only=True)
+    try:
+        jobs = [job for job in store.jobs(JobFilter()) if job.creator]
+        attempts = store.attempts([job.id for job in jobs])
+        events = store.events()
+    finally:
+        store.close()
+    assert sorted(job.seq for job in jobs) == list(range(1, max_evals + 1))
+    for job in jobs:
+        path = [event for event in events if event.job == job.id]
+        states = [path[0].old, *(event.new for event in path)]
+        assert is_path(states), f"{job.name}: {states}"
+        assert all(one.new is other.old for one, other in zip(path, path[1:], strict=False)), (job.name, path)
+        assert job.state is State.JOB_FINISHED is states[-1], f"{job.name}: {job.state}, {states}"
+        own = [attempt for attempt in attempts if attempt.job == job.id]
+        assert [attempt.number for attempt in own] == list(range(1, job.attempt + 1)), job.name
+        good = [one.number for one in own if one.result is not None and one.result.outcome is Outcome.OK]
+        assert good == [job.attempt], f"{job.name}: successes {good} of {job.attempt} attempts"
 
 
 def judge_rows(workflow: Path, max_evals: int) -> None:

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from tests.failure import ledger
 from tests.support import TEST_ID, processes_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,46 +33,66 @@ class Scene:
     directory: Path
     test_id: str
     max_evals: int
+    disk: Path | None = None
+    """Where the site is to be, if not beside the ledger."""
 
     @property
     def site(self) -> Path:
-        return self.directory / "site"
+        return (self.disk or self.directory) / "site"
 
     @property
     def ledger(self) -> Path:
         return self.directory / "ledger"
 
     @property
+    def gate(self) -> Path:
+        """As long as it is missing, the evaluations of ``functions.gated`` wait."""
+        return self.directory / "gate"
+
+    @property
     def workflow(self) -> Path:
         return self.site / "data" / "KILL"
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, code: int = 0) -> str:
         """Run ``nas-hpc`` to its end; its output."""
         done = subprocess.run(
-            self._argv(*arguments), **self._how(), capture_output=True, text=True, check=False
+            self._argv(*arguments), **self._how(), capture_output=True, text=True, timeout=60, check=False
         )
-        assert done.returncode == 0, f"nas-hpc {' '.join(arguments)}: {done.stdout}{done.stderr}"
-        return done.stdout
+        said = f"nas-hpc {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        assert done.returncode == code, said
+        return done.stdout + (done.stderr if code else "")
 
-    def prepare(self, application: str = "random_search", *, workers: int = 3, seed: int = 1) -> None:
-        """Make the site and the search's job."""
+    def prepare(
+        self, application: str = "random_search", *, workers: int = 3, seed: int = 1,
+        run: str = "tests.failure.ledger.run", flags: str = "", environ: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Make the site and the search's job. ``flags`` are the search's; ``environ`` is its evaluations'."""
         self.command("init", str(self.site))
         self.command("app", "--name", "SEARCH", "--exec", f"{sys.executable} -m nas_hpc.apps.{application}")
+        variables = {
+            ledger.LEDGER: str(self.ledger),
+            ledger.GATE: str(self.gate),
+            TEST_ID: self.test_id,
+            "DEEPHYPER_WORKERS_PER_NODE": str(workers),
+            **(environ or {}),
+        }
         self.command(
             "job", "--name", "search", "--workflow", "KILL", "--app", "SEARCH",
-            "--env", f"LEDGER={self.ledger}", "--env", f"{TEST_ID}={self.test_id}",
-            "--env", f"DEEPHYPER_WORKERS_PER_NODE={workers}",
-            "--args", "--problem nas_hpc.problems.hps.polynome2.Problem --run tests.failure.ledger.run "
-            f"--max-evals {self.max_evals} --seed {seed}",
+            *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")),
+            "--args", f"--problem nas_hpc.problems.hps.polynome2.Problem --run {run} "
+            f"--max-evals {self.max_evals} --seed {seed} {flags}",
         )  # fmt: skip
         self.ledger.touch()
 
-    def launcher(self, *flags: str) -> subprocess.Popen[bytes]:
-        """Start a launcher on the workflow."""
+    def launcher(
+        self, *flags: str, before: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a launcher on the workflow, by a command that stands ``before`` it."""
+        how = self._how() if environ is None else {**self._how(), "env": dict(environ)}
         with (self.directory / "launcher.log").open("ab") as log:
             return subprocess.Popen(
-                self._argv("launcher", "--job-mode", "serial", "--wf-filter", "KILL", *flags),
-                **self._how(), stdout=log, stderr=subprocess.STDOUT,
+                [*before, *self._argv("launcher", "--job-mode", "serial", "--wf-filter", "KILL", *flags)],
+                **how, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def victims(self, kind: str) -> list[psutil.Process]:
@@ -87,18 +108,28 @@ class Scene:
         """Evaluations of which the ledger has an end."""
         return self.ledger.read_text().count("end ")
 
+    def started(self) -> int:
+        """Attempts of which the ledger has a start."""
+        return self.ledger.read_text().count("start ")
+
     def log(self) -> str:
         """What the launchers printed."""
         return (self.directory / "launcher.log").read_text()
 
-    def finish(self, timeout_s: float = 60) -> None:
+    def finish(self, *flags: str, timeout_s: float = 60) -> None:
         """Run launchers, as a user would the same command, until the search is done."""
         for _ in range(3):
-            launcher = self.launcher()
+            launcher = self.launcher(*flags)
             code = launcher.wait(timeout_s)
             if code == 0 and "JOB_FINISHED" in self.command("ls", "jobs", "--name", "search"):
                 return
         raise AssertionError(f"the search does not end:\n{self.log()[-3000:]}")
+
+    def judge(self) -> int:
+        """Assert by ledger, directories, results.csv, attempts.jsonl and database that nothing was lost and
+        nothing finished ran again; how many attempts were cut short."""
+        ledger.judge_store(self.site, self.max_evals)
+        return ledger.judge(self.ledger, self.workflow, self.max_evals)
 
     def kill_all_of(self, launcher: subprocess.Popen[bytes]) -> None:
         """kill -9 of the launcher, and the wait until its guardian has ended the rest."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.failure import ledger
 from tests.failure.scene import Scene
 from tests.support import wait_until
 
@@ -61,7 +60,7 @@ def test_a_launcher_stopped_beyond_its_lease_writes_nothing_afterwards(
     assert fingerprint(scene.site) == before
     assert scene.command("ls", "jobs", "--history", "--json") == events
     assert "lease" in scene.log()
-    ledger.judge(scene.ledger, scene.workflow, EVALUATIONS)
+    scene.judge()
 
 
 @pytest.mark.slow
@@ -72,9 +71,9 @@ def test_a_launcher_stopped_while_it_holds_the_database_is_ended_once_its_lease_
     stop(first, scene.site / "db.sqlite3", inside=True)
     stopped = time.monotonic()
     wait_until(lambda: time.monotonic() - stopped > LEASE_S + 0.5, 10, "the lease to run out")
-    scene.finish(90)
+    scene.finish(timeout_s=90)
     assert first.wait(5) == -signal.SIGKILL
-    ledger.judge(scene.ledger, scene.workflow, EVALUATIONS)
+    scene.judge()
 
 
 def stop(launcher: subprocess.Popen[bytes], database: Path, *, inside: bool) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.failure import ledger
 from tests.failure.scene import VICTIMS, Scene
 from tests.support import wait_until
 
@@ -50,5 +49,5 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_runs_twice(
             launcher = scene.launcher()
     launcher.wait(90)
     scene.finish()
-    cut_short = ledger.judge(scene.ledger, scene.workflow, EVALUATIONS)
+    cut_short = scene.judge()
     assert cut_short <= 3 * KILLS, "a kill costs no more than the evaluations that were running"

@@ -1,0 +1,85 @@
+"""A disk that fills up, a database that others hold: nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.failure.scene import Scene
+from tests.support import wait_until
+
+EVALUATIONS = 60
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 megabytes, for the site alone."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(path)], check=True, timeout=10)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True, timeout=10)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte, as another program on the same disk may at any moment."""
+    with contextlib.suppress(OSError), (disk / "filler").open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.needs_program("mount")
+@pytest.mark.parametrize("when", [3, 17, 40])
+def test_a_disk_that_fills_up_during_a_run_costs_what_was_running(
+    tmp_path: Path, test_id: str, disk: Path, when: int
+) -> None:
+    scene = Scene(tmp_path, test_id, EVALUATIONS, disk)
+    scene.prepare()
+    launcher = scene.launcher()
+    wait_until(lambda: scene.ended() >= when, 60, f"{when} ends")
+    fill(disk)
+    wait_until(lambda: launcher.poll() is not None or scene.ended() >= when + 10, 60, "it to be felt")
+    fill(disk)
+    code = launcher.wait(60)
+    assert code == 1, "a launcher that can record nothing ends"
+    assert "full" in scene.log()
+    assert "Traceback" not in scene.log()
+    (disk / "filler").unlink()
+    scene.finish()
+    scene.judge()
+
+
+@pytest.mark.slow
+def test_a_database_that_another_process_holds_for_a_while_is_waited_for(
+    tmp_path: Path, test_id: str
+) -> None:
+    scene = Scene(tmp_path, test_id, EVALUATIONS)
+    scene.prepare()
+    launcher = scene.launcher()
+    for number in range(3):
+        wait_until(lambda: scene.ended() >= 10 + 10 * number, 60, "evaluations")  # noqa: B023
+        with held(scene.site / "db.sqlite3"):
+            begun = time.monotonic()
+            wait_until(lambda: time.monotonic() - begun > 3, 10, "three seconds")  # noqa: B023
+    assert launcher.wait(60) == 0, scene.log()
+    assert scene.judge() == 0, "nothing was interrupted"
+
+
+@contextlib.contextmanager
+def held(database: Path) -> Iterator[None]:
+    """The write lock, by this process."""
+    connection = sqlite3.connect(database, timeout=10, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
