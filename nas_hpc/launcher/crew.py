@@ -61,7 +61,8 @@ class Remote:
     state: str = "expected"
     """expected: never seen; here; away: its connection broke; lost: silent for too long."""
     host: str = ""
-    pid: int = 0
+    label: int = 0
+    """The number by which it was started; an MPI program may have another order of nodes than we."""
     incarnation: str = ""
     peer: bytes = b""
     welcomed: bool = False
@@ -244,7 +245,7 @@ class Crew:
         self._leave(remote)
         remote.peer, remote.heard, remote.state = peer, self._now(), "here"
         self._of_peer[peer] = remote
-        remote.host, remote.pid, remote.incarnation = hello.host, hello.pid, hello.incarnation
+        remote.host, remote.label, remote.incarnation = hello.host, hello.number, hello.incarnation
         self._hooks.arrived(remote, hello)
 
     def _refuse(self, peer: bytes, said: str) -> None:

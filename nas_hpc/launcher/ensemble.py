@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from nas_hpc.launcher import roster as rosters
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.roster import Process, Roster
 from nas_hpc.processes import boot, sessions, traces
+from nas_hpc.processes.mpi import MpiProgram, agents_command, find_program
 from nas_hpc.records import new_id
 from nas_hpc.resources import Found
 from nas_hpc.site import Site
@@ -53,7 +53,7 @@ def wanted(options: LauncherOptions, found: Found) -> Roster | None:
     count = len(names) if found.elsewhere else min(options.agents, len(names))
     blocks = tuple(tuple(names[_cut(k, count, names) : _cut(k + 1, count, names)]) for k in range(count))
     start = "direct"
-    if found.elsewhere:
+    if found.elsewhere or options.agent_start == "ensemble":
         start = "per_node" if options.agent_start == "per_node" else "ensemble"
     named = f"{found.source} {found.job}" if found.job else f"{socket.gethostname()} {sessions.boot_id()}"
     return Roster(new_id(), named, start, blocks, time=time.time())
@@ -82,10 +82,6 @@ def supervisor_command(
     )
 
 
-MpiCommand = Callable[[Sequence[str], Sequence[str]], list[str]]
-"""The argv that starts one rank of an argv on each of these hosts."""
-
-
 @dataclass(frozen=True, slots=True)
 class EnsembleHooks:
     """Whom the ensemble tells."""
@@ -112,7 +108,10 @@ class _Watched:
 
 
 class Ensemble:
-    """Keeps the processes of ``roster`` running; lives in a running asyncio loop."""
+    """Keeps the processes of ``roster`` running; lives in a running asyncio loop.
+
+    ``hosts`` are those of the agents by number, as MPI programs know them; empty: all are this machine.
+    """
 
     def __init__(
         self,
@@ -120,12 +119,12 @@ class Ensemble:
         roster: Roster,
         hooks: EnsembleHooks,
         *,
-        deadline_s: float,
+        options: LauncherOptions,
         hosts: Sequence[str] = (),
-        mpi: MpiCommand | None = None,
     ) -> None:
         self._site, self._roster, self._hooks = site, roster, hooks
-        self._deadline_s, self._hosts, self._mpi = deadline_s, hosts, mpi
+        self._options, self._hosts = options, hosts
+        self._mpi: MpiProgram | None = None
         self._loop = asyncio.get_running_loop()
         self.log = site.log / f"agents-{roster.id[:8]}.log"
         self._watched: set[_Watched] = set()
@@ -160,9 +159,29 @@ class Ensemble:
         together = self._roster.start == "ensemble" and not any(self._tries.get(n) for n in numbers)
         return [tuple(numbers)] if together and numbers else [(number,) for number in numbers]
 
+    def _needs_mpi(self, numbers: Sequence[int]) -> bool:
+        """Whether a start reaches other hosts, or is to be one of many agents on this one."""
+        return len(numbers) > 1 or (bool(self._hosts) and not is_this_host(self._hosts[numbers[0]]))
+
+    async def _find_mpi(self) -> str:
+        """Find the MPI program, once; why there is none, or ""."""
+        if self._mpi is None:
+            found = await find_program(self._options.mpi, self._options.mpi_flags, os.environ)
+            self._mpi = found.program
+            for line in found.notes:
+                self._hooks.note(f"note: {line}")
+            if found.program is None:
+                return f"the agents of other nodes need an MPI program: {found.problem}"
+            self._hooks.note(f"agents are started by {found.program}")
+        return ""
+
     async def _start(self, groups: Sequence[tuple[int, ...]]) -> None:
         async with self._turn:
             if self._closing:
+                return
+            why = await self._find_mpi() if any(map(self._needs_mpi, groups)) else ""
+            if why:
+                self._hooks.given_up([number for numbers in groups for number in numbers], why)
                 return
             living = [one.process for one in self._supervisors()]
             started, refused = await asyncio.to_thread(self._start_all, groups, living)
@@ -189,12 +208,12 @@ class Ensemble:
         return started, refused
 
     def _spawn(self, numbers: tuple[int, ...]) -> _Watched:
-        argv = supervisor_command(self._site, self.id, numbers, self._deadline_s)
-        hosts = [self._hosts[number] for number in numbers] if self._hosts else []
-        if hosts and not (len(hosts) == 1 and is_this_host(hosts[0])):
-            if self._mpi is None:
-                raise OSError(errno.ENOENT, "none is known, and other nodes need one", "an MPI program")
-            argv = self._mpi(hosts, argv)
+        argv = supervisor_command(self._site, self.id, numbers, self._options.agent_deadline_s)
+        if self._mpi is not None and self._needs_mpi(numbers):
+            hosts = (
+                [self._hosts[number] for number in numbers] if self._hosts else ["localhost"] * len(numbers)
+            )
+            argv = agents_command(self._mpi, hosts, argv, local=not self._hosts, as_root=os.geteuid() == 0)
         with self.log.open("ab") as log:
             before = log.tell()
             child = subprocess.Popen(

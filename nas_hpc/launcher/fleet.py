@@ -14,7 +14,7 @@ from functools import partial
 from nas_hpc.errors import WorkFailed
 from nas_hpc.launcher.crew import Crew, CrewHooks, Remote
 from nas_hpc.launcher.dispatch import Dispatcher
-from nas_hpc.launcher.ensemble import Ensemble, EnsembleHooks, MpiCommand
+from nas_hpc.launcher.ensemble import Ensemble, EnsembleHooks
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.ownership import Left, take_over
@@ -57,14 +57,13 @@ class Fleet:
         dispatcher: Dispatcher,
         pool: Pool,
         hooks: FleetHooks,
-        mpi: MpiCommand | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._allocation, self._options, self._pool, self._hooks = allocation, options, pool, hooks
         self._dispatcher = dispatcher
         nodes = {node.name: node for node in allocation.nodes}
         self._hosts = [nodes[names[0]].address for names in roster.nodes]
-        self._real = roster.start != "direct"
+        self._real = bool(allocation.found.elsewhere)
         crew_hooks = CrewHooks(
             send=hooks.send,
             started=dispatcher.on_started,
@@ -89,9 +88,8 @@ class Fleet:
             allocation.site,
             roster,
             ensemble_hooks,
-            deadline_s=options.agent_deadline_s,
+            options=options,
             hosts=self._hosts if self._real else (),
-            mpi=mpi,
         )
         self._left = {one.key: one for one in left}
         self._adopting: set[Key] = set()
@@ -269,8 +267,8 @@ class Fleet:
 
     def _ended(self, number: int, incarnation: str) -> None:
         """The agent's process on this host is gone: what it ran is ended, and looked for on disk."""
-        keys = self.crew.gone(number, incarnation)
-        log = traces.log_of(self._allocation.site.run, self.ensemble.id, number, incarnation)
+        keys, label = self.crew.gone(number, incarnation), self.crew.remotes[number].label
+        log = traces.log_of(self._allocation.site.run, self.ensemble.id, label, incarnation)
         end = partial(sessions.end_recorded, log, traces.marker_of(log))
         self._dispatcher.lost(keys, f"its {self.crew.remotes[number].name} has ended", before=end)
 
@@ -291,7 +289,7 @@ class Fleet:
             self._hopeless[number] = how
             self._hooks.note(f"{self.crew.remotes[number].name} cannot be started: {how}")
         self._dispatcher.plan_flush()
-        self._check_hope()
+        self.check_hope()
 
     def _look(self) -> None:
         if self._closing:
@@ -301,9 +299,9 @@ class Fleet:
         for remote in self.crew.remotes:
             if remote.state != "here" and self._absent_s(remote) > PRESENT_S:
                 self.ensemble.missing(remote.number)
-        self._check_hope()
+        self.check_hope()
 
-    def _check_hope(self) -> None:
+    def check_hope(self) -> None:
         """Name, once, the agents that did not come; without any there is nothing left to wait for."""
         overdue = [one for one in self.crew.remotes if not one.peer and not self._may_come(one)]
         fresh = [one for one in overdue if one.number not in self._named | self._hopeless.keys()]

@@ -362,6 +362,8 @@ class Launcher:
             return
         # What still waits does not fit into the time left or into the allocation, or it would be running;
         # what waits for parents waits for that.
+        if self.fleet is not None:
+            self.fleet.check_hope()
         if self.dispatcher.stopping:
             self._end.set()
         elif self.options.persistent:

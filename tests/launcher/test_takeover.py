@@ -1,4 +1,4 @@
-"""A launcher that succeeds a dead one takes over its agents and what they run; judged by an outside ledger."""
+"""A launcher that succeeds a dead one takes over its agents and what they run, by the outside ledger."""
 
 from __future__ import annotations
 
