@@ -38,6 +38,8 @@ LINGER_MS = 300
 """How long an orderly close waits for the last messages to leave."""
 ENDED = "the connection to the launcher ended"
 REFUSED = "the launcher does not accept these keys"
+_SURE = 2
+"""So often in a row an address has to refuse before that is said: a launcher may end in the middle of it."""
 
 _REFUSED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -55,6 +57,8 @@ class Link:
     monitor: zmq.Socket[bytes]
     endpoint: wire.Endpoint
     address: str
+    opened: float
+    """Monotonic."""
     greeted: bool = False
 
 
@@ -80,7 +84,8 @@ class Connection:
         self.lost_since = time.monotonic()
         """When the last launcher was lost; meaningless while one is there."""
         self.refusal = ""
-        """Why the last attempt to connect failed, if there was an answer at all."""
+        """What listens there refuses, again and again: a line for a person."""
+        self._refusals = 0
         self._why_lost = ""
         self._addresses: list[str] = []
         """Those still to be tried before the next pause."""
@@ -117,7 +122,7 @@ class Connection:
         """The launcher has answered the first message."""
         if self.link is not None:
             self.link.greeted = True
-        self._pause_s, self.refusal = FIRST_PAUSE_S, ""
+        self._pause_s, self._refusals, self.refusal = FIRST_PAUSE_S, 0, ""
 
     # -- messages ------------------------------------------------------------------------------------------
     def receive(self) -> Iterator[wire.Message]:
@@ -158,6 +163,8 @@ class Connection:
             endpoint = wire.read_endpoint(self._path)
             if not self._addresses or self._identity != before:
                 self._addresses = in_order(endpoint)
+            if self._identity != before:
+                self._refusals = 0
             self._open(endpoint, self._addresses.pop(0))
         except (LauncherGone, ProtocolError) as error:
             self._addresses.clear()
@@ -187,7 +194,7 @@ class Connection:
         socket.heartbeat_ivl = int(HEARTBEAT_S * 1000)
         socket.heartbeat_timeout = int(SILENCE_S * 1000)
         monitor = socket.get_monitor_socket(_LOST)
-        self.link = Link(socket, monitor, endpoint, address)
+        self.link = Link(socket, monitor, endpoint, address, time.monotonic())
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
@@ -221,8 +228,10 @@ class Connection:
             self.lost_since = time.monotonic()
             self._addresses.clear()
             self._on_loss(why)
-        elif why == REFUSED:
-            self.refusal = f"what listens at {link.address} does not accept the keys of {self._path}"
+        elif why == REFUSED and time.monotonic() - link.opened < HANDSHAKE_S / 2:  # else it is frozen
+            self._refusals += 1
+            if self._refusals >= _SURE:
+                self.refusal = f"what listens at {link.address} does not accept the keys of {self._path}"
         if self._addresses:
             self._next_try = 0.0
         else:

@@ -196,8 +196,6 @@ class NodeAgent:
             self.note(f"a message of the launcher makes no sense: {what}")
 
     def _on_welcome(self, message: wire.AgentWelcome) -> None:
-        if self._leaving:
-            return
         self._line.greet()
         self._tell_supervisor(supervisor.THERE)
         self._quiet(self._deadline)
@@ -245,6 +243,7 @@ class NodeAgent:
     # -- orders --------------------------------------------------------------------------------------------
     def _on_order(self, message: wire.RunOrder) -> None:
         if self._leaving:
+            self._refuse(message.order, "its agent is ending")
             return
         try:
             order = order_of(message.order)
@@ -260,7 +259,7 @@ class NodeAgent:
             self._line.send(wire.RunStarted(*key, self._started[key].pid, self._started[key].time))
 
     def _refuse(self, body: Json, reason: str) -> None:
-        """Report an order that cannot be one as the end of its attempt, so that nobody waits for it."""
+        """Report an order that is not carried out as the end of its attempt: nobody is to wait for it."""
         job, number = body["key"]
         now = time.time()
         result = Result(Outcome.START_FAILED, reason=reason, start=now, end=now)

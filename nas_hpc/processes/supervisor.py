@@ -65,7 +65,7 @@ class Supervisor:
             if time.monotonic() - began > PROVEN_S:
                 self._pause_s = BACK_OFF_S[0]
             self._say(f"ended ({how}), starting again")
-            self._wait(self._pause_s)
+            self._wait(max(0.0, min(self._pause_s, self._left_s())))
             self._pause_s = min(2 * self._pause_s, BACK_OFF_S[1])
 
     # -- one agent -----------------------------------------------------------------------------------------

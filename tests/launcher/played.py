@@ -81,7 +81,8 @@ class Host:
 
     def said(self) -> str:
         """What supervisors printed."""
-        return (self.path / "supervisors.log").read_text()
+        log = self.path / "supervisors.log"
+        return log.read_text() if log.exists() else ""
 
     def words(self) -> str:
         """What agents wrote into their files."""

@@ -654,3 +654,30 @@ def test_hello_of_an_unknown_ensemble_is_answered_and_the_agent_goes(host: Host)
             assert await asyncio.to_thread(host.supervise().wait, 20) == 0
 
     go(scenario())
+
+
+def test_a_launcher_that_comes_while_an_agent_is_ending_learns_it_at_once(host: Host) -> None:
+    host.deadline_s = 1.0
+    deaf = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('here', flush=True); time.sleep(600)"
+    )
+
+    async def scenario() -> None:
+        first = Played(host)
+        supervisor = host.supervise()
+        await first.hello()
+        order = host.python(deaf)
+        first.order(order)
+        out = Path(order.directory) / "task.out"
+        await until(lambda: out.exists() and "here" in out.read_text())
+        first.vanish()
+        await until(lambda: "no launcher for 1 s" in host.words(), what="the deadline")
+        second = Played(host)
+        await second.hello()
+        refused = await second.run(run_order(host))
+        assert (refused.outcome, refused.reason) == ("start_failed", "its agent is ending")
+        assert (await second.end_of(order.key)).outcome == "lost"
+        assert await asyncio.to_thread(supervisor.wait, 20) == 0
+        second.close()
+
+    go(scenario())

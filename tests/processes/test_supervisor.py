@@ -1,0 +1,176 @@
+"""The supervisor of a node's agent: what it survives, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nas_hpc.processes import boot
+from nas_hpc.processes.mpi import MpiProgram, agents_command
+from nas_hpc.wire import Dismiss
+from tests.launcher.played import Host, Played, alive, playing, until
+from tests.peers.mpi import MpiPeer
+from tests.support import processes_of, wait_until
+
+
+@pytest.fixture
+def host(site_dir: Path) -> Host:
+    return Host(site_dir)
+
+
+def test_an_agent_that_cannot_start_is_tried_with_growing_pauses_until_the_deadline(host: Host) -> None:
+    (host.path / "run").rmdir()
+    host.deadline_s = 4.0
+    supervisor = host.supervise()
+    began = time.monotonic()
+    assert supervisor.wait(60) == 0
+    took = time.monotonic() - began
+    lines = host.said().splitlines()
+    print(f"{len(lines)} tries in {took:.1f} s")
+    assert took >= host.deadline_s - 0.1
+    assert 2 <= len(lines) <= 6, "0.1 s, doubled every time"
+    assert all("ended (exit code 1; FileNotFoundError" in line for line in lines), lines
+    log = (host.path / "log" / f"agents-{host.ensemble[:8]}-0.log").read_text()
+    assert log.count("Traceback") == len(lines), "what an agent prints is kept"
+
+
+@pytest.mark.parametrize("arguments", [[], ["/nowhere", "e", "x", "1"], ["/nowhere", "e", "0", "soon"]])
+def test_a_supervisor_that_is_called_wrongly_says_so_and_its_exit_code_is_0(arguments: list[str]) -> None:
+    argv = boot.command(sys.executable, "supervisor", *arguments, isolated=True)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "gives up: ValueError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "number"),
+    [
+        ({}, 4),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 7),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, 7),
+        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, 7),
+    ],
+)
+def test_a_rank_of_an_mpi_start_keeps_the_agent_of_its_number(
+    host: Host, environ: dict[str, str], number: int
+) -> None:
+    async def scenario() -> None:
+        async with playing(host) as launcher:
+            host.supervise(numbers="4,7", environ={**os.environ, **environ})
+            assert (await launcher.hello()).number == number
+
+    asyncio.run(scenario())
+
+
+def test_a_supervisor_goes_on_when_who_started_it_is_gone(host: Host) -> None:
+    async def scenario() -> None:
+        async with playing(host) as launcher:
+            reads, writes = os.pipe()
+            argv = boot.command(
+                sys.executable, "supervisor", host.path, host.ensemble, "0", "30", isolated=True
+            )
+            starter = subprocess.Popen(
+                ["sh", "-c", '"$@" & echo $!; wait', "sh", *argv], stdin=subprocess.DEVNULL,
+                stdout=writes, stderr=writes, start_new_session=True,
+            )  # fmt: skip
+            os.close(writes)
+            supervisor = int(await asyncio.to_thread(os.read, reads, 100))
+            hello = await launcher.hello()
+            os.killpg(starter.pid, signal.SIGHUP)
+            os.kill(starter.pid, signal.SIGKILL)
+            starter.wait()
+            os.close(reads)  # nobody reads what it says
+            os.kill(hello.pid, signal.SIGKILL)
+            again = await launcher.hello(2)
+            assert psutil.Process(again.pid).ppid() == supervisor
+            launcher.say(Dismiss("done"))
+            await until(lambda: not alive([supervisor, again.pid]), what="the end of both")
+
+    asyncio.run(scenario())
+
+
+def test_sigterm_between_two_agents_ends_the_supervisor(host: Host) -> None:
+    (host.path / "run").rmdir()
+    supervisor = host.supervise()
+    wait_until(lambda: host.said().count("ended") == 2, 20, "the second failure")
+    began = time.monotonic()
+    supervisor.terminate()
+    assert supervisor.wait(20) == 0
+    assert time.monotonic() - began < 5
+
+
+def test_nothing_of_mpi_is_loaded_by_the_supervisor(host: Host) -> None:
+    async def scenario() -> None:
+        async with playing(host) as launcher:
+            supervisor = host.supervise()
+            await launcher.hello()
+            maps = Path(f"/proc/{supervisor.pid}/maps").read_text()
+            assert "libmpi" not in maps
+            assert "site-packages" not in maps, "standard library only"
+
+    asyncio.run(scenario())
+
+
+async def _agents_of_a_start(host: Host, program: MpiProgram, test_id: str) -> None:
+    """A whole start: one supervisor dies, then the MPI program; what runs goes on, and all are dismissed."""
+    argv = boot.command(sys.executable, "supervisor", host.path, host.ensemble, "0,1,2", "30", isolated=True)
+    command = agents_command(program, ["me"] * 3, argv, local=True, as_root=os.geteuid() == 0)
+    log = (host.path / "supervisors.log").open("ab")
+    async with _closing(Played(host)) as launcher:
+        start = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+        await launcher.hello(3, 60)
+        assert {hello.number for hello in launcher.hellos} == {0, 1, 2}
+        assert len({hello.cores for hello in launcher.hellos}) == 1, "no agent is bound to a part"
+        assert set(launcher.hellos[0].cores) <= os.sched_getaffinity(0)
+        orders = [host.python("import time; time.sleep(600)") for _ in range(3)]
+        for number, order in enumerate(orders):
+            launcher.order(order, number)
+            await launcher.start_of(order.key)
+        supervisors = {psutil.Process(hello.pid).ppid() for hello in launcher.hellos}
+        assert len(supervisors) == 3
+        os.kill(psutil.Process(launcher.hellos[0].pid).ppid(), signal.SIGKILL)
+        await asyncio.sleep(1.5)
+        pids = [hello.pid for hello in launcher.hellos]
+        assert alive(pids) == pids
+        start.kill()
+        await asyncio.to_thread(start.wait)
+        await asyncio.sleep(1.5)
+        assert alive(pids) == pids, "agents outlive the MPI program"
+        assert len(launcher.hellos) == 3
+        assert not any(launcher.ended(order.key) for order in orders)
+        for number in range(3):
+            launcher.say(Dismiss("done"), number)
+        await until(lambda: not processes_of(test_id), what="everything to end")
+
+
+@contextlib.asynccontextmanager
+async def _closing(launcher: Played):  # type: ignore[no-untyped-def]
+    try:
+        yield launcher
+    finally:
+        launcher.close()
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_agents_started_by_mpich_outlive_it(host: Host, mpich: MpiPeer, test_id: str) -> None:
+    asyncio.run(_agents_of_a_start(host, MpiProgram(str(mpich.mpiexec), "mpich"), test_id))
+
+
+@pytest.mark.needs_openmpi
+@pytest.mark.slow
+def test_agents_started_by_openmpi_outlive_it(host: Host, openmpi: MpiPeer, test_id: str) -> None:
+    asyncio.run(_agents_of_a_start(host, MpiProgram(str(openmpi.mpiexec), "openmpi"), test_id))
