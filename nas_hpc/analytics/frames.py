@@ -1,7 +1,8 @@
 """Reading a workflow's files into frames, tolerating what is torn, missing or foreign.
 
 The launcher's ``attempts.jsonl`` and ``launchers.jsonl`` say almost everything; only directories that they do
-not name are opened (``job.json``, ``result.json``), so that ten thousand evaluations are read in a second.
+not name are opened (``job.json``, ``result.json``), and lines of packed files, so that ten thousand evaluations
+are read in a second.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from nas_hpc.analytics.locate import ATTEMPTS, JOB, LAUNCHERS, RESULT, Location, locate, read_object
+from nas_hpc.processes import packed
 from nas_hpc.states import Outcome
 
 __all__ = ["Damage", "Frames", "directory_of", "finals", "locate", "read_evaluations"]
@@ -76,7 +78,7 @@ def read_evaluations(location: Location) -> Frames:
             rows[row["job"], row["number"]] = row
     known = {f"{row['name']}_{row['job'][:8]}" for row in rows.values()}
     found, unfinished, damage = _read_directories(location, known)
-    for row in found:
+    for row in [*found, *_packed_rows(location, rows)]:
         rows.setdefault((row["job"], row["number"]), row)
     launchers, torn_launchers = _read_launchers(location.directory / LAUNCHERS)
     evaluations = [row for row in rows.values() if row["creator"]]
@@ -215,11 +217,22 @@ def _read_directories(location: Location, known: set[str]) -> tuple[list[dict[st
     return rows, unfinished, Damage(directories=damaged, foreign=foreign)
 
 
+def _packed_rows(location: Location, known: Mapping[tuple[str, int], object]) -> Iterator[dict[str, Any]]:
+    """Ends of evaluations without a directory, of which no line of attempts.jsonl tells."""
+    for line in packed.read(location.directory, lambda *key: key not in known):
+        job = line["job"]
+        if job.get("creator") and location.search in ("", job["creator"]):
+            row = _row(job, line["result"])
+            if row is not None:
+                yield row
+
+
 def _directories(directory: Path, known: set[str]) -> Iterator[Path]:
     try:
         for entry in os.scandir(directory):
             if (
                 entry.name not in known
+                and entry.name != packed.PACKED
                 and not entry.name.startswith(".")
                 and entry.is_dir(follow_symlinks=False)
             ):
@@ -230,7 +243,10 @@ def _directories(directory: Path, known: set[str]) -> Iterator[Path]:
 
 def _row_on_disk(path: Path, job: dict[str, Any]) -> dict[str, Any] | None:
     result = read_object(path / RESULT)
-    if result is None or result.get("job") != job["id"]:
-        return None
+    return None if result is None or result.get("job") != job["id"] else _row(job, result)
+
+
+def _row(job: dict[str, Any], result: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of what job.json and result.json say."""
     line = {key: job.get(key) for key in ("name", "creator", "seq")} | {"submitted": job.get("created")}
     return _attempt_row({**result, **line, "number": result.get("attempt"), "launcher": "", "cached": False})

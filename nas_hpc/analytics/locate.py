@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
+from nas_hpc.processes.packed import PACKED
 
 ATTEMPTS = "attempts.jsonl"
 LAUNCHERS = "launchers.jsonl"
@@ -67,7 +68,7 @@ def _locate(named: str, directory: Path, workflow: str | None) -> Location:
 
 def _is_workflow(directory: Path) -> bool:
     """Whether it has what launchers write there; directories are looked into until one is a job's."""
-    if (directory / ATTEMPTS).is_file() or (directory / LAUNCHERS).is_file():
+    if any((directory / name).exists() for name in (ATTEMPTS, LAUNCHERS, PACKED)):
         return True
     return any(
         entry.is_dir() and os.path.isfile(os.path.join(entry.path, JOB)) for entry in os.scandir(directory)

@@ -12,6 +12,7 @@ import pandas as pd
 from nas_hpc.analytics.frames import Damage, Frames, directory_of, finals
 from nas_hpc.analytics.locate import JOB, RESULT, Location, read_object
 from nas_hpc.analytics.utilization import DEFINITION, Utilization, measure
+from nas_hpc.processes import packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +116,20 @@ def ranked(last: pd.DataFrame) -> pd.DataFrame:
 
 
 def top(location: Location, last: pd.DataFrame, n: int, used: Utilization | None) -> list[Evaluated]:
-    """The ``n`` best evaluations with what their directories say of them."""
+    """The ``n`` best evaluations with what their directories, or their lines in packed files, say of them."""
     chosen = []
     searches = _search_names(location, last)
-    for row in ranked(last).head(n).to_dict("records"):
+    rows = ranked(last).head(n).to_dict("records")
+    directories = {row["job"]: directory_of(location, row["name"], row["job"]) for row in rows}
+    bare = {(row["job"], row["number"]) for row in rows if not (directories[row["job"]] / JOB).is_file()}
+    lines = (
+        {one["id"]: one for one in packed.read(location.directory, lambda *key: key in bare)} if bare else {}
+    )
+    for row in rows:
         start, end = float(row["start"]), float(row["end"])
-        directory = directory_of(location, row["name"], row["job"])
-        job, result = read_object(directory / JOB) or {}, read_object(directory / RESULT) or {}
+        directory, line = directories[row["job"]], lines.get(row["job"], {})
+        job = line.get("job") or read_object(directory / JOB) or {}
+        result = line.get("result") or read_object(directory / RESULT) or {}
         config, metadata = job.get("config"), result.get("metadata")
         chosen.append(
             Evaluated(

@@ -13,6 +13,7 @@ from nas_hpc.cli.context import Invocation, note, open_database, site_options
 from nas_hpc.cli.output import short
 from nas_hpc.cli.submission import find_job
 from nas_hpc.cli.types import Count
+from nas_hpc.processes import packed
 from nas_hpc.records import Job
 from nas_hpc.site import Site
 from nas_hpc.states import FINAL
@@ -43,7 +44,8 @@ def log(call: Invocation, word: str, follow: bool, lines: int | None) -> None:
     if follow:
         _follow(site, job, path, lines)
     elif not path.is_file():
-        note(f"note: {job.name} ({short(job.id)}) is {job.state.value} and has written nothing")
+        if not _packed_tail(site, job):
+            note(f"note: {job.name} ({short(job.id)}) is {job.state.value} and has written nothing")
     else:
         with path.open("rb") as file:
             _seek_tail(file, lines)
@@ -64,6 +66,8 @@ def _follow(site: Site, job: Job, path: Path, lines: int | None) -> None:
                     file.seek(0)  # a new attempt has begun it again
                 _copy(file)
             if final:
+                if file is None:
+                    _packed_tail(site, job)
                 note(f"note: {job.name} ({short(job.id)}) is {job.state.value}")
                 return
             time.sleep(FOLLOW_S)
@@ -77,6 +81,23 @@ def _follow(site: Site, job: Job, path: Path, lines: int | None) -> None:
     finally:
         if file is not None:
             file.close()
+
+
+def _packed_tail(site: Site, job: Job) -> bool:
+    """Print what is kept of the output of an evaluation that has no directory; False if it has no line."""
+    if not job.creator:
+        return False
+    key = (job.id, job.attempt)
+    lines = list(packed.read(site.workflow_directory(job.workflow), lambda *one: one == key))
+    if not lines:
+        return False
+    tail = str(lines[-1].get("tail") or "")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(tail.encode())
+    sys.stdout.buffer.flush()
+    kept = "of a failure's output only the last characters are" if tail else "a success's output is not"
+    note(f"note: {job.name} ({short(job.id)}) has no directory (task_directories): {kept} kept")
+    return True
 
 
 def _copy(file: BinaryIO) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.processes import canary, interpreters, results, sessions
+from nas_hpc.launcher.recording import Place, Recorder
+from nas_hpc.processes import canary, interpreters, remains, results, sessions
 from nas_hpc.processes.environment import recordable, thread_variables
 from nas_hpc.processes.interpreters import Interpreters, Warm
 from nas_hpc.processes.link import Link
 from nas_hpc.processes.orders import Ended, Key, Order, Started
+from nas_hpc.processes.packed import PACKED
 from nas_hpc.records import Result
 from nas_hpc.resources.topology import pinning
 from nas_hpc.states import Outcome
@@ -31,11 +33,15 @@ _CLOSE_S = 10.0
 @dataclass(slots=True, eq=False)
 class _Attempt:
     order: Order
+    place: Place
+    """Where it runs and what is to remain of that."""
     environ: dict[str, str]
     link: Link | None = None
     """The keeper that has the order; None while it waits for an import."""
     warm: Warm | None = None
     pid: int = 0
+    told: bool = False
+    """Its keeper has told its end, and the line about it is being written."""
     stop: tuple[Outcome, str] | None = None
     disowned: bool = False
     """Nobody wants to know of its end."""
@@ -70,6 +76,7 @@ class Agent:
         fresh_only: bool = False,
         grace_s: float = 10.0,
         result_grace_s: float = 10.0,
+        task_directories: str = "each",
         nofile: int = 0,
     ) -> None:
         self._marker = marker
@@ -79,6 +86,7 @@ class Agent:
         self._grace_s = grace_s
         self._result_grace_s = result_grace_s
         self._nofile = nofile
+        self._recorder = Recorder(task_directories, marker, on_note)
         self._loop = asyncio.get_running_loop()
         self._log_fd = os.open(sessions_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._attempts: dict[Key, _Attempt] = {}
@@ -96,14 +104,15 @@ class Agent:
         if order.key in self._attempts or self._closed:
             raise WrongCall(f"attempt {order.key[1]} of job {order.key[0]} runs already, or the agent closed")
         job, number = order.key
+        place = self._recorder.place(order)
         environ = {
             **order.environ,
             sessions.MARKER_VARIABLE: self._marker,
             "NAS_HPC_JOB_ID": job,
             "NAS_HPC_ATTEMPT": str(number),
-            "NAS_HPC_JOB_DIR": order.directory,
+            "NAS_HPC_JOB_DIR": place.directory,
         }
-        attempt = self._attempts[order.key] = _Attempt(order, environ)
+        attempt = self._attempts[order.key] = _Attempt(order, place, environ)
         if order.timeout_s:
             self._limit(attempt, f"its module was still being imported after {order.timeout_s:g} s")
         if order.call is not None and order.call.warm and not self._fresh_only:
@@ -117,7 +126,7 @@ class Agent:
         Its outcome is as given unless it wrote a valid result before. A second call changes nothing.
         """
         attempt = self._attempts.get(key)
-        if attempt is None or attempt.stop is not None:
+        if attempt is None or attempt.stop is not None or attempt.told:
             return
         attempt.stop = (outcome, reason)
         if attempt.link is None:
@@ -155,9 +164,17 @@ class Agent:
         """Attempts whose end was not reported, and will be."""
         return {key for key, attempt in self._attempts.items() if not attempt.disowned}
 
-    def configure(self, *, grace_s: float, fresh_only: bool) -> None:
-        """What another launcher has decided; from now on."""
-        self._grace_s, self._fresh_only = grace_s, fresh_only
+    def configure(
+        self,
+        *,
+        grace_s: float,
+        fresh_only: bool,
+        result_grace_s: float = 10.0,
+        task_directories: str = "each",
+    ) -> None:
+        """What another launcher has decided; for attempts from now on."""
+        self._grace_s, self._fresh_only, self._result_grace_s = grace_s, fresh_only, result_grace_s
+        self._recorder.use(task_directories)
 
     def settled(self, keys: Iterable[Key]) -> None:
         """Nothing to forget here: who is told is the launcher itself."""
@@ -173,6 +190,7 @@ class Agent:
         links = list(self._links)
         self._links.clear()
         await asyncio.gather(*(link.end(_CLOSE_S) for link in links), *self._burials)
+        await self._recorder.close()
         os.close(self._log_fd)
 
     # -- starting ------------------------------------------------------------------------------------------
@@ -250,8 +268,9 @@ class Agent:
             "op": op,
             **_named(order.key),
             "name": order.name,
-            "dir": order.directory,
-            "job_json": json.dumps(order.job_json),
+            "dir": attempt.place.directory,
+            "record": attempt.place.mode,
+            "job_json": "" if attempt.place.mode == PACKED else json.dumps(order.job_json),
             "env": environ,
             "argv": order.argv,
             "call": None,
@@ -394,7 +413,30 @@ class Agent:
         if message["trouble"]:
             self._on_note(message["trouble"])
         usage = {"cpu_s": message["cpu_s"], "max_rss_bytes": message["max_rss_bytes"]}
-        self._end(attempt, _result(message["result"]), message["tail"], usage)
+        content, tail = message["result"], message["tail"]
+        self._record_end(attempt, content, tail, usage, kept=message["kept"])
+
+    def _record_end(
+        self,
+        attempt: _Attempt,
+        content: Mapping[str, Any],
+        tail: str,
+        usage: Mapping[str, float],
+        *,
+        kept: bool,
+    ) -> None:
+        """Report an end, at once if its directory is ``kept``, else when the line about it is on disk."""
+        if kept or attempt.disowned:
+            self._end(attempt, _result(content), tail, usage)
+            return
+
+        def done(trouble: str) -> None:
+            if trouble:
+                self._on_note(trouble)
+            self._end(attempt, _result(content), tail, usage)
+
+        attempt.told = True
+        self._recorder.pack(attempt.order, content, tail, done)
 
     def _end(
         self, attempt: _Attempt, result: Result, tail: str = "", usage: Mapping[str, float] | None = None
@@ -423,14 +465,16 @@ class Agent:
 
     async def _bury(self, link: Link, warm: Warm | None) -> None:
         """End what a dead keeper left, then report its attempts: by their result.json, or as lost."""
-        orphans = [attempt for attempt in self._attempts.values() if attempt.link is link]
-        how, found = await asyncio.to_thread(self._clean_up, link, [attempt.order for attempt in orphans])
+        orphans = [one for one in self._attempts.values() if one.link is link and not one.told]
+        how, found = await asyncio.to_thread(self._clean_up, link, orphans)
         if orphans:
             self._on_note(f"the {link.name} keeper died ({how}); {len(orphans)} attempts ended with it")
-        for attempt, result in zip(orphans, found, strict=True):
-            if result is None and attempt.stop is not None:
-                result = Result(attempt.stop[0], reason=attempt.stop[1])
-            self._end(attempt, result or Result(Outcome.LOST, reason=f"its keeper died ({how})"))
+        for attempt, content in zip(orphans, found, strict=True):
+            if content is not None:
+                self._record_end(attempt, content, "", {}, kept=attempt.place.mode != PACKED)
+                continue
+            outcome, reason = attempt.stop or (Outcome.LOST, f"its keeper died ({how})")
+            self._end(attempt, Result(outcome, reason=reason))
         if warm is None or not warm.waiting:
             return
         waiting = [self._attempts[key] for key in warm.waiting if key in self._attempts]
@@ -439,13 +483,16 @@ class Agent:
         for attempt in waiting:  # in processes of their own, which show what is wrong with the module
             self._start_fresh(attempt)
 
-    def _clean_up(self, link: Link, orders: list[Order]) -> tuple[str, list[Result | None]]:
-        """Blocking, in a thread."""
+    def _clean_up(self, link: Link, orphans: list[_Attempt]) -> tuple[str, list[dict[str, Any] | None]]:
+        """Blocking, in a thread: how the keeper ended, and what its attempts had left."""
         how = link.bury()
-        if orders:
-            sessions.end_attempts(self._log, self._marker, [order.key for order in orders])
-        found = [results.read(order.directory, *order.key) for order in orders]
-        return how, [_result(content) if content else None for content in found]
+        if orphans:
+            sessions.end_attempts(self._log, self._marker, [attempt.order.key for attempt in orphans])
+        found = [results.read(attempt.place.directory, *attempt.order.key) for attempt in orphans]
+        for attempt in orphans:
+            if attempt.place.mode == PACKED:
+                remains.remove(attempt.place.directory)
+        return how, found
 
 
 def _named(key: Key) -> dict[str, Any]:

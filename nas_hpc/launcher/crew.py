@@ -114,11 +114,15 @@ class Crew:
         aliases: Mapping[str, int] | None = None,
         grace_s: float = 10.0,
         fresh_interpreter: bool = False,
+        result_grace_s: float = 10.0,
+        task_directories: str = "each",
+        stage_environment: str = "",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._epoch, self._local, self._hooks = epoch, local, hooks
         self._ensemble, self._aliases = ensemble, aliases or {}
         self._grace_s, self._fresh = grace_s, fresh_interpreter
+        self._files = result_grace_s, task_directories, stage_environment
         self.remotes = [Remote(number, names) for number, names in enumerate(nodes)]
         self._of_node = {name: remote for remote in self.remotes for name in remote.nodes}
         self._of_peer: dict[bytes, Remote] = {}
@@ -294,7 +298,9 @@ class Crew:
         remote.welcomed = True
         self._tell(
             remote,
-            AgentWelcome(PROTOCOL, self._epoch, remote.nodes, self._grace_s, PULSE_S, self._fresh, stop),
+            AgentWelcome(
+                PROTOCOL, self._epoch, remote.nodes, self._grace_s, PULSE_S, self._fresh, stop, *self._files
+            ),
         )
         for end in hello.ended:
             self._take(remote, end)

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 from nas_hpc.errors import PlacementError, WorkFailed
 from nas_hpc.launcher import policy
+from nas_hpc.launcher.disk import results_on_disk
 from nas_hpc.launcher.endings import cancel_with, finish_of
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
-from nas_hpc.launcher.ownership import results_on_disk
 from nas_hpc.launcher.placing import Placing, deadlock
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.processes.orders import Ended, Key, Runner, Started

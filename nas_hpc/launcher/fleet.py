@@ -82,6 +82,9 @@ class Fleet:
             aliases=self._aliases(roster, nodes) if self._real else {},
             grace_s=options.grace_s,
             fresh_interpreter=options.fresh_interpreter,
+            result_grace_s=options.result_grace_s,
+            task_directories=options.task_directories,
+            stage_environment=options.stage_environment,
         )
         ensemble_hooks = EnsembleHooks(self._ended, self._is_here, self._given_up, hooks.note)
         self.ensemble = Ensemble(

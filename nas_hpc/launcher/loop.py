@@ -139,6 +139,7 @@ class Launcher:
             fresh_only=self.options.fresh_interpreter,
             grace_s=self.options.grace_s,
             result_grace_s=self.options.result_grace_s,
+            task_directories=self.options.task_directories,
         )
         self.dispatcher.agent = self.agent
         if self._agents is not None:

@@ -200,7 +200,12 @@ class NodeAgent:
         self._tell_supervisor(supervisor.THERE)
         self._quiet(self._deadline)
         self._grace_s = message.grace_s
-        self._agent.configure(grace_s=message.grace_s, fresh_only=message.fresh_interpreter)
+        self._agent.configure(
+            grace_s=message.grace_s,
+            fresh_only=message.fresh_interpreter,
+            result_grace_s=message.result_grace_s,
+            task_directories=message.task_directories,
+        )
         for key in message.stop:
             self._agent.disown(key)
             self._started.pop(key, None)

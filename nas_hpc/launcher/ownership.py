@@ -6,17 +6,17 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas_hpc.errors import LeaseLost, SiteError, StoreError, WrongCall
 from nas_hpc.launcher import policy
+from nas_hpc.launcher.disk import elsewhere, results_on_disk
 from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
-from nas_hpc.processes import results, sessions
-from nas_hpc.processes.attempts import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from nas_hpc.processes import sessions
 from nas_hpc.records import Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
@@ -144,7 +144,7 @@ def adopt(
         if job.id not in spared:
             running.setdefault(job.lease, []).append(job)
     left = [job for jobs in running.values() for job in jobs]
-    late = set() if is_local(site.data) else _elsewhere(store, left, restartable)
+    late = set() if is_local(site.data) else elsewhere(store, left, restartable)
     found = results_on_disk(site, left, late, options.result_grace_s)
     for dead, jobs in running.items():
         alive_until = leases[dead].expires - options.lease_s
@@ -215,65 +215,6 @@ def _settle(
         result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
     )
     return Finish(job.id, job.attempt, lease, result, path, message=result.reason or "found on disk")
-
-
-def _elsewhere(store: Store, jobs: Sequence[Job], restartable: set[str]) -> set[str]:
-    """Ids of the jobs that ran on other hosts. What this one has written itself it sees at once; a search
-    leaves no result when its launcher dies.
-    """
-    host = socket.gethostname()
-    current = {(job.id, job.attempt) for job in jobs if job.application not in restartable}
-    return {
-        attempt.job
-        for attempt in store.attempts([job for job, _ in current])
-        if (attempt.job, attempt.number) in current
-        and any(node != host and node.rpartition("-")[0] != host for node in attempt.nodes)
-    }
-
-
-def results_on_disk(
-    site: Site, jobs: Iterable[Job], late: Collection[str] = (), grace_s: float = 0.0
-) -> dict[str, Result]:
-    """The valid results of the jobs' current attempts in their directories, by job id.
-
-    Those of ``late`` are looked for again for ``grace_s`` in all: what another node wrote just before the
-    launcher's end may be seen late.
-    """
-    found: dict[str, Result] = {}
-    missing = list(jobs)
-    deadline, pause_s = time.monotonic() + grace_s, FIRST_PAUSE_S
-    again = False
-    while True:
-        for job in missing:
-            directory = site.job_directory(job.workflow, job.directory_name)
-            result = result_on_disk(directory, job, again=again)
-            if result is not None:
-                found[job.id] = result
-        missing = [job for job in missing if job.id in late and job.id not in found]
-        left_s = deadline - time.monotonic()
-        if not missing or left_s <= 0:
-            return found
-        time.sleep(min(pause_s, left_s))
-        pause_s, again = min(2 * pause_s, LONGEST_PAUSE_S), True
-
-
-def result_on_disk(directory: Path, job: Job, *, again: bool = False) -> Result | None:
-    """The valid result of the job's current attempt in its directory, else None."""
-    body = results.read(str(directory), job.id, job.attempt, again=again)
-    if body is None:
-        return None
-    outcome, objective = Outcome(body["outcome"]), body["objective"]
-    if outcome in (Outcome.LOST, Outcome.WALLTIME):
-        return None
-    if outcome is Outcome.OK and job.evaluation is not None and objective is None:
-        return None  # a program wrote it, and nobody has judged it
-    try:
-        return Result(
-            outcome, None if objective is None else float(objective), body.get("metadata") or {},
-            body.get("reason") or "", body.get("return_code"), float(body["start"]), float(body["end"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
 
 
 def write_missing_lines(store: Store, journal: Journal, dead: list[Lease], options: LauncherOptions) -> None:

@@ -6,10 +6,9 @@ Standard library only, Python 3.8 or later: it is loaded in the user's interpret
 from __future__ import annotations
 
 import heapq
-import os
 import time
 
-from nas_hpc.processes import results
+from nas_hpc.processes import remains, results
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ class Attempt:
 
     __slots__ = (
         "order", "serial", "pid", "status", "end", "cpu_s", "rss",
-        "result", "tail", "trouble", "refused", "drop", "until", "pause_s",
+        "result", "tail", "trouble", "kept", "refused", "drop", "until",
+        "pause_s", "output",
     )  # fmt: skip
 
     def __init__(self, order: dict[str, Any], serial: int) -> None:
@@ -42,6 +42,8 @@ class Attempt:
         self.result = b""
         self.tail = ""
         self.trouble = ""
+        self.kept = True
+        """See ``remains.Remains``."""
         self.refused = ""
         """Why its program could not be started."""
         self.drop = False
@@ -50,6 +52,8 @@ class Attempt:
         """Monotonic time until which its result is looked for again; negative before its process ended."""
         self.pause_s = FIRST_PAUSE_S
         """Until the next look."""
+        self.output = -1
+        """The file that its program writes to, open until it is started."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -91,7 +95,7 @@ class Late:
 
 
 def finish(attempt: Attempt, channel: Channel) -> bool:
-    """Judge an attempt that told no result itself, write its result.json, tell the keeper.
+    """Judge an attempt that told no result itself, write what remains of it, tell the keeper.
 
     False, and nothing is told, while its result may only not be visible yet.
     """
@@ -99,18 +103,22 @@ def finish(attempt: Attempt, channel: Channel) -> bool:
     if attempt.refused:
         order["stop"] = ["start_failed", attempt.refused]
     try:
-        if not attempt.pid:  # perhaps nothing was written yet
-            os.makedirs(order["dir"], exist_ok=True)
-            results.replace_file(order["dir"], "job.json", order["job_json"].encode(), sync=False)
         patient = time.monotonic() < attempt.until
-        settled = results.settle(order, attempt.status, attempt.end, patient=patient)
-        if settled is None:
+        judged = results.judge(order, attempt.status, attempt.end, patient=patient)
+        if judged is None:
+            order["looked"] = True
             return False
-        result, tail, trouble = settled
+        result = judged
+        trouble = ""
+        if not attempt.pid and order["record"] == "each":  # perhaps nothing was written yet
+            trouble = remains.write_job(order)
+        left = remains.leave(order, result)
+        left.trouble = trouble or left.trouble
     except Exception as error:
         reason = f"cannot record the end: {type(error).__name__}: {error}"
-        result, tail, trouble = results.make(order, "error", reason, end=attempt.end), "", reason
+        result = results.make(order, "error", reason, end=attempt.end)
+        left = remains.Remains(trouble=reason, kept=order["record"] == "each")
         if "stop" in order:
             result["outcome"], result["reason"] = order["stop"]
-    channel.tell(attempt.serial, result, tail, trouble)
+    remains.tell(channel, order, result, left)
     return True

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 
-from nas_hpc.processes import child, linux, results
+from nas_hpc.processes import child, linux, remains, results
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,17 +209,16 @@ def prepare(order: dict[str, Any]) -> None:
 
 
 def answer(order: dict[str, Any], channel: Channel, load: Callable[[], Callable[[Any], Any]]) -> NoReturn:
-    """Run one evaluation in this process, write result.json, tell the keeper, end."""
+    """Run one evaluation in this process, write what remains of it, tell the keeper, end."""
     mine = os.getpid()
     result = evaluate(order, load)
     if os.getpid() != mine:
         os._exit(0)  # the run function forked and its child came back here as well
     _flush()
-    path = os.path.join(order["dir"], order["name"] + ".out")
-    results.remove_if_empty(path)
-    trouble = results.write(order["dir"], result)
-    last = "" if result["outcome"] == "ok" else results.tail(path, order["offset"])
-    channel.tell(order["serial"], result, last, trouble)
+    if order["record"] != "each":  # a file that is open cannot be removed from every file system
+        os.dup2(0, 1)
+        os.dup2(0, 2)
+    remains.tell(channel, order, result, remains.leave(order, result))
     os._exit(0)
 
 

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from nas_hpc.processes.remains import Remains
+
 _LARGEST = 1 << 17
 
 
@@ -37,33 +39,35 @@ class Channel:
         """The sending side in a program that was exec'd."""
         return cls(socket.socket(fileno=fd), None)
 
-    def tell(self, serial: int, result: dict[str, Any] | None, tail: str, trouble: str) -> None:
-        """Report a result. One that is too large for a datagram is left to be read from result.json."""
-        header = json.dumps([serial, "result", tail, trouble]).encode("ascii")
-        self._send(header, json.dumps(result).encode("ascii"), json.dumps([serial, "file", tail, trouble]))
+    def tell(self, serial: int, result: dict[str, Any], left: Remains) -> bool:
+        """Report a result; False if it is too large for a message: then ``refer`` to it."""
+        return self._send([serial, "result", left.tail, left.trouble, left.kept], json.dumps(result))
+
+    def refer(self, serial: int, left: Remains) -> None:
+        """Report that the result stands in result.json."""
+        self._send([serial, "file", left.tail, left.trouble, left.kept])
 
     def refuse(self, serial: int, reason: str) -> None:
         """Report that the program could not be started."""
-        self._send(json.dumps([serial, "refused", reason, ""]).encode("ascii"), b"", "")
+        self._send([serial, "refused", reason, "", False])
 
-    def _send(self, header: bytes, body: bytes, instead: str) -> None:
-        message = header + b"\n" + body
+    def _send(self, header: list[Any], body: str = "") -> bool:
+        message = f"{json.dumps(header)}\n{body}".encode("ascii")
         try:
             if len(message) > _LARGEST:
-                raise OSError(errno.EMSGSIZE, "too large")
+                return False
             self.sending.send(message)
-        except OSError as error:
-            if error.errno in (errno.EMSGSIZE, errno.ENOBUFS) and instead:
-                self.sending.send(instead.encode("ascii") + b"\n")
-            # else the keeper is gone, and this process with it
+        except OSError as error:  # else the keeper is gone, and this process with it
+            return error.errno not in (errno.EMSGSIZE, errno.ENOBUFS)
+        return True
 
-    def receive(self) -> tuple[int, str, str, str, bytes] | None:
-        """(serial, kind, tail or reason, trouble, result as JSON), or None if nothing is there."""
+    def receive(self) -> tuple[int, str, str, str, bool, bytes] | None:
+        """(serial, kind, tail or reason, trouble, kept, result as JSON), or None if nothing is there."""
         assert self.receiving is not None
         try:
             size = self.receiving.recv_into(self._buffer)
         except BlockingIOError:
             return None
         header, _, body = bytes(self._buffer[:size]).partition(b"\n")
-        serial, kind, text, trouble = json.loads(header)
-        return serial, kind, text, trouble, body
+        serial, kind, text, trouble, kept = json.loads(header)
+        return serial, kind, text, trouble, kept, body

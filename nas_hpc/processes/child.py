@@ -33,8 +33,8 @@ def leave_keeper(order: dict[str, Any], keeper: int, log_fd: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def prepare_directory(order: dict[str, Any]) -> None:
-    """Make the job's directory with job.json and its output. Raises StartFailed."""
+def prepare_directory(order: dict[str, Any]) -> int:
+    """Make the attempt's directory with what belongs there; its output, opened. Raises StartFailed."""
     directory = order["dir"]
     doing = f"make the directory {directory}"
     try:
@@ -44,19 +44,24 @@ def prepare_directory(order: dict[str, Any]) -> None:
             pass
         except FileNotFoundError:
             os.makedirs(directory, exist_ok=True)
-        doing = f"write {directory}/job.json"
-        results.replace_file(directory, "job.json", order["job_json"].encode(), sync=False)
+        if order["record"] == "each":
+            doing = f"write {directory}/job.json"
+            results.replace_file(directory, "job.json", order["job_json"].encode(), sync=False)
         doing = f"open {directory}/{order['name']}.out"
-        os.close(os.open(f"{directory}/{order['name']}.out", OUTPUT_FLAGS, 0o666))
+        return open_output(order)
     except OSError as error:
         raise StartFailed(f"cannot {doing}: {error.strerror}") from None
 
 
+def open_output(order: dict[str, Any]) -> int:
+    """Open the attempt's output. Raises OSError."""
+    return os.open(f"{order['dir']}/{order['name']}.out", OUTPUT_FLAGS, 0o666)
+
+
 def settle_in(order: dict[str, Any]) -> None:
     """Enter the job's directory, send the output there, pin the process. Raises StartFailed."""
-    prepare_directory(order)
+    output = prepare_directory(order)
     try:
-        output = os.open(f"{order['dir']}/{order['name']}.out", OUTPUT_FLAGS, 0o666)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)

@@ -23,7 +23,7 @@ import signal
 import socket
 import time
 
-from nas_hpc.processes import child, family, linux, results
+from nas_hpc.processes import child, family, linux, remains, results
 from nas_hpc.processes.attempts import Attempt, Late, finish
 from nas_hpc.processes.channel import Channel
 
@@ -195,10 +195,11 @@ class Keeper:
             order["start"] = attempt.end = time.time()
             if not attempt.refused and "stop" not in order:
                 try:
-                    self._live(attempt, programs.start(order, self.channel, self.log_fd))
+                    self._live(attempt, programs.start(attempt, self.channel, self.log_fd))
                     continue
                 except child.StartFailed as error:
                     attempt.refused = str(error)
+            programs.close_output(attempt)
             self._finish(attempt)
 
     def _fork(self, attempt: Attempt) -> None:
@@ -209,7 +210,8 @@ class Keeper:
         except OSError as error:
             order, reason = attempt.order, f"cannot fork: {error.strerror}"
             result = results.make(order, "start_failed", reason, end=attempt.end)
-            attempt.trouble = results.write(order["dir"], result)
+            left = remains.leave(order, result)
+            attempt.trouble, attempt.kept = left.trouble, left.kept
             attempt.result = json.dumps(result).encode("ascii")
             self._report(attempt)
             return
@@ -219,7 +221,8 @@ class Keeper:
 
     def _live(self, attempt: Attempt, pid: int) -> None:
         attempt.pid = pid
-        attempt.order["job_json"] = ""
+        if attempt.order["record"] == "each":
+            attempt.order["job_json"] = ""  # written
         self.live[pid] = attempt
         job, number = attempt.key
         self.say({"op": "started", "job": job, "attempt": number, "pid": pid, "time": attempt.order["start"]})
@@ -300,6 +303,7 @@ class Keeper:
         """Write job.json and result.json of an attempt that never got a process."""
         self.serial += 1
         attempt = Attempt(order, self.serial)
+        order["serial"] = self.serial
         order["start"] = attempt.end = time.time()
         self.open[self.serial] = attempt
         self._finish(attempt)
@@ -316,7 +320,7 @@ class Keeper:
             told = self.channel.receive()
             if told is None:
                 return
-            serial, kind, text, trouble, body = told
+            serial, kind, text, trouble, kept, body = told
             attempt = self.open.get(serial)
             if attempt is None:
                 continue
@@ -326,7 +330,9 @@ class Keeper:
             if kind == "file":
                 order = attempt.order
                 body = json.dumps(results.read(order["dir"], order["job"], order["attempt"])).encode("ascii")
-            attempt.result, attempt.tail, attempt.trouble = body, text, trouble
+                if not kept:
+                    remains.remove(order["dir"])
+            attempt.result, attempt.tail, attempt.trouble, attempt.kept = body, text, trouble, kept
             if attempt.pid not in self.live and attempt not in self.ended:
                 self._report(attempt)
 
@@ -399,6 +405,8 @@ class Keeper:
         self.by_key.pop(attempt.key, None)
         job, number = attempt.key
         if attempt.drop and not attempt.result:
+            if attempt.order["record"] == "packed":
+                remains.remove(attempt.order["dir"])
             self.say({"op": "dropped", "job": job, "attempt": number})
             return
         head = {
@@ -407,6 +415,7 @@ class Keeper:
             "attempt": number,
             "tail": attempt.tail,
             "trouble": attempt.trouble,
+            "kept": attempt.kept,
             "cpu_s": attempt.cpu_s,
             "max_rss_bytes": attempt.rss,
         }

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nas_hpc.processes.channel import Channel
 
 _THREADS = 4
+_OPEN_OUTPUTS = 64
+"""Outputs with a greater descriptor are closed until their program is started: descriptors may be few."""
 
 
 class Workers:
@@ -69,44 +71,55 @@ class Workers:
     @staticmethod
     def _prepare(attempt: Attempt) -> None:
         try:
-            child.prepare_directory(attempt.order)
+            output = child.prepare_directory(attempt.order)
+            if output > _OPEN_OUTPUTS:
+                os.close(output)
+            else:
+                attempt.output = output
         except child.StartFailed as error:
             attempt.refused = str(error)
         except Exception as error:
             attempt.refused = f"cannot prepare the start: {type(error).__name__}: {error}"
 
 
-def start(order: dict[str, Any], channel: Channel, log_fd: int) -> int:
-    """Start the order's program in a session of its own; its pid. Raises StartFailed."""
+def start(attempt: Attempt, channel: Channel, log_fd: int) -> int:
+    """Start the attempt's program in a session of its own; its pid. Raises StartFailed."""
+    order = attempt.order
     environ = {**order["env"], **child.masks(order["gpus"])}
     argv: list[str] = order["argv"]
     inherited: tuple[int, ...] = ()
-    if order["call"]:
-        argv, inherited = _fresh_interpreter(order, channel)
     try:
+        if order["call"]:
+            argv, inherited = _fresh_interpreter(order, channel)
         with _Pinned(order["cores"]):
             order["start"] = time.time()
-            pid = _spawn(argv, environ, order, inherited)
+            pid = _spawn(argv, environ, attempt, inherited)
     finally:
         if inherited:
             os.close(inherited[0])
+        close_output(attempt)
     with contextlib.suppress(OSError):  # over already: then it is a zombie, which still has its start time
         line = f"+{pid} {linux.start_ticks(pid)} attempt {order['job']}:{order['attempt']}\n"
         os.write(log_fd, line.encode())
     return pid
 
 
-def _spawn(
-    argv: list[str], environ: dict[str, str], order: dict[str, Any], inherited: tuple[int, ...]
-) -> int:
-    directory, name = order["dir"], order["name"]
-    output = -1
+def close_output(attempt: Attempt) -> None:
+    """The output belongs to the program alone, or to nobody."""
+    if attempt.output >= 0:
+        os.close(attempt.output)
+        attempt.output = -1
+
+
+def _spawn(argv: list[str], environ: dict[str, str], attempt: Attempt, inherited: tuple[int, ...]) -> int:
+    directory = attempt.order["dir"]
     try:
-        output = os.open(f"{directory}/{name}.out", child.OUTPUT_FLAGS, 0o666)
+        if attempt.output < 0:
+            attempt.output = child.open_output(attempt.order)
         process = subprocess.Popen(
             argv,
-            stdout=output,
-            stderr=output,
+            stdout=attempt.output,
+            stderr=attempt.output,
             env=environ,
             cwd=directory,
             start_new_session=True,
@@ -114,9 +127,6 @@ def _spawn(
         )
     except (OSError, ValueError) as error:
         raise child.StartFailed(_why(argv[0], environ, directory, error)) from None
-    finally:
-        if output >= 0:
-            os.close(output)
     process.returncode = 0  # the loop waits for its children itself; subprocess must not
     return process.pid
 
@@ -137,7 +147,7 @@ def _why(program: str, environ: dict[str, str], directory: str, error: OSError |
 def _fresh_interpreter(order: dict[str, Any], channel: Channel) -> tuple[list[str], tuple[int, ...]]:
     """The argv of an interpreter that reads the call from an anonymous file, and the descriptors for it."""
     fd = os.memfd_create("order", os.MFD_CLOEXEC)
-    content = memoryview(json.dumps({**order, "env": {}, "job_json": ""}).encode("ascii"))
+    content = memoryview(json.dumps({**order, "env": {}}).encode("ascii"))
     while content:
         content = content[os.write(fd, content) :]
     os.lseek(fd, 0, os.SEEK_SET)

@@ -85,6 +85,11 @@ def read(directory: str, job: str, attempt: int, *, again: bool = False) -> dict
             result = json.loads(stream.read())
     except (OSError, ValueError, RecursionError):
         return None
+    return valid(result, job, attempt)
+
+
+def valid(result: Any, job: str, attempt: int) -> dict[str, Any] | None:
+    """What stands in a result.json, if it is a result of this attempt."""
     if not isinstance(result, dict) or result.get("job") != job or result.get("attempt") != attempt:
         return None
     if result.get("outcome") not in _OUTCOMES or not isinstance(result.get("metadata", {}), dict):
@@ -248,24 +253,6 @@ def _completed(
     if not all(isinstance(full[key], (int, float)) for key in ("start", "end")):
         full["start"], full["end"] = order["start"], end
     return full
-
-
-def settle(
-    order: dict[str, Any], status: int | None, end: float, *, patient: bool = False
-) -> tuple[dict[str, Any], str, str] | None:
-    """Judge an ended attempt, write result.json, tidy its output: (result, tail of a failure, trouble).
-
-    ``patient``: None, and nothing is changed, while its result may only not be visible yet.
-    """
-    path = os.path.join(order["dir"], order["name"] + ".out")
-    result = judge(order, status, end, patient=patient)
-    if result is None:
-        order["looked"] = True
-        return None
-    remove_if_empty(path)
-    trouble = write(order["dir"], result)
-    last = "" if result["outcome"] == "ok" else tail(path, order.get("offset", 0))
-    return result, last, trouble
 
 
 def write(directory: str, result: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas_hpc.processes import packed
 from nas_hpc.states import Outcome, State, is_path
 from nas_hpc.store import open_store
 from nas_hpc.store.base import JobFilter
@@ -61,14 +62,18 @@ def read(path: Path) -> Lines:
 def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
     """Assert that nothing was lost and nothing finished ran again; returns how many attempts were cut short.
 
-    An evaluation is finished when result.json of its attempt is in place: no attempt may start after that. A
-    ledger's end without it is an attempt that was killed between the two, and may be repeated.
+    An evaluation is finished when result.json of its attempt, or its line in a packed file, is in place: no
+    attempt may start after that. A ledger's end without it is an attempt that was killed between the two,
+    and may be repeated.
     """
     lines = read(ledger)
     results = {}
     for path in workflow.glob("task*/result.json"):
         body = json.loads(path.read_text())
         results[body["job"]] = body
+    for line in packed.read(workflow):
+        assert line["id"] not in results, f"{line['id']} finished twice"
+        results[line["id"]] = line["result"]
     assert len(results) == max_evals, f"{len(results)} results on disk of {max_evals} evaluations"
     for job, numbers in lines.started.items():
         assert len(numbers) == len(set(numbers)), f"{job}: an attempt started twice: {numbers}"

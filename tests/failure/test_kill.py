@@ -18,6 +18,7 @@ from tests.support import wait_until
 
 EVALUATIONS = 60
 KILLS = 5
+DIRECTORIES = ("each", "failed", "packed")
 
 
 def kill_one(scene: Scene, kind: str, chance: random.Random) -> None:
@@ -30,9 +31,10 @@ def kill_one(scene: Scene, kind: str, chance: random.Random) -> None:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_runs_twice(
-    kill_seed: int, tmp_path: Path, test_id: str
+    kill_seed: int, tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     print(f"seed {kill_seed}")
+    monkeypatch.setenv("NAS_HPC_TASK_DIRECTORIES", DIRECTORIES[kill_seed % len(DIRECTORIES)])
     chance = random.Random(kill_seed)
     scene = Scene(tmp_path, test_id, EVALUATIONS)
     scene.prepare(chance.choice(["random_search", "ambs"]), seed=kill_seed)

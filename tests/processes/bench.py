@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nas_hpc.launcher.agent import Agent
-from nas_hpc.processes import sessions
+from nas_hpc.processes import packed, sessions
 from nas_hpc.processes.orders import Call, Ended, Key, Order, Started
 
 T = TypeVar("T")
@@ -113,15 +113,29 @@ class Bench:
                 raise AssertionError(f"waited {timeout_s:g} s for {what}; notes: {self.notes}") from None
 
     async def run(self, order: Order) -> Ended:
-        """Start an order and wait for its end; result.json must say the same."""
+        """Start an order and wait for its end; result.json, or its line, must say the same."""
         self.agent.start(order)
         ended = await self.end_of(order.key)
-        content = json.loads((Path(order.directory) / "result.json").read_text())
+        line = self.line_of(order)
+        content = line["result"] if line else self.result_of(order)
         assert (content["job"], content["attempt"]) == order.key
         assert content["outcome"] == ended.result.outcome.value
         assert content["objective"] == ended.result.objective
         assert content["reason"] == ended.result.reason
         return ended
+
+    @staticmethod
+    def result_of(order: Order) -> dict[str, Any]:
+        """Its result.json."""
+        found: dict[str, Any] = json.loads((Path(order.directory) / "result.json").read_text())
+        return found
+
+    @staticmethod
+    def line_of(order: Order) -> dict[str, Any]:
+        """Its line in a packed file; empty if it has none."""
+        lines = list(packed.read(Path(order.directory).parent, lambda *key: key == order.key))
+        assert len(lines) <= 1
+        return lines[0] if lines else {}
 
     async def run_all(self, orders: list[Order]) -> list[Ended]:
         """Start all at once."""

@@ -175,13 +175,13 @@ def test_the_last_look_sees_what_came_at_the_last_moment(tmp_path: Path) -> None
         "job": "j", "attempt": 1, "dir": str(tmp_path), "name": "t", "expects": True, "call": None,
         "start": 1.0, "looked": True, "result_grace_s": 1.0,
     }  # fmt: skip
-    assert results.settle(order, 0, 2.0, patient=True) is None
+    assert results.judge(order, 0, 2.0, patient=True) is None
     results.replace_file(
         str(tmp_path), "result.json", b'{"job": "j", "attempt": 1, "outcome": "ok", "objective": 2}', False
     )
-    settled = results.settle(order, 0, 2.0, patient=False)
-    assert settled is not None
-    assert settled[0]["objective"] == 2
+    result = results.judge(order, 0, 2.0, patient=False)
+    assert result is not None
+    assert result["objective"] == 2
 
 
 def test_an_mpi_start_of_a_run_function_is_waited_for_and_then_invalid(tmp_path: Path) -> None:
