@@ -35,6 +35,10 @@ class SearchOptions:
     eval_timeout_s: float = 0.0
     eval_retries: int = 0
     eval_environ: Mapping[str, str] | None = None
+    nodes_per_eval: int = 1
+    ranks_per_node: int = 1
+    threads_per_rank: int = 1
+    gpus_per_rank: int = 0
     time_limit_s: float = 0.0
 
 
@@ -121,6 +125,14 @@ _FLAGS = (
                  help="Run a failed evaluation again so often before it counts as failed."),
     click.option("--eval-env", multiple=True, metavar="NAME=VALUE", callback=_environ,
                  help="Set in the environment of every evaluation; may be given several times."),
+    click.option("--nodes-per-eval", type=Whole(1), default=1, show_default=True,
+                 help="Nodes of each evaluation; more than one needs a launcher in mpi mode."),
+    click.option("--ranks-per-node", type=Whole(1), default=1, show_default=True,
+                 help="MPI ranks of each evaluation on each of its nodes; more than one needs mpi mode, too."),
+    click.option("--threads-per-rank", type=Whole(1), default=1, show_default=True,
+                 help="Threads of each rank at least."),
+    click.option("--gpus-per-rank", type=Whole(0), default=0, show_default=True,
+                 help="GPUs that each rank has for itself."),
     click.option("--time-limit", type=Duration(),
                  help="End the search after so long, counted from this start.  [default: never]"),
     click.option("--debug", is_flag=True, help="Show the traceback of an error."),
@@ -147,5 +159,9 @@ def take_options(flags: dict[str, Any]) -> SearchOptions:
         eval_timeout_s=flags.pop("eval_timeout") or 0.0,
         eval_retries=flags.pop("eval_retries"),
         eval_environ=flags.pop("eval_env"),
+        nodes_per_eval=flags.pop("nodes_per_eval"),
+        ranks_per_node=flags.pop("ranks_per_node"),
+        threads_per_rank=flags.pop("threads_per_rank"),
+        gpus_per_rank=flags.pop("gpus_per_rank"),
         time_limit_s=flags.pop("time_limit") or 0.0,
     )

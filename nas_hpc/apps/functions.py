@@ -1,4 +1,4 @@
-"""Finding a user's run function without running his module.
+"""Finding a user's run function without running his module, or his job specification.
 
 A run function's module often loads a training library: seconds, gigabytes, and a GPU opened in a process that
 trains nothing. So its source is read first; only what the source does not settle is imported.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import load_callable
+from nas_hpc.specification import is_job_specification
 
 
 def resolve_file(path: str) -> str:
@@ -36,6 +39,12 @@ def locate_run_function(path: str) -> str:
     Evaluations are processes with the same module search path; so a file must be a module there too.
     Raises WrongCall as ``nas_hpc.loading.load_callable`` does.
     """
+    return find_function(path)[0]
+
+
+def find_function(path: str) -> tuple[str, Callable[..., Any] | None]:
+    """("module.function", None) of a run function, as ``locate_run_function``; of a job specification, which
+    this process calls, the function, too."""
     resolved = resolve_file(path)
     file, _, name = resolved.partition(":")
     if not file.endswith(".py"):
@@ -44,9 +53,10 @@ def locate_run_function(path: str) -> str:
         dotted = f"{_module_of(Path(file), path)}.{name or 'run'}"
     else:
         dotted = resolved  # what follows says that there is none
-    if not _defines(dotted):
-        load_callable(dotted)
-    return dotted
+    if _defines(dotted):
+        return dotted, None  # a specification is decorated: the source alone does not settle what it is
+    found = load_callable(dotted)
+    return dotted, found if is_job_specification(found) else None
 
 
 def _module_of(file: Path, path: str) -> str:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from nas_hpc.apps.flags import SearchOptions
-from nas_hpc.apps.functions import locate_run_function, resolve_file
+from nas_hpc.apps.functions import find_function, resolve_file
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.apps.search import Interrupted, Search
 from nas_hpc.errors import NasHpcError
-from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed, workers_per_node
+from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed, evaluation_shape
 from nas_hpc.loading import load_callable
 from nas_hpc.wire import Report
 
@@ -38,8 +38,10 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
     from nas_hpc.problem import load_problem
 
     check_kind(options.evaluator)
-    workers_per_node()
-    run = locate_run_function(options.run)
+    shape = evaluation_shape(
+        options.nodes_per_eval, options.ranks_per_node, options.threads_per_rank, options.gpus_per_rank
+    )
+    run, specification = find_function(options.run)
     cache_key = _cache_key(options.cache_key)
     problem = load_problem(resolve_file(options.problem))
     seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
@@ -52,8 +54,11 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
         timeout_s=options.eval_timeout_s,
         retries=options.eval_retries,
         environ=options.eval_environ or {},
+        shape=shape,
+        specify=specification,
     )
-    _log.info("problem %s, run function %s, seed %d", options.problem, run, seed)
+    what = "run function" if specification is None else "job specification"
+    _log.info("problem %s, %s %s, seed %d", options.problem, what, run, seed)
     with create(options.evaluator, settings) as evaluator:
         _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
         done = sum(result.objective is not None for result in evaluator.history)

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nas_hpc.cli.apps import standard_apps
@@ -28,6 +29,7 @@ INTERRUPTED = 130
 _MAX_EVALS, _TIME_LIMIT = "--max-evals", "--time-limit"
 _FREE = (_MAX_EVALS, _TIME_LIMIT)
 """Flags that may differ when a search goes on."""
+_MPI_FLAGS = ("--nodes-per-eval", "--ranks-per-node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,13 @@ def check(wish: Wish) -> None:
         flag = word.partition("=")[0]
         if flag in ("--problem", "--run", "--seed", *_FREE):
             raise WrongCall(f"--args has {flag}; give it to nas-hpc run itself")
+    for flag in _MPI_FLAGS:
+        value = _value(wish.more, flag)
+        if value.isdigit() and int(value) > 1:
+            raise WrongCall(
+                f"{flag} {value} needs mpi mode, and nas-hpc run works in serial mode; give the search to "
+                "nas-hpc job and run it with: nas-hpc launcher --job-mode mpi"
+            )
     check_search(_module(wish.application), wish.words())
 
 
@@ -144,9 +153,10 @@ def _without(mine: Sequence[tuple[str, ...]], others: Sequence[tuple[str, ...]])
 
 
 def _value(words: Sequence[str], flag: str) -> str:
-    for word, following in zip(words, words[1:], strict=False):
-        if word == flag:
-            return following
+    for word, following in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            return value if equals else following
     return ""
 
 

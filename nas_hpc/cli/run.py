@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,26 @@ from nas_hpc.site import DEFAULT_SITE, is_in_site
 
 if TYPE_CHECKING:
     from nas_hpc.site import Site
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_SHAPE = (
+    ("nodes-per-eval", Count(1), "Nodes of each evaluation; here always 1."),
+    ("ranks-per-node", Count(1), "MPI ranks of each evaluation; here always 1."),
+    ("threads-per-rank", Count(1), "Threads of each evaluation at least."),
+    ("gpus-per-rank", Count(0), "GPUs that each evaluation has for itself."),
+)
+
+
+def _shape_options(command: Function) -> Function:
+    """The search's flags that say what each evaluation occupies; their values are None where not given."""
+    for flag, kind, text in reversed(_SHAPE):
+        command = click.option(f"--{flag}", type=kind, default=None, help=text)(command)
+    return command
+
+
+def _shape_words(given: Mapping[str, int | None]) -> tuple[str, ...]:
+    values = [(flag, given[flag.replace("-", "_")]) for flag, _, _ in _SHAPE]
+    return tuple(word for flag, value in values if value is not None for word in (f"--{flag}", str(value)))
 
 
 @site_options
@@ -50,6 +70,7 @@ def run(ctx: click.Context) -> None:
 @click.option(
     "--workers", type=Count(1), default=None, help="Evaluations at once on a node. [default: its cores]"
 )
+@_shape_options
 @click.option(
     "--nodes",
     type=Count(1),
@@ -64,6 +85,7 @@ def run(ctx: click.Context) -> None:
 @click.pass_obj
 def hps(
     call: Invocation,
+    /,
     name: str,
     problem: str,
     function: str,
@@ -78,6 +100,7 @@ def hps(
     report: bool,
     yes: bool,
     as_json: bool,
+    **shape: int | None,
 ) -> int:
     """Search hyperparameters in the foreground; interrupted, the same command goes on.
 
@@ -96,7 +119,7 @@ def hps(
         function=_whole_path(function),
         max_evals=max_evals,
         seed=seed,
-        more=tuple(parse_args(args)),
+        more=(*_shape_words(shape), *parse_args(args)),
         time_limit_s=time_limit or 0.0,
         workers=workers or 0,
     )

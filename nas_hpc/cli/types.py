@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nas_hpc.errors import NasHpcError, WrongCall
+from nas_hpc.names import wrong_name
 from nas_hpc.states import State
 
 if TYPE_CHECKING:  # generic since click 8.2 only
@@ -21,10 +22,6 @@ if TYPE_CHECKING:  # generic since click 8.2 only
 else:
     TextType = IntType = FloatType = StateType = click.ParamType
 
-MAX_NAME = 100
-"""Longest name of a job or workflow, in bytes: its directory's name is nine longer and must fit
-everywhere.
-"""
 MAX_COUNT = 1_000_000
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NEXT_SETTING = re.compile(r":(?=[^:=]*=)")
@@ -41,24 +38,6 @@ class Name(TextType):
         if wrong:
             self.fail(f"{value!r} {wrong}", param, ctx)
         return str(value)
-
-
-def wrong_name(name: str) -> str:
-    """What is wrong with ``name`` as the name of a job, workflow or application, and what is right; "" if
-    nothing.
-    """
-    if not name.strip():
-        return "is empty; give a name such as test"
-    if "/" in name:
-        better = name.strip("/").replace("/", "_") or "test"
-        return f"has a slash, and it names a directory; use for instance {better!r}"
-    if name[0] in ".-":
-        return f"begins with {name[0]!r}; begin with a letter or a digit"
-    if not name.isprintable() or any(c.isspace() or c in "%\\,:*?\"'" for c in name):
-        return "has a character that a directory's name should not have; use letters, digits, and . _ - + ="
-    if len(name.encode(errors="replace")) > MAX_NAME:
-        return f"is {len(name.encode(errors='replace'))} bytes long; use at most {MAX_NAME}"
-    return ""
 
 
 class Count(IntType):

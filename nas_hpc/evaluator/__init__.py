@@ -5,7 +5,7 @@ from __future__ import annotations
 from nas_hpc.evaluator.base import CacheKey, EvaluationResult, Evaluator, canonical, derived_seed
 from nas_hpc.evaluator.deephyper import DeepHyperEvaluator
 from nas_hpc.evaluator.evaluator import LauncherEvaluator, Settings
-from nas_hpc.evaluator.select import KINDS, check_kind, create, workers_per_node
+from nas_hpc.evaluator.select import KINDS, check_kind, create, evaluation_shape, workers_per_node
 
 __all__ = [
     "KINDS",
@@ -19,5 +19,6 @@ __all__ = [
     "check_kind",
     "create",
     "derived_seed",
+    "evaluation_shape",
     "workers_per_node",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from nas_hpc.errors import WrongCall
+from nas_hpc.plain import check_integers, plain
 from nas_hpc.records import Json
 from nas_hpc.states import Outcome
 from nas_hpc.wire import Pending, Report, Shape
@@ -107,50 +108,13 @@ class Evaluator(Protocol):
         """Leave. What is in flight goes on; a later attempt of the search finds it."""
 
 
-def plain(value: Any, where: str = "the configuration") -> Any:
-    """``value`` as JSON's own types: arrays and tuples become lists, NumPy's scalars Python's.
-
-    Raises WrongCall for anything that is not JSON, with its place.
-    """
-    if value is None or isinstance(value, bool | str):
-        return str(value) if type(value) is not str and isinstance(value, str) else value
-    if type(value) is int or type(value) is float:
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise WrongCall(f"{where}: the key {key!r} is a {type(key).__name__}: names are strings")
-        return {str(key): plain(item, f"{where}, {key!r}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, where) for item in value]
-    tolist = getattr(value, "tolist", None)
-    if callable(tolist):  # NumPy's arrays and scalars, without importing NumPy
-        return plain(tolist(), where)
-    if isinstance(value, int | float):
-        return int(value) if isinstance(value, int) else float(value)
-    kind = type(value).__name__
-    raise WrongCall(
-        f"{where}: {value!r} is a {kind}: give numbers, strings, bools, None, lists, dictionaries"
-    )
-
-
 def plain_config(config: Any) -> dict[str, Any]:
     """A configuration as JSON's own types. Raises WrongCall if it is no dictionary of such."""
     if not isinstance(config, Mapping):
         raise WrongCall(f"the configuration {config!r} is a {type(config).__name__}: give a dictionary")
     result = plain(config)
-    _check_integers(result)
+    check_integers(result)
     return result  # type: ignore[no-any-return]
-
-
-def _check_integers(value: Any) -> None:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _check_integers(item)
-    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise WrongCall(f"the configuration has the integer {value}: integers have at most 64 bits")
 
 
 def canonical(config: Json) -> str:

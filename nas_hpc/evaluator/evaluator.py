@@ -13,6 +13,7 @@ from nas_hpc import wire
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.evaluator.base import CacheKey, EvaluationResult, canonical, derived_seed, plain_config
 from nas_hpc.evaluator.client import Client
+from nas_hpc.evaluator.specified import Specify, specified
 from nas_hpc.records import Json
 from nas_hpc.states import Outcome
 
@@ -34,6 +35,9 @@ class Settings:
     retries: int = 0
     """So often a failed evaluation is run again before it counts as failed."""
     environ: Mapping[str, str] = field(default_factory=dict)
+    specify: Specify | None = None
+    """A job specification: called for every configuration that is to run, it says which program does.
+    ``run`` is its name, and what it leaves open is as these settings say."""
 
 
 class LauncherEvaluator:
@@ -46,7 +50,8 @@ class LauncherEvaluator:
     ``cached`` and no directory. While the earlier one still runs, the hit waits for it. Only a result with an
     objective is shared: after a failure the next request with that key runs again, because a failure is as
     often the node's as the configuration's (a search that wants no second try leaves the configuration out
-    itself).
+    itself). Keys are of configurations: what a job specification makes of them does not matter, and it is
+    called for those alone that run.
     """
 
     def __init__(self, client: Client, settings: Settings) -> None:
@@ -237,6 +242,9 @@ class LauncherEvaluator:
         )
 
     def _send(self, asks: list[wire.Ask]) -> None:
+        specify = self._settings.specify
+        if specify is not None:
+            asks = [ask if ask.cached_of else specified(ask, specify) for ask in asks]
         for first in range(0, len(asks), ASKS_PER_MESSAGE):
             part = tuple(asks[first : first + ASKS_PER_MESSAGE])
             request = self._client.submit(part)

@@ -15,6 +15,7 @@ from nas_hpc.wire import ENDPOINT_VARIABLE, Shape
 KINDS = ("auto", "balsam", "nas-hpc")
 WORKERS_VARIABLE = "DEEPHYPER_WORKERS_PER_NODE"
 CORES_VARIABLE = "NAS_HPC_CORES_PER_NODE"
+GPUS_VARIABLE = "NAS_HPC_GPUS_PER_NODE"
 BALSAM_VARIABLE = "BALSAM_DB_PATH"
 _OF_DEEPHYPER = frozenset(
     ["subprocess", "processPool", "threadPool", "ray", "serial", "thread", "process", "loky", "mpicomm"]
@@ -34,6 +35,42 @@ def workers_per_node(environ: Mapping[str, str] = os.environ) -> int:
     if environ.get(CORES_VARIABLE, "").strip():
         return max(2, _count(environ, CORES_VARIABLE))
     return max(2, os.cpu_count() or 1)
+
+
+def evaluation_shape(
+    nodes: int = 1,
+    ranks_per_node: int = 1,
+    threads_per_rank: int = 1,
+    gpus_per_rank: int = 0,
+    environ: Mapping[str, str] = os.environ,
+) -> Shape:
+    """What each evaluation of a search occupies.
+
+    How many share a node is DEEPHYPER_WORKERS_PER_NODE; where that is unset, evaluations with several ranks
+    or nodes have their nodes for themselves, those with GPUs share a node as its GPUs allow, and all others
+    as ``workers_per_node`` says. What a problem calls its hyperparameters changes nothing here.
+
+    Raises ConfigError for a value in the environment that is no number, WrongCall for several evaluations on
+    several nodes.
+    """
+    given = bool(environ.get(WORKERS_VARIABLE, "").strip())
+    packing = workers_per_node(environ)
+    if nodes > 1 and given and packing > 1:
+        raise WrongCall(
+            f"--nodes-per-eval {nodes} gives each evaluation its nodes for itself, and "
+            f"{WORKERS_VARIABLE}={packing} packs {packing} on one: leave one of the two out"
+        )
+    if not given and (nodes > 1 or ranks_per_node > 1):
+        packing = 1
+    elif not given and gpus_per_rank and environ.get(GPUS_VARIABLE, "0") != "0":
+        packing = min(packing, max(1, _count(environ, GPUS_VARIABLE) // gpus_per_rank))
+    return Shape(
+        num_nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        threads_per_rank=threads_per_rank,
+        gpus_per_rank=gpus_per_rank,
+        node_packing_count=packing,
+    )
 
 
 def check_kind(kind: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -79,7 +116,7 @@ def create(
     check_kind(kind, environ)
     settings = settings or Settings(run=run)
     if settings.shape == Shape():
-        settings = replace(settings, shape=Shape(node_packing_count=workers_per_node(environ)))
+        settings = replace(settings, shape=evaluation_shape(environ=environ))
     client = Client(
         Path(environ[ENDPOINT_VARIABLE]),
         job=environ["NAS_HPC_JOB_ID"],

@@ -44,7 +44,7 @@ def done_of(one: Finished) -> Done:
         order=one.order,
         seq=job.seq,
         config=job.evaluation.config if job.evaluation is not None else {},
-        data=job.data,
+        data=job.evaluation.notes if job.evaluation is not None else {},
         outcome=result.outcome.value,
         objective=result.objective if result.outcome is Outcome.OK else None,
         metadata=result.metadata,

@@ -458,5 +458,7 @@ class Dispatcher:
 
 def _like(job: Job) -> str:
     """Jobs of one kind have one name: their durations tell how long the next takes."""
-    what = job.evaluation.run if job.evaluation is not None else job.application
-    return f"{job.workflow}/{what}/{job.data.get('budget', '')}"
+    evaluation = job.evaluation
+    if evaluation is None:
+        return f"{job.workflow}/{job.application}/{job.data.get('budget', '')}"
+    return f"{job.workflow}/{evaluation.run}/{job.application}/{evaluation.notes.get('budget', '')}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.records import Attempt, Job
+from nas_hpc.states import Outcome
 
 
 def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
         "return_code": result.return_code,
         "objective": result.objective,
         "reason": result.reason,
-        "cached": attempt.number == 0,
+        "cached": attempt.number == 0 and result.outcome is Outcome.OK,
     }
 
 

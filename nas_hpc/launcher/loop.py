@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from nas_hpc.errors import LeaseLost, StoreError, WorkFailed, WrongCall
-from nas_hpc.launcher import ensemble, ownership, roster, view
+from nas_hpc.launcher import ensemble, ownership, roster, view, visitors
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher, Hooks
 from nas_hpc.launcher.endings import SEARCH_ENDED
@@ -25,6 +25,7 @@ from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.ownership import Left
 from nas_hpc.launcher.roster import Roster
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
+from nas_hpc.launcher.visitors import Visitors
 from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.processes.orders import Key
 from nas_hpc.records import App, Job, Lease
@@ -42,6 +43,7 @@ from nas_hpc.wire import (
     Dismiss,
     Message,
     OfAgent,
+    OfJob,
     Query,
     Refused,
     Status,
@@ -148,6 +150,7 @@ class Launcher:
             self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, self._expects
         )
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
+        self.visitors = Visitors(self.dispatcher, self.lease.id, self._for_visitors())
         self.endpoint = EndpointServer(
             self.site.endpoint, self.lease.id, self._receive, self.note, self._listen
         )
@@ -234,17 +237,20 @@ class Launcher:
         """Look into the database for what commands have changed; then answer who asked for it."""
         workflow, lease = self.options.workflow, self.lease.id
 
-        def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job], bool]:
+        def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job], list[Job]]:
             waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE))
             creators = sorted({job.creator for job in waiting if job.creator})
             known = [job for job in creators if job not in self.dispatcher.creators]
             mine = store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING})))
             parents = store.jobs(JobFilter(ids=tuple(known))) if known else []
-            children = store.jobs(JobFilter(workflow=workflow, states=_CHILDREN, limit=1))
-            return store.apps(), waiting, parents, mine, bool(children)
+            limit = 1 if self._ready else 0  # later ones are told by who adds them
+            children = store.jobs(JobFilter(workflow=workflow, states=_CHILDREN, limit=limit))
+            return store.apps(), waiting, parents, mine, children
 
-        def then(found: tuple[list[App], list[Job], list[Job], list[Job], bool]) -> None:
-            apps, waiting, creators, mine, self._children_wait = found
+        def then(found: tuple[list[App], list[Job], list[Job], list[Job], list[Job]]) -> None:
+            apps, waiting, creators, mine, children = found
+            self._children_wait = bool(children)
+            self.visitors.await_parents(children)
             self.dispatcher.apps = {app.name: app for app in apps}
             self.dispatcher.creators |= {job.id: job for job in creators}
             over = [job for job in creators if job.state in FINAL]  # evaluations of these run for nobody
@@ -277,6 +283,8 @@ class Launcher:
             self._reload(peer, message.request)
         elif isinstance(message, Query):
             self._send(peer, Status(message.request, self.view(message.job)))
+        elif isinstance(message, OfJob):
+            self.visitors.receive(peer, message)
         elif isinstance(message, OfAgent):
             if self.fleet is not None:
                 self.fleet.receive(peer, message)
@@ -302,8 +310,15 @@ class Launcher:
                 self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}{said}")
         self.searches.finished(done)
         self.searches.killed(cancelled, SEARCH_ENDED)
-        if self._children_wait and any(not one.job.creator for one in done):
+        awaited = self.visitors.awaited
+        if self._children_wait and any(not one.job.creator or one.job.id in awaited for one in done):
             self._reload_soon()
+
+    def _for_visitors(self) -> visitors.Outside:
+        def waits() -> None:
+            self._children_wait = True
+
+        return visitors.Outside(self._send, self.searches.killed, waits, self.options.workflow)
 
     def _overtaken(self, jobs: Sequence[Job]) -> None:
         self.searches.killed(jobs, "killed by a command")

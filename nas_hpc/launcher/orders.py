@@ -97,6 +97,12 @@ def job_json(job: Job) -> dict[str, Any]:
     }
     if job.evaluation is not None:
         body |= {"config": job.evaluation.config, "run": job.evaluation.run, "seed": job.evaluation.seed}
+        if job.evaluation.argv:
+            body["argv"] = job.evaluation.argv
+    if job.data:
+        body["data"] = job.data
+    if job.parents:
+        body["parents"] = job.parents
     return body
 
 
@@ -111,12 +117,12 @@ def build_order(
     threads = max(job.resources.threads_per_rank, len(placement.cores[0]), 1)
     call: Call | None = None
     argv: tuple[str, ...] = ()
-    if job.evaluation is not None:
-        wanted = job.evaluation
+    wanted = job.evaluation
+    if wanted is not None and not (wanted.argv or job.application):
         warm = allocation.mode == "serial" and not allocation.fresh
         call = Call(wanted.run, wanted.config, wanted.seed, warm)
     else:
-        argv = _argv(job, apps)
+        argv = wanted.argv if wanted is not None and wanted.argv else _argv(job, apps)
     return Order(
         key=(job.id, job.attempt),
         name=job.name,

@@ -14,20 +14,20 @@ from functools import partial
 from typing import TypeVar
 
 from nas_hpc.errors import NasHpcError
+from nas_hpc.launcher import asks
 from nas_hpc.launcher.answers import Originals, done_of
 from nas_hpc.launcher.dispatch import Dispatcher
 from nas_hpc.launcher.endings import SEARCH_ENDED, UNFINISHED, cancel_if_over, check_current, revive
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.processes.orders import Key
-from nas_hpc.records import Evaluation, Job, Resources, new_id
+from nas_hpc.records import App, Job
 from nas_hpc.resources import Request
 from nas_hpc.states import RUNNABLE, Actor, Outcome, State
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.wire import (
     PROTOCOL,
     Accepted,
-    Ask,
     Cancel,
     Capacity,
     End,
@@ -47,6 +47,8 @@ CHUNK = 200
 """Results per message."""
 _History = tuple[list[Finished], list[Job], float]
 """What is finished, what is not, and when the search's first attempt began."""
+_Added = tuple[list[Job], list[Finished], dict[str, App] | None]
+"""What is to run, what is over already, and the applications if any is asked for."""
 
 
 @dataclass(slots=True)
@@ -131,7 +133,7 @@ class Searches:
         for other in [s for s in self.sessions.values() if s.job.id == hello.job]:
             settled = min(settled, other.settled)
             self._drop(other)
-        probe = Job(id="", name="", workflow="", creator="-", resources=_resources(hello.shape, 0.0))
+        probe = Job(id="", name="", workflow="", creator="-", resources=asks.resources_of(hello.shape))
         why = self.dispatcher.never_here(probe)
         if why:
             self.outside.send(peer, End(f"none of its evaluations can run here: {why}"))
@@ -152,7 +154,7 @@ class Searches:
             first = min((a.claimed for a in store.attempts([job.id])), default=time.time())
             return done, waiting, first
 
-        self.dispatcher.write(_or_refusal(history), partial(self._welcome, session))
+        self.dispatcher.write(or_refusal(history), partial(self._welcome, session))
 
     def adopted(self, keys: Iterable[Key]) -> None:
         """It is decided whether these attempts go on: answer the searches among them."""
@@ -171,7 +173,9 @@ class Searches:
         session.live = True
         self.dispatcher.add(job for job in waiting if job.state in RUNNABLE)
         pending = tuple(
-            Pending(job.seq, job.evaluation.config, job.data) for job in waiting if job.evaluation is not None
+            Pending(job.seq, job.evaluation.config, job.evaluation.notes)
+            for job in waiting
+            if job.evaluation is not None
         )
         session.capacity = self._capacity_of(session)
         deadline = self.outside.deadline_utc()
@@ -182,50 +186,34 @@ class Searches:
 
     def _submit(self, session: Session, submit: Submit) -> None:
         now = time.time()
-        fresh = [self._job_of(session, ask, now) for ask in submit.asks if not ask.cached_of]
-        cached = [(self._job_of(session, ask, now), ask.cached_of) for ask in submit.asks if ask.cached_of]
-        kinds = {job.resources: job for job in fresh}.values()
-        why = next(filter(None, map(self.dispatcher.never_here, kinds)), "")
-        if why:
-            said = f"an evaluation that cannot run here: {why}"
-            self.outside.send(session.peer, Refused(submit.request, said))
+        asked = asks.sort(session.job, submit.asks, now, self.dispatcher.never_here)
+        if asked.refusal:
+            self.outside.send(session.peer, Refused(submit.request, asked.refusal))
             return
 
-        def commit(store: Store) -> tuple[list[Job], list[Finished]]:
+        def commit(store: Store) -> _Added:
             store.claim(self.allocation.lease, ())  # raises LeaseLost
-            added = store.add_jobs(fresh, Actor.SEARCH) if fresh else []
-            hits = store.add_finished(session.originals.hits(store, cached, now)) if cached else []
-            return added, hits
+            apps = {app.name: app for app in store.apps()} if asked.applications else None
+            wanted = asked if apps is None else asked.known(apps, now)
+            added = store.add_jobs(wanted.fresh, Actor.SEARCH) if wanted.fresh else []
+            hits = session.originals.hits(store, wanted.hits, now) if wanted.hits else []
+            over = [*hits, *wanted.failed]
+            return added, store.add_finished(over) if over else [], apps
 
-        self.dispatcher.write(_or_refusal(commit), partial(self._submitted, session, submit))
+        self.dispatcher.write(or_refusal(commit), partial(self._submitted, session, submit))
 
-    def _submitted(
-        self, session: Session, submit: Submit, outcome: tuple[list[Job], list[Finished]] | NasHpcError
-    ) -> None:
+    def _submitted(self, session: Session, submit: Submit, outcome: _Added | NasHpcError) -> None:
         if isinstance(outcome, NasHpcError):
             self.outside.send(session.peer, Refused(submit.request, str(outcome)))
             return
-        added, hits = outcome
+        added, found, apps = outcome
+        over = [one for one in found if one.order]  # sent again, one may run that could not be run now
+        if apps is not None:
+            self.dispatcher.apps = apps
         self.outside.send(session.peer, Accepted(submit.request))
         self.dispatcher.add(job for job in added if job.state in RUNNABLE)
-        self.journal.attempts((hit.job, hit.attempt) for hit in hits if hit.attempt is not None)
-        self.finished(hits)
-
-    def _job_of(self, session: Session, ask: Ask, now: float) -> Job:
-        search = session.job
-        return Job(
-            id=new_id(),
-            name=f"task{ask.seq}",
-            workflow=search.workflow,
-            environ=dict(ask.environ),
-            resources=_resources(ask.shape, ask.timeout_s),
-            evaluation=Evaluation(ask.run, ask.config, ask.seed),
-            creator=search.id,
-            seq=ask.seq,
-            retries=ask.retries,
-            data=dict(ask.data),
-            created=now,
-        )
+        self.journal.attempts((one.job, one.attempt) for one in over if one.attempt is not None)
+        self.finished(over)
 
     def _cancel(self, session: Session, cancel: Cancel) -> None:
         wanted = set(cancel.seqs)
@@ -244,7 +232,7 @@ class Searches:
             self.outside.send(session.peer, Accepted(cancel.request))
             self.killed(killed, "cancelled by its search")
 
-        self.dispatcher.write(_or_refusal(commit), then)
+        self.dispatcher.write(or_refusal(commit), then)
 
     # -- what happens to evaluations and searches ----------------------------------------------------
     def finished(self, done: Sequence[Finished]) -> None:
@@ -339,7 +327,7 @@ def launcher_line(allocation: Allocation, event: str, slots: int) -> dict[str, o
     }
 
 
-def _or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError]:
+def or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError]:
     """``work``; what it refuses is returned, and nothing written. Troubles of the database are raised."""
 
     def attempt(store: Store) -> T | NasHpcError:
@@ -352,17 +340,6 @@ def _or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError
             return error
 
     return attempt
-
-
-def _resources(shape: Shape, timeout_s: float) -> Resources:
-    return Resources(
-        num_nodes=shape.num_nodes,
-        ranks_per_node=shape.ranks_per_node,
-        threads_per_rank=shape.threads_per_rank,
-        gpus_per_rank=shape.gpus_per_rank,
-        node_packing_count=shape.node_packing_count,
-        timeout_s=timeout_s,
-    )
 
 
 def _after(creator: str, order: int, store: Store) -> list[Finished]:

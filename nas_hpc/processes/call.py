@@ -135,6 +135,8 @@ def judge(returned: Any) -> tuple[str, float | None, dict[str, Any], str]:
     """(outcome, objective, metadata, reason) of what a run function returned. Raises Invalid."""
     metadata: dict[str, Any] = {}
     what = "the run function returned"
+    if type(returned).__name__ == "JobSpec":  # behind a decorator without functools.wraps, for instance
+        raise Invalid(f"{what} a JobSpec: put @job_specification before it, as the outermost decorator")
     value = returned
     if isinstance(returned, dict):
         if "objective" not in returned:

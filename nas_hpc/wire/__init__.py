@@ -1,6 +1,7 @@
 """Messages between searches, jobs, commands, agents and the launcher.
 
-A message is one frozen dataclass of ``messages``, sent as msgpack: its class's name and its fields in order.
+A message is one frozen dataclass of ``messages`` or ``of_jobs``, sent as msgpack: its class's name and its
+fields in order.
 Both sides state ``PROTOCOL`` in their first message and refuse another number. The transport is a
 ZeroMQ DEALER or ROUTER socket with CURVE; keys and address stand in the endpoint file (mode 0600).
 """
@@ -9,31 +10,19 @@ from __future__ import annotations
 
 from nas_hpc.wire.codec import PROTOCOL, pack, unpack
 from nas_hpc.wire.endpoint import ENDPOINT_VARIABLE, Endpoint, read_endpoint, write_endpoint
+from nas_hpc.wire.kinds import Message, OfAgent, OfCommand, OfJob, OfLauncher, OfSearch, ToAgent
 from nas_hpc.wire.messages import (
     Accepted,
-    Added,
-    AddJobs,
     AgentHello,
     AgentNote,
     AgentWelcome,
     Ask,
-    AskChildren,
     Cancel,
     Capacity,
-    Child,
-    Children,
     Dismiss,
     Done,
     End,
     Hello,
-    KillJobs,
-    Message,
-    NewJob,
-    OfAgent,
-    OfCommand,
-    OfJob,
-    OfLauncher,
-    OfSearch,
     Pending,
     Pulse,
     Query,
@@ -48,10 +37,10 @@ from nas_hpc.wire.messages import (
     Shape,
     Status,
     Submit,
-    ToAgent,
     Wake,
     Welcome,
 )  # fmt: skip
+from nas_hpc.wire.of_jobs import Added, AddJobs, AskChildren, Child, Children, KillJobs, NewJob
 
 __all__ = [
     "Accepted", "AddJobs", "Added", "AgentHello", "AgentNote", "AgentWelcome", "Ask", "AskChildren", "Cancel",

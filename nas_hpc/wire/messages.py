@@ -192,90 +192,6 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
-    """A job that the program of a running one wants added."""
-
-    key: str
-    """What makes it the same job when the program is started again: unique among those that it adds."""
-    name: str
-    application: str
-    args: str = ""
-    workflow: str = ""
-    """Empty: that of the running job."""
-    environ: Mapping[str, str] = field(default_factory=dict)
-    shape: Shape = Shape()
-    wall_time_minutes: float = 0.0
-    timeout_s: float = 0.0
-    retries: int = 0
-    parents: tuple[str, ...] = ()
-    data: Json = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class AddJobs:
-    """From the program of a running job: add these; answered by Added after the commit, or by Refused."""
-
-    protocol: int
-    request: int
-    job: str
-    attempt: int
-    """Which program asks: only a current attempt may."""
-    jobs: tuple[NewJob, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """Ids of the jobs of ``request``, in order."""
-
-    request: int
-    ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KillJobs:
-    """From the program of a running job: end these. Answered by Accepted after the commit, or by Refused."""
-
-    protocol: int
-    request: int
-    job: str
-    attempt: int
-    ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AskChildren:
-    """From the program of a running job: which jobs has it added? Answered by Children, or by Refused."""
-
-    protocol: int
-    request: int
-    job: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A job that another one's program added, as it is now."""
-
-    id: str
-    name: str
-    workflow: str
-    application: str
-    state: str
-    attempt: int
-    objective: float | None
-    reason: str
-    """Why its last attempt failed; empty if it did not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Children:
-    """Answer to AskChildren, in the order in which they were added."""
-
-    request: int
-    jobs: tuple[Child, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class RunEnded:
     """From an agent: an attempt is over. It is said again in every AgentHello until RunsSettled names it."""
 
@@ -393,12 +309,3 @@ class Dismiss:
     """To an agent: end everything, and yourself; your supervisor ends with you."""
 
     reason: str
-
-
-OfSearch = Hello | Submit | Cancel | Report
-OfCommand = Wake | Query
-OfJob = AddJobs | KillJobs | AskChildren
-OfAgent = AgentHello | Pulse | RunStarted | RunEnded | AgentNote
-ToAgent = AgentWelcome | RunOrder | RunStop | RunsSettled | Dismiss
-OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status | Added | Children | ToAgent
-Message = OfSearch | OfCommand | OfJob | OfAgent | OfLauncher

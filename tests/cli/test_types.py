@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_hpc.cli.types import parse_args, parse_environ, parse_list, wrong_name
+from nas_hpc.cli.types import parse_args, parse_environ, parse_list
 from nas_hpc.errors import WrongCall
+from nas_hpc.names import wrong_name
 
 VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True).filter(
     lambda name: not name.startswith(("NAS_HPC", "BALSAM"))

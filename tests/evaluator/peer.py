@@ -280,6 +280,8 @@ class Peer:
                 assert original is not None, f"a hit of {ask.cached_of}, which is not finished"
                 assert original.objective is not None
                 self._end(ask.seq, "ok", original.objective, "", time.time(), cached=True)
+            elif ask.failure:
+                self._end(ask.seq, "error", None, ask.failure, time.time())
             else:
                 self._work.put(ask.seq)
         if self.mute:

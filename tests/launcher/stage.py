@@ -5,8 +5,9 @@ races for milliseconds happens exactly when a test wants it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import open_store
 from nas_hpc.store.base import JobFilter, Store
 from nas_hpc.wire import PROTOCOL, Ask, Hello, Message, Results, Shape, Submit, Wake
+from tests.launcher.bench import Bench
 
 WAIT_S = 5.0
 PEER = b"search"
@@ -180,3 +182,24 @@ async def staged(site: Site, patch: pytest.MonkeyPatch, **options: Any) -> Async
             assert stage.task.done(), "the launcher does not end"
     finally:
         store.close()
+
+
+Play = Callable[[Stage], Awaitable[None]]
+
+
+def on_stage(**options: Any) -> Callable[[Play], Callable[..., None]]:
+    """Run a test with a launcher on the stage."""
+
+    def decorate(play: Play) -> Callable[..., None]:
+        @functools.wraps(play)
+        def test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+            async def run() -> None:
+                async with staged(Site(bench.site), monkeypatch, **options) as stage:
+                    await play(stage)
+
+            asyncio.run(run())
+
+        del test.__wrapped__  # type: ignore[attr-defined]  # pytest reads its parameters
+        return test
+
+    return decorate

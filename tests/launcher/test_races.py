@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -14,31 +11,10 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.launcher import LauncherOptions
 from nas_hpc.processes.orders import Order
 from nas_hpc.records import Evaluation, Resources
-from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.wire import PROTOCOL, Ask, Cancel, End, Hello, Refused, Report, Shape, Submit
 from tests.launcher.bench import Bench
-from tests.launcher.stage import PEER, SHAPE, Stage, program, search, staged
-
-Play = Callable[[Stage], Awaitable[None]]
-
-
-def on_stage(**options: Any) -> Callable[[Play], Callable[..., None]]:
-    """Run a test with a launcher on the stage."""
-
-    def decorate(play: Play) -> Callable[..., None]:
-        @functools.wraps(play)
-        def test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-            async def run() -> None:
-                async with staged(Site(bench.site), monkeypatch, **options) as stage:
-                    await play(stage)
-
-            asyncio.run(run())
-
-        del test.__wrapped__  # type: ignore[attr-defined]  # pytest reads its parameters
-        return test
-
-    return decorate
+from tests.launcher.stage import PEER, SHAPE, Stage, on_stage, program, search
 
 
 # -- what a search is told -------------------------------------------------------------------------------

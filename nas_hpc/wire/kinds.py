@@ -1,0 +1,38 @@
+"""Who says what."""
+
+from __future__ import annotations
+
+from nas_hpc.wire.messages import (
+    Accepted,
+    AgentHello,
+    AgentNote,
+    AgentWelcome,
+    Cancel,
+    Capacity,
+    Dismiss,
+    End,
+    Hello,
+    Pulse,
+    Query,
+    Refused,
+    Report,
+    Results,
+    RunEnded,
+    RunOrder,
+    RunsSettled,
+    RunStarted,
+    RunStop,
+    Status,
+    Submit,
+    Wake,
+    Welcome,
+)
+from nas_hpc.wire.of_jobs import Added, AddJobs, AskChildren, Children, KillJobs
+
+OfSearch = Hello | Submit | Cancel | Report
+OfCommand = Wake | Query
+OfJob = AddJobs | KillJobs | AskChildren
+OfAgent = AgentHello | Pulse | RunStarted | RunEnded | AgentNote
+ToAgent = AgentWelcome | RunOrder | RunStop | RunsSettled | Dismiss
+OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status | Added | Children | ToAgent
+Message = OfSearch | OfCommand | OfJob | OfAgent | OfLauncher
