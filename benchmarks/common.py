@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+AGENTS_COME_S = 10.0
+_AGENTS = ("launcher.node_agent", "processes.supervisor")
 
 
 @contextlib.contextmanager
@@ -64,7 +66,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the launcher process cost: CPU seconds and its largest resident set."""
+    """What the launcher and its agents cost: CPU seconds, and the sum of their largest resident sets."""
 
     wall_s: float
     cpu_s: float
@@ -101,11 +103,15 @@ def launch(site: Path, place: Path, *flags: str) -> Machine:
             [sys.executable, "-m", "nas_hpc.cli", "--site", str(site), "launcher", *flags],
             cwd=place, env=environment(), stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        begun, cpu_s, rss = time.monotonic(), 0.0, 0
+        begun = time.monotonic()
+        cost: dict[psutil.Process, tuple[float, int]] = {process: (0.0, 0)}
         while True:
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                cpu_s, rss = times.user + times.system, max(rss, process.memory_info().rss)
+            if time.monotonic() - begun < AGENTS_COME_S:
+                cost |= {agent: (0.0, 0) for agent in _agents(site) if agent not in cost}
+            for one, (_, rss) in cost.items():
+                with contextlib.suppress(psutil.Error):
+                    times = one.cpu_times()
+                    cost[one] = times.user + times.system, max(rss, one.memory_info().rss)
             try:
                 code = process.wait(0.5)
                 break
@@ -113,7 +119,21 @@ def launch(site: Path, place: Path, *flags: str) -> Machine:
                 continue
     if code:
         raise SystemExit(f"the launcher ended with {code}:\n{log.read_text()[-3000:]}")
-    return Machine(time.monotonic() - begun, cpu_s, rss)
+    spent = cost.values()
+    return Machine(time.monotonic() - begun, sum(cpu_s for cpu_s, _ in spent), sum(rss for _, rss in spent))
+
+
+def _agents(site: Path) -> list[psutil.Process]:
+    """The agent processes and supervisors of a site."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if any(f"nas_hpc.{of}" in part for part in line for of in _AGENTS) and any(
+                part.startswith(str(site)) for part in line
+            ):
+                found.append(process)
+    return found
 
 
 def percentile(values: list[float], share: float) -> float:

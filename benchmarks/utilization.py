@@ -6,7 +6,7 @@ busy_share        busy evaluator-seconds over available ones, from the last firs
                   idleness for want of work (the last start): the steady state
 whole_run_share   the same from the first start to the last end
 gap_p50_ms ...    between the end of an evaluation and the start of the next on the same number of busy slots
-launcher_cpu_share, launcher_rss_mb   of the launcher's process
+launcher_cpu_share, launcher_rss_mb   of the launcher, and of its agents where they are processes of their own
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ def busy_share(attempts: list[dict[str, Any]], slots: int, begin: float, end: fl
     return busy / (slots * (end - begin)) if end > begin else 0.0
 
 
-def measure(nodes: int, workers: int, seconds: float, evaluations: int) -> dict[str, Any]:
+def measure(load: Load, *launcher_flags: str) -> dict[str, Any]:
     """Run it and compute the figures."""
     with workplace() as place:
-        load = Load(evaluations, seconds, workers_per_node=workers)
-        record, attempts, cost = drive(load, place, "--nodes", str(nodes))
+        record, attempts, cost = drive(load, place, *launcher_flags)
     slots = record["capacity"]
     mine = sorted((a for a in attempts if a["creator"]), key=lambda a: a["start"])
     starts = [a["start"] for a in mine]
@@ -62,9 +61,16 @@ def main() -> None:
     parser.add_argument("--workers-per-node", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--evaluations", type=int, default=200)
+    parser.add_argument("--spread", type=float, default=0.0, help="share by which the seconds differ")
+    parser.add_argument("--agents", type=int, default=0)
+    parser.add_argument("--task-directories", default="each")
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
-    show(measure(flags.nodes, flags.workers_per_node, flags.seconds, flags.evaluations), flags.json)
+    load = Load(
+        flags.evaluations, flags.seconds, workers_per_node=flags.workers_per_node, spread=flags.spread
+    )
+    more = ("--agents", str(flags.agents), "--task-directories", flags.task_directories)
+    show(measure(load, "--nodes", str(flags.nodes), *more), flags.json)
 
 
 if __name__ == "__main__":
