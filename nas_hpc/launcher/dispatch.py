@@ -22,15 +22,17 @@ from nas_hpc.launcher.endings import cancel_with, finish_of
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
+from nas_hpc.launcher.ownership import sessions_log
 from nas_hpc.launcher.placing import Placing, deadlock
 from nas_hpc.launcher.queue import JobQueue
+from nas_hpc.launcher.stages import StageHooks, Stages
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.records import App, Attempt, Job, Result
 from nas_hpc.resources import Placement, Pool, Request
 from nas_hpc.resources.slots import EndOf
 from nas_hpc.site import is_local
-from nas_hpc.states import FINAL, Outcome, State
-from nas_hpc.store.base import Claim, Finished, Store
+from nas_hpc.states import FINAL, RAN, Outcome, State
+from nas_hpc.store.base import Claim, Finish, Finished, Store
 from nas_hpc.store.writer import Writer
 
 T = TypeVar("T")
@@ -110,6 +112,15 @@ class Dispatcher:
         self._looks: set[asyncio.Task[None]] = set()
         """Looks for results on disk."""
         self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=200))
+        self.stages = Stages(
+            allocation,
+            sessions_log(allocation.site, allocation.lease),
+            options.grace_s,
+            StageHooks(
+                lambda: self.apps, self.write, self.has_evaluations, self.add,
+                hooks.finished, hooks.overtaken, hooks.changed,
+            ),
+        )  # fmt: skip
 
     # -- what there is to do -------------------------------------------------------------------------
     def is_search(self, job: Job) -> bool:
@@ -126,11 +137,12 @@ class Dispatcher:
         return self.placing.request_of(job, search=self.is_search(job))
 
     def add(self, jobs: Iterable[Job]) -> None:
-        """Put runnable jobs into the queue; those that can never run here are named instead."""
+        """Put runnable jobs into the queue; those that can never run here are named instead, and those for
+        which something has to be done before, or after an attempt, are given to the stages."""
         for job in jobs:
             if job.id in self._active or self.queue.get(job.id) == job:
                 continue
-            why = self.never_here(job)
+            why = "" if job.state in RAN else self.never_here(job)
             if why:
                 if job.id not in self.never:
                     self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {why}")
@@ -138,6 +150,9 @@ class Dispatcher:
                 self.queue.remove(job.id)
                 continue
             self.never.pop(job.id, None)
+            if not job.creator and self.stages.takes(job):
+                self.queue.remove(job.id)
+                continue
             need = job.resources
             like = f"{_like(job)} {need.timeout_s} {need.wall_time_minutes}"
             self.queue.add(job, self.request_of(job), search=self.is_search(job), like=like)
@@ -184,6 +199,7 @@ class Dispatcher:
 
         def commit(store: Store) -> _Exchanged:
             finishes = [finish_of(store, r.job, r.placement.nodes, end, lease, limit) for r, end in ended]
+            finishes = [self._paused(r.job, one) for (r, _), one in zip(ended, finishes, strict=True)]
             closed, won = store.exchange(lease, finishes, claims)
             over = [f.job for f in closed if f.job.state in FINAL and self.has_evaluations(f.job)]
             return closed, won, cancel_with(store, over)
@@ -195,6 +211,13 @@ class Dispatcher:
             return 0.0 if self.is_search(job) else policy.estimate_s(job, self._durations[_like(job)])
 
         return list(self.queue.take(self.placing, self._fits, now=time.time(), estimate=estimate))
+
+    def _paused(self, job: Job, finish: Finish) -> Finish:
+        """``finish`` up to where a person's job has to wait for its postprocess script."""
+        if job.creator:
+            return finish
+        app = self.apps.get(job.application)
+        return replace(finish, path=policy.paused(job, app, finish.result.outcome, finish.path))
 
     def write(self, work: Callable[[Store], T], then: Callable[[T], None]) -> None:
         """Have the store's thread do ``work``; ``then`` is called in the loop after the commit, in order."""
@@ -274,7 +297,7 @@ class Dispatcher:
         self._journal_killed(overtaken)
         if overtaken:
             self._hooks.overtaken([run.job for run, _ in overtaken])
-        self.add(f.job for f in closed if f.job.state is State.RESTART_READY)
+        self.add(f.job for f in closed if f.job.state is State.RESTART_READY or f.job.lease)
         final = [f for f in closed if f.job.state in FINAL]
         if final:
             self._hooks.finished(final, cancelled)
@@ -408,6 +431,7 @@ class Dispatcher:
         """Start nothing more, and have everything that runs ended; what is being claimed does not start."""
         self.stopping, self._stopped_as = True, (outcome, reason)
         self.stop(list(self.running), outcome, reason)
+        self.stages.stop()
 
     def stop_as_all(self, keys: Iterable[Key]) -> None:
         """``stop_all`` came before these were known."""
@@ -422,7 +446,7 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         """Whether anything runs, waits for the database or is about to be placed."""
-        return bool(self.running or self._writes or self._ended or self._flush_planned)
+        return bool(self.running or self._writes or self._ended or self._flush_planned or self.stages.busy)
 
     def evaluations_of(self, search: str) -> int:
         """How many evaluations of a search are running."""

@@ -31,7 +31,7 @@ from nas_hpc.processes.orders import Key
 from nas_hpc.records import App, Job, Lease
 from nas_hpc.resources import Found, Pool, discover
 from nas_hpc.site import Site
-from nas_hpc.states import FINAL, RUNNABLE, Outcome, State
+from nas_hpc.states import FINAL, RAN, RUNNABLE, Outcome, State
 from nas_hpc.store import open_store
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
@@ -228,6 +228,7 @@ class Launcher:
         if fleet is not None and not superseded:
             fleet.crew.dismiss("the launcher has ended" if self._error is None else str(self._error))
         self.endpoint.close()
+        await self.dispatcher.stages.close()
         await self.agent.close()
         if fleet is not None:
             await (fleet.abandon() if superseded else fleet.end())
@@ -238,10 +239,10 @@ class Launcher:
         workflow, lease = self.options.workflow, self.lease.id
 
         def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job], list[Job]]:
-            waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE))
+            waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE | RAN))
             creators = sorted({job.creator for job in waiting if job.creator})
             known = [job for job in creators if job not in self.dispatcher.creators]
-            mine = store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING})))
+            mine = store.jobs(JobFilter(lease=lease))
             parents = store.jobs(JobFilter(ids=tuple(known))) if known else []
             limit = 1 if self._ready else 0  # later ones are told by who adds them
             children = store.jobs(JobFilter(workflow=workflow, states=_CHILDREN, limit=limit))
@@ -255,6 +256,7 @@ class Launcher:
             self.dispatcher.creators |= {job.id: job for job in creators}
             over = [job for job in creators if job.state in FINAL]  # evaluations of these run for nobody
             self.searches.killed([*self.dispatcher.gone(waiting, mine), *over], "killed by a command")
+            self.dispatcher.stages.keep(mine)
             nobodys = {job.id for job in over}
             self.dispatcher.add(job for job in waiting if job.creator not in nobodys)
             self._ready = True
@@ -304,7 +306,7 @@ class Launcher:
             self._failed.discard(job.id)
             if job.state is State.FAILED:
                 self._failed.add(job.id)
-                reason = result.reason if result is not None else "a job that it waits for failed"
+                reason = self.dispatcher.stages.reason_of(job.id) or (result.reason if result else "")
                 last = (one.attempt.tail if one.attempt is not None else "").strip().splitlines()[-1:]
                 said = f": {last[0]}" if last else ""
                 self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}{said}")
@@ -349,6 +351,7 @@ class Launcher:
 
     def _kill_all(self) -> None:
         """Agents that another launcher may have taken over are told nothing."""
+        self.dispatcher.stages.kill_all()
         fleet = self.fleet
         (self.agent if fleet is None or isinstance(self._error, LeaseLost) else fleet.crew).kill_all()
 

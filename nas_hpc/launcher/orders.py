@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -65,7 +66,10 @@ class Allocation:
             base = environment.for_job(source.origin.environ, source.environ, engine, threads)
             if source is not job:  # thousands of evaluations share their search's
                 self._of_source[key] = base
-        added = {} if source is job else {k: v for k, v in job.environ.items() if k not in self.common}
+        if source is job:
+            added = {"BALSAM_PARENT_IDS": json.dumps(job.parents)}
+        else:
+            added = {k: v for k, v in job.environ.items() if k not in self.common}
         return {
             **base,
             **added,

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions
-from nas_hpc.records import Attempt, Job, Lease, Result, new_id
+from nas_hpc.records import App, Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
@@ -132,7 +132,8 @@ def adopt(
     it took over itself has left those of its predecessor, too.
     """
     leases = {one.id: one for one in store.leases(live_only=False)}
-    restartable = {app.name for app in store.apps() if app.restartable}
+    apps = {app.name: app for app in store.apps()}
+    restartable = {app.name for app in apps.values() if app.restartable}
     of_dead = [
         job
         for job in store.jobs(JobFilter(states=frozenset({State.RUNNING})))
@@ -153,9 +154,7 @@ def adopt(
             with store.transaction():
                 won = set(store.adopt(lease.id, dead, [(job.id, job.attempt) for job in batch]))
                 finishes = [
-                    _settle(
-                        store, lease.id, job, found.get(job.id), alive_until, options.lost_limit, restartable
-                    )
+                    _settle(store, lease.id, job, found.get(job.id), alive_until, options.lost_limit, apps)
                     for job in batch
                     if (job.id, job.attempt) in won
                 ]
@@ -201,9 +200,10 @@ def _existing(store: Store, job_id: str) -> list[Job]:
 
 def _settle(
     store: Store, lease: str, job: Job, result: Result | None, alive_until: float, lost_limit: int,
-    restartable: set[str],
+    apps: Mapping[str, App],
 ) -> Finish:  # fmt: skip
-    if result is not None and job.application in restartable:
+    app = apps.get(job.application)
+    if result is not None and app is not None and app.restartable:
         outcome = policy.effective_outcome(result, restartable=True)
         result = None if outcome is Outcome.LOST else result  # ended with its launcher
     attempts = [] if result is not None and result.outcome is Outcome.OK else store.attempts([job.id])
@@ -214,6 +214,8 @@ def _settle(
     path = policy.follow(
         result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
     )
+    if not job.creator:
+        path = policy.paused(job, app, result.outcome, path)
     return Finish(job.id, job.attempt, lease, result, path, message=result.reason or "found on disk")
 
 

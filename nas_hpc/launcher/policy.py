@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.records import Attempt, Job, Node, Resources, Result
+from nas_hpc.records import App, Attempt, Job, Node, Resources, Result
 from nas_hpc.resources import Request
-from nas_hpc.states import Outcome, State
+from nas_hpc.states import RAN, Outcome, State
 
 LAUNCHER_GONE = "its launcher was gone"
 """Reason of an attempt lost with its launcher. Such losses are nobody's fault and are not counted."""
@@ -96,6 +96,42 @@ def follow(
         return (State.FAILED,) if failed + 1 >= lost_limit else (State.RESTART_READY,)
     faults = sum(r.outcome in _OWN_FAULT for r in results)
     return (State.RUN_ERROR, State.RESTART_READY if faults < retries else State.FAILED)
+
+
+PREPROCESS, POSTPROCESS = "preprocess", "postprocess"
+"""The stages of a job around its attempts; also the names of their scripts' outputs."""
+_HANDLERS = {
+    Outcome.ERROR: "post_error_handler",
+    Outcome.INVALID_RESULT: "post_error_handler",
+    Outcome.TIMEOUT: "post_timeout_handler",
+    Outcome.WALLTIME: "post_timeout_handler",
+}
+
+
+def script_of(stage: str, job: Job, app: App | None) -> str:
+    """The command line that ``job`` has for a stage: its own, else its application's; empty: none."""
+    own: str | None = getattr(job.stages, stage)
+    if own is not None:
+        return own
+    return str(getattr(app, stage)) if app is not None else ""
+
+
+def stage_due(job: Job, app: App | None) -> str:
+    """What has to be done before ``job`` is placed or goes on, PREPROCESS or POSTPROCESS; empty: nothing."""
+    if job.state in RAN:
+        return POSTPROCESS
+    if job.attempt or job.state is State.PREPROCESSED:
+        return ""
+    links = job.parents and job.stages.input_files
+    return PREPROCESS if links or script_of(PREPROCESS, job, app) else ""
+
+
+def paused(job: Job, app: App | None, outcome: Outcome, path: tuple[State, ...]) -> tuple[State, ...]:
+    """``path``, the states after an attempt, as far as it goes before the postprocess script has run."""
+    if path[0] not in RAN or not script_of(POSTPROCESS, job, app):
+        return path
+    wanted = outcome is Outcome.OK or getattr(job.stages, _HANDLERS.get(outcome, ""), False)
+    return path[:1] if wanted else path
 
 
 def no_original(seq: int, original: int) -> WrongCall:

@@ -139,6 +139,8 @@ def _why(launcher: Launcher, job_id: str) -> str:
         if run.job.id == job_id:
             where, since = ", ".join(run.placement.nodes), time.time() - run.claimed
             return f"it is running on {where} for {since:.0f} s (attempt {run.job.attempt})"
+    if said := launcher.dispatcher.stages.why(job_id):
+        return said
     for job in launcher.dispatcher.queue:
         if job.id == job_id:
             return launcher.dispatcher.why_not(job)
