@@ -21,7 +21,8 @@ from nas_hpc.store.base import JobFilter
 
 LEDGER = "LEDGER"
 GATE = "GATE"
-"""Environment variables of the run functions: the ledger's path, and that of a file to wait for."""
+WORK_S = "WORK_S"
+"""Environment variables of the run functions: the ledger's path, that of a file to wait for, seconds."""
 
 
 def note(what: str) -> None:
@@ -37,7 +38,7 @@ def note(what: str) -> None:
 def run(config: dict[str, Any]) -> float:
     """The run function under test: a moment's work between two lines."""
     note("start")
-    time.sleep(0.03)
+    time.sleep(float(os.environ.get(WORK_S, "0.03")))
     note("end")
     return -float(sum(value * value for value in config.values()))
 
@@ -48,14 +49,18 @@ class Lines:
 
     started: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     ended: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    began: dict[tuple[str, int], float] = field(default_factory=dict)
+    """When each attempt started, seconds since the epoch."""
 
 
 def read(path: Path) -> Lines:
     """The ledger."""
     lines = Lines()
     for line in path.read_text().splitlines():
-        what, job, attempt, _ = line.split()
+        what, job, attempt, moment = line.split()
         (lines.started if what == "start" else lines.ended)[job].append(int(attempt))
+        if what == "start":
+            lines.began[job, int(attempt)] = float(moment)
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,16 +15,20 @@ from pathlib import Path
 import psutil
 
 from tests.failure import ledger
-from tests.support import TEST_ID, processes_of, wait_until
+from tests.support import TEST_ID, end_processes, processes_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEEPER = "nas_hpc.processes.keeper"
-VICTIMS: dict[str, Callable[[list[str]], bool]] = {
-    "search": lambda argv: any(word.startswith("nas_hpc.apps.") for word in argv),
-    "warm interpreter": lambda argv: KEEPER in " ".join(argv) and "-I" not in argv,
-    "agent": lambda argv: KEEPER in " ".join(argv) and "-I" in argv,
+VICTIMS: dict[str, Callable[[str], bool]] = {
+    "search": lambda words: " -m nas_hpc.apps." in words,
+    "warm interpreter": lambda words: "nas_hpc.processes.keeper" in words and " -I " not in words,
+    "starter": lambda words: "nas_hpc.processes.keeper" in words and " -I " in words,
+    "agent": lambda words: "nas_hpc.launcher.node_agent" in words,
+    "supervisor": lambda words: "nas_hpc.processes.supervisor" in words,
+    "guardian": lambda words: "nas_hpc.processes.guardian" in words,
 }
 """How a process is recognised by its command line."""
+ALONE = ("search", "warm interpreter", "starter")
+"""What a launcher that does all itself has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,30 @@ class Scene:
             )  # fmt: skip
 
     def victims(self, kind: str) -> list[psutil.Process]:
-        """Live processes of a kind. A child forked from one looks like it, but is an evaluation."""
+        """Live processes of a kind. A fork of one looks like it, but is an evaluation: a "trial"."""
+        look = "warm interpreter" if kind == "trial" else kind
         found = {}
         for process in processes_of(self.test_id):
             with contextlib.suppress(psutil.Error):
-                if VICTIMS[kind](process.cmdline()):
+                if VICTIMS[look](" ".join(process.cmdline())):
                     found[process.pid] = process.ppid()
-        return [psutil.Process(pid) for pid, parent in found.items() if parent not in found]
+        return [
+            psutil.Process(pid) for pid, parent in found.items() if (parent in found) is (kind == "trial")
+        ]
+
+    def kill(self, kind: str, chance: random.Random) -> bool:
+        """kill -9 of one process of a kind, or of a "node": a supervisor and all below it. Whether there was
+        one."""
+        victims = sorted(self.victims("supervisor" if kind == "node" else kind), key=lambda one: one.pid)
+        if not victims:
+            return False
+        victim = chance.choice(victims)
+        with contextlib.suppress(psutil.Error):
+            if kind == "node":
+                end_tree(victim)
+            else:
+                victim.send_signal(signal.SIGKILL)
+        return True
 
     def ended(self) -> int:
         """Evaluations of which the ledger has an end."""
@@ -137,6 +159,12 @@ class Scene:
         launcher.wait()
         wait_until(lambda: not processes_of(self.test_id), 10, "the guardian to end everything")
 
+    def restarted(self, launcher: subprocess.Popen[bytes], *flags: str) -> subprocess.Popen[bytes]:
+        """kill -9 of the launcher, and the same command again at once."""
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+        return self.launcher(*flags)
+
     def _argv(self, *arguments: str) -> list[str]:
         site = [] if arguments[0] == "init" else ["--site", str(self.site)]
         return [sys.executable, "-m", "nas_hpc.cli", *site, *arguments]
@@ -144,3 +172,19 @@ class Scene:
     def _how(self) -> dict[str, object]:
         environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), TEST_ID: self.test_id}
         return {"cwd": self.directory, "env": environ, "stdin": subprocess.DEVNULL}
+
+
+def end_tree(root: psutil.Process) -> None:
+    """kill -9 of a process and all below it, of which none gets to react to the end of another."""
+    stopped: dict[int, psutil.Process] = {}
+    fresh = [root]
+    while fresh:
+        for process in fresh:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGSTOP)
+            stopped[process.pid] = process
+        fresh = []
+        for process in list(stopped.values()):
+            with contextlib.suppress(psutil.Error):
+                fresh += [child for child in process.children() if child.pid not in stopped]
+    end_processes(list(stopped.values()))

@@ -5,28 +5,17 @@ Judged by an outside ledger. Each seed is printed; more of them: pytest tests/fa
 
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.failure.scene import VICTIMS, Scene
+from tests.failure.scene import ALONE, Scene
 from tests.support import wait_until
 
 EVALUATIONS = 60
 KILLS = 5
 DIRECTORIES = ("each", "failed", "packed")
-
-
-def kill_one(scene: Scene, kind: str, chance: random.Random) -> None:
-    """kill -9 one process of a kind, if one lives."""
-    victims = scene.victims(kind)
-    if victims:
-        with contextlib.suppress(psutil.Error):
-            chance.choice(victims).send_signal(signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -42,10 +31,10 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_runs_twice(
     for _ in range(KILLS):
         until = min(scene.ended() + chance.randint(1, 9), EVALUATIONS)
         wait_until(lambda: scene.ended() >= until or launcher.poll() is not None, 60, f"{until} ends")  # noqa: B023
-        kind = chance.choice(["launcher", *VICTIMS])
+        kind = chance.choice(["launcher", *ALONE])
         print(f"after {scene.ended()} ends: kill -9 of the {kind}")
         if kind != "launcher":
-            kill_one(scene, kind, chance)
+            scene.kill(kind, chance)
         if kind == "launcher" or launcher.poll() is not None:
             scene.kill_all_of(launcher)
             launcher = scene.launcher()
