@@ -39,6 +39,8 @@ class FleetHooks:
     send: Callable[[bytes, Message], bool]
     adopted: Callable[[Collection[Key]], None]
     """It is decided whether these go on: searches among them may be waiting for that."""
+    learned: Callable[[], None]
+    """A node is not what was thought: jobs that could not run may now."""
     fatal: Callable[[BaseException], None]
     note: Callable[[str], None]
 
@@ -152,11 +154,9 @@ class Fleet:
             return True
         if self._dispatcher.stopping:
             return False  # what is left is the next launcher's
-        return (
-            bool(self._left)
-            or len(self._dispatcher.queue) > 0
-            and any(map(self._may_come, self.crew.remotes))
-        )
+        # What seems impossible may be possible once agents have said what their nodes have.
+        waits = len(self._dispatcher.queue) > 0 or (self._real and bool(self._dispatcher.never))
+        return bool(self._left) or (waits and any(map(self._may_come, self.crew.remotes)))
 
     def _arrived(self, remote: Remote, hello: AgentHello) -> None:
         self.ensemble.arrived(remote.number, hello)
@@ -174,17 +174,18 @@ class Fleet:
         if not self._real or not hello.cores:
             return
         for node in [one for one in self._allocation.nodes if one.name in remote.nodes]:
-            self._pool.update(
-                as_reported(
-                    node,
-                    cores=hello.cores,
-                    threads_per_core=hello.threads_per_core,
-                    numa=hello.numa,
-                    gpus=hello.gpus,
-                    cores_per_node=self._options.cores_per_node,
-                    gpus_per_node=self._options.gpus_per_node,
-                )
+            reported = as_reported(
+                node,
+                cores=hello.cores,
+                threads_per_core=hello.threads_per_core,
+                numa=hello.numa,
+                gpus=hello.gpus,
+                cores_per_node=self._options.cores_per_node,
+                gpus_per_node=self._options.gpus_per_node,
             )
+            if reported not in self._pool.nodes:
+                self._dispatcher.placing.updated(reported)
+                self._hooks.learned()
 
     def _take_over(self, remote: Remote, incarnation: str, presented: Collection[Key]) -> None:
         mine = [one for one in self._left.values() if one.attempt.nodes[0] in remote.nodes]

@@ -172,7 +172,13 @@ class Launcher:
         return [nodes[0].name] if alone else []
 
     def _begin_fleet(self, agents: Roster) -> None:
-        hooks = FleetHooks(self._send, lambda keys: self.searches.adopted(keys), self._fatal, self.note)
+        hooks = FleetHooks(
+            send=self._send,
+            adopted=lambda keys: self.searches.adopted(keys),
+            learned=self._reload_soon,
+            fatal=self._fatal,
+            note=self.note,
+        )
         self.fleet = Fleet(
             self.allocation,
             self.options,

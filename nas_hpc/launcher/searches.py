@@ -125,7 +125,7 @@ class Searches:
         if run is None and self.outside.expects(key):
             self.waiting[key] = (peer, hello)
             return
-        if run is None:
+        if run is None or not run.held:
             said = f"attempt {hello.attempt} of this search is not the current one (superseded)"
             self.outside.send(peer, End(said))
             return

@@ -9,23 +9,39 @@ import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import pytest
 
-from nas_hpc.launcher import LauncherOptions, loop, ownership
+from nas_hpc import __version__
+from nas_hpc.launcher import LauncherOptions, ensemble, fleet, loop, ownership
+from nas_hpc.launcher.ensemble import EnsembleHooks
 from nas_hpc.launcher.orders import Allocation
-from nas_hpc.processes.orders import Ended, Key, Order, Started
+from nas_hpc.launcher.roster import Roster
+from nas_hpc.processes.orders import Ended, Key, Order, Started, order_of
 from nas_hpc.records import App, Job, Result, new_id
 from nas_hpc.resources import Found, local_nodes
 from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import open_store
 from nas_hpc.store.base import JobFilter, Store
-from nas_hpc.wire import PROTOCOL, Ask, Hello, Message, Results, Shape, Submit, Wake
+from nas_hpc.wire import (
+    PROTOCOL,
+    AgentHello,
+    Ask,
+    Hello,
+    Message,
+    Results,
+    RunEnded,
+    RunOrder,
+    Shape,
+    Submit,
+    Wake,
+)
 from tests.launcher.bench import Bench
 
+M = TypeVar("M")
 WAIT_S = 5.0
 PEER = b"search"
 
@@ -67,6 +83,23 @@ class Puppet:
 
     async def close(self) -> None:
         self.orders.clear()
+
+
+class Playbill:
+    """An ensemble without processes."""
+
+    def __init__(self, site: Site, roster: Roster, hooks: EnsembleHooks, **_: object) -> None:
+        self.id, self.hooks, self.log = roster.id, hooks, site.log
+
+    def begin(self) -> None: ...
+
+    def arrived(self, number: int, hello: AgentHello) -> None: ...
+
+    def missing(self, number: int) -> None: ...
+
+    async def end(self) -> None: ...
+
+    async def abandon(self) -> None: ...
 
 
 @dataclass
@@ -114,6 +147,43 @@ class Stage:
         """A search says something."""
         self.launcher._receive(peer, message)
 
+    def arrives(
+        self,
+        number: int,
+        *,
+        peer: bytes = b"",
+        incarnation: str = "1",
+        running: Iterable[Key] = (),
+        ended: Iterable[RunEnded] = (),
+        **other: Any,
+    ) -> bytes:
+        """The agent of that number says Hello; its address."""
+        assert self.launcher.fleet is not None
+        peer = peer or f"agent {number} {incarnation}".encode()
+        hello = AgentHello(
+            protocol=PROTOCOL, version=__version__, ensemble=self.launcher.fleet.ensemble.id, number=number,
+            incarnation=incarnation, host="host", names=("host",), boot_id="boot", pid=1, start_ticks=1,
+            cores=(0, 1, 2, 3), numa=(), threads_per_core=1, gpus=(), running=tuple(running),
+            ended=tuple(ended),
+        )  # fmt: skip
+        self.says(replace(hello, **other), peer)
+        return peer
+
+    def cut(self, *peers: bytes) -> None:
+        """From now on nothing reaches these; none named: nobody."""
+        deliver = self.launcher.endpoint.send
+        self.launcher.endpoint.send = lambda to, message: (  # type: ignore[method-assign]
+            bool(peers) and to not in peers and deliver(to, message)
+        )
+
+    def told(self, peer: bytes, kind: type[M]) -> list[M]:
+        """Messages of a kind that were sent to ``peer``."""
+        return [message for to, message in self.sent if to == peer and isinstance(message, kind)]
+
+    def orders(self, peer: bytes) -> list[Key]:
+        """What an agent was asked to run, in order."""
+        return [order_of(message.order).key for message in self.told(peer, RunOrder)]
+
     async def search(self) -> Job:
         """A search that runs and has been welcomed."""
         [job] = self.add(search())
@@ -153,20 +223,33 @@ def program(**fields: Any) -> Job:
 
 
 @asynccontextmanager
-async def staged(site: Site, patch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[Stage]:
-    """A launcher in serial mode on one node of four cores, which waits a minute for work."""
+async def staged(
+    site: Site,
+    patch: pytest.MonkeyPatch,
+    before: Callable[[Store], None] = lambda store: None,
+    **options: Any,
+) -> AsyncIterator[Stage]:
+    """A launcher in serial mode on one node of four cores, which waits a minute for work.
+
+    With ``agents`` it has as many virtual nodes, whose agents the test plays: ``Stage.arrives``. ``before``
+    prepares the database.
+    """
     patch.setattr(loop, "Agent", Puppet)
+    patch.setattr(fleet, "Ensemble", Playbill)
     chosen = LauncherOptions(**{"job_mode": "serial", "idle_timeout_s": 60.0, **options})
-    nodes = tuple(local_nodes(1, 4))
-    found = Found(nodes, here=nodes[0].name)
+    nodes = tuple(local_nodes(max(1, chosen.agents), 4))
+    found = Found(nodes, here=nodes[0].name) if len(nodes) == 1 else Found(nodes, virtual=True)
     store = open_store(site.database)
     try:
         store.put_app(App("SEARCH", "search", restartable=True), replace=True)
         store.put_app(App("PLAIN", "plain"), replace=True)
+        before(store)
         lease, dead = ownership.take_site(store, site, chosen)
-        ownership.adopt(store, site, lease, chosen)
+        agents = ensemble.wanted(chosen, found)
+        served = [node.name for node in nodes] if agents is not None else []
+        left = ownership.adopt(store, site, lease, chosen, served)
         allocation = Allocation(site, lease.id, "serial", found, False)
-        launcher = loop.Launcher(site, chosen, lease, dead, allocation)
+        launcher = loop.Launcher(site, chosen, lease, dead, allocation, agents, left)
         stage = Stage(launcher, asyncio.create_task(launcher.run()), store)
         await stage.until(lambda: launcher._ready, "the launcher")
         launcher.endpoint.send = lambda peer, message: stage.sent.append((peer, message)) is None  # type: ignore[method-assign]
@@ -177,7 +260,8 @@ async def staged(site: Site, patch: pytest.MonkeyPatch, **options: Any) -> Async
             if not stage.task.done():
                 launcher.stop("the test is over")
                 await asyncio.sleep(0)
-                stage.agent.kill_all()
+                stage.cut()
+                stage.launcher.dispatcher.agent.kill_all()  # type: ignore[union-attr]
             await asyncio.wait([stage.task], timeout=WAIT_S)
             assert stage.task.done(), "the launcher does not end"
     finally:
