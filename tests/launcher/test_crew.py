@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from nas_hpc.launcher import crew, fleet
 from nas_hpc.processes.orders import Key
 from nas_hpc.records import Lease, new_id
-from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store.base import Claim, Store
 from nas_hpc.wire import (
@@ -32,29 +28,12 @@ from nas_hpc.wire import (
     Shape,
     Welcome,
 )
-from tests.launcher.bench import Bench
-from tests.launcher.stage import PEER, Stage, program, search, staged
-
-Play = Callable[[Stage], Awaitable[None]]
+from tests.launcher.stage import PEER, Play, Stage, on_stage, program, search
 
 
 def with_agents(count: int = 1, **options: Any) -> Callable[[Play], Callable[..., None]]:
     """Run a test with a launcher on the stage, all of whose nodes have agents."""
-
-    def decorate(play: Play) -> Callable[..., None]:
-        @functools.wraps(play)
-        def test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-            async def run() -> None:
-                made = {"agents": count, "use_master_node": True, "grace_s": 0.2, **options}
-                async with staged(Site(bench.site), monkeypatch, **made) as stage:
-                    await play(stage)
-
-            asyncio.run(run())
-
-        del test.__wrapped__  # type: ignore[attr-defined]  # pytest reads its parameters
-        return test
-
-    return decorate
+    return on_stage(**{"agents": count, "use_master_node": True, "grace_s": 0.2, **options})
 
 
 def ends(key: Key, outcome: Outcome = Outcome.OK) -> RunEnded:
