@@ -6,7 +6,6 @@ searches hold what their own evaluations need, so that nothing can move any more
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
@@ -31,7 +30,7 @@ class Placing:
         self._wants: dict[str, Request] = {}
         """What each evaluation of a search asks for, once it has said so."""
         self._verdicts: dict[tuple[Resources, bool], str] = {}
-        self.ends_of: Callable[[], EndOf] = lambda: lambda placement: (time.time(), True)
+        self.ends_of: Callable[[], EndOf] = lambda: lambda placement: (0.0, True)
         """When placements end (infinity: not for others' sake), and whether that is a guess."""
         self.latest_start: Callable[[Job], float] = lambda job: float("inf")
         """After that time a job is not started any more."""
@@ -128,9 +127,9 @@ class Placing:
         return not searches or (capacity(self._smallest) >= searches and all(map(capacity, needed)))
 
     # -- who is next ---------------------------------------------------------------------------------
-    def keep(self, job: Job, request: Request, *, search: bool) -> tuple[float, bool] | None:
+    def keep(self, job: Job, request: Request, *, search: bool, now: float) -> tuple[float, bool] | None:
         """Keep the nodes free on which ``job`` can run first, if it can run on them then."""
-        found = self.pool.soonest(request, self.ends_of(), time.time())
+        found = self.pool.soonest(request, self.ends_of(), now)
         if found is None or (not found.guessed and found.when > self.latest_start(job)):
             return None
         if not job.creator and request.share:

@@ -35,7 +35,7 @@ class Floor(Protocol):
     def place(self, job: Job, request: Request, *, search: bool, on_kept: bool) -> Placement | None:
         """Take a place for ``job``, None if there is none; with ``on_kept`` also on the nodes kept free."""
 
-    def keep(self, job: Job, request: Request, *, search: bool) -> tuple[float, bool] | None:
+    def keep(self, job: Job, request: Request, *, search: bool, now: float) -> tuple[float, bool] | None:
         """Keep nodes free on which ``request`` will fit, instead of those kept so far.
 
         Returns when it will fit there, and whether that is a guess; None if waiting would not help.
@@ -192,7 +192,7 @@ class JobQueue:
             yield job, placement
             if line.jobs:
                 heapq.heappush(order, (self._rank(line), line))
-        self._keep(waiting, floor)
+        self._keep(waiting, floor, now)
 
     def _rank(self, line: _Line) -> _Rank:
         number = line.first()[1]
@@ -207,7 +207,7 @@ class JobQueue:
             return kept is not None
         return not kept.guessed and 0 < estimate(job) <= kept.start - now
 
-    def _keep(self, waiting: list[_Line], floor: Floor) -> None:
+    def _keep(self, waiting: list[_Line], floor: Floor, now: float) -> None:
         """Keep nodes for the first that was passed over.
 
         They are chosen anew now and then: what was thought to end soon may not.
@@ -219,7 +219,7 @@ class JobQueue:
             if not (mine or line.passed) or line.hopeless == floor.version:
                 continue
             search, request, _ = line.kind
-            found = floor.keep(line.first()[0], request, search=search)
+            found = floor.keep(line.first()[0], request, search=search, now=now)
             if found is not None:
                 self._kept = _Kept(line, *found, self._placed)
                 return
