@@ -144,7 +144,7 @@ class Agent:
 
     def kill_all(self) -> None:
         """SIGKILL to every session now; attempts that were not stopped before end as LOST."""
-        for key in list(self._attempts):
+        for key in self.running():
             self.kill(key, Outcome.LOST, "its launcher ended at once")
 
     def disown(self, key: Key) -> None:
@@ -163,6 +163,11 @@ class Agent:
     def running(self) -> set[Key]:
         """Attempts whose end was not reported, and will be."""
         return {key for key, attempt in self._attempts.items() if not attempt.disowned}
+
+    def runs(self, key: Key) -> bool:
+        """Whether the attempt is one of them."""
+        attempt = self._attempts.get(key)
+        return attempt is not None and not attempt.disowned
 
     def configure(
         self,

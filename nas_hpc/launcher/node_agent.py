@@ -258,7 +258,7 @@ class NodeAgent:
         key = order.key
         if key in self._ended:
             self._line.send(self._ended[key])
-        elif key not in self._agent.running():
+        elif not self._agent.runs(key):
             self._agent.start(order)
         elif key in self._started:
             self._line.send(wire.RunStarted(*key, self._started[key].pid, self._started[key].time))
@@ -280,6 +280,8 @@ class NodeAgent:
             self._ended.pop(key, None)
 
     def _on_started(self, started: Started) -> None:
+        if not self._agent.runs(started.key):
+            return
         self._started[started.key] = started
         if self._line.greeted:
             self._line.send(wire.RunStarted(*started.key, started.pid, started.time))

@@ -141,7 +141,9 @@ class Supervisor:
         if code is None:
             child.kill()
         traces.end_left(self._site / "run", self._ensemble, self._number)
-        return child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in a file system
+            child.wait(END_S)
+        return 0
 
     # -- waiting, telling ----------------------------------------------------------------------------------
     def _on_stop(self, number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -121,9 +122,10 @@ def test_nothing_of_mpi_is_loaded_by_the_supervisor(host: Host) -> None:
     asyncio.run(scenario())
 
 
-async def _agents_of_a_start(host: Host, program: MpiProgram, test_id: str) -> None:
+async def _agents_of_a_start(host: Host, peer: MpiPeer, test_id: str) -> None:
     """A whole start: one supervisor dies, then the MPI program; what runs goes on, and all are dismissed."""
     argv = boot.command(sys.executable, "supervisor", host.path, host.ensemble, "0,1,2", "30", isolated=True)
+    program = MpiProgram(str(peer.mpiexec), peer.name)
     command = agents_command(program, ["me"] * 3, argv, local=True, as_root=os.geteuid() == 0)
     log = (host.path / "supervisors.log").open("ab")
     async with _closing(Played(host)) as launcher:
@@ -139,6 +141,9 @@ async def _agents_of_a_start(host: Host, program: MpiProgram, test_id: str) -> N
         for number, order in enumerate(orders):
             launcher.order(order, number)
             await launcher.start_of(order.key)
+        alone = host.python("from mpi4py import MPI; assert MPI.COMM_WORLD.size == 1")
+        alone = replace(alone, argv=(str(peer.python), *alone.argv[1:]))
+        assert (await launcher.run(alone)).outcome == "ok", "it is no rank of the agents' start"
         supervisors = {psutil.Process(hello.pid).ppid() for hello in launcher.hellos}
         assert len(supervisors) == 3
         os.kill(psutil.Process(launcher.hellos[0].pid).ppid(), signal.SIGKILL)
@@ -167,10 +172,10 @@ async def _closing(launcher: Played):  # type: ignore[no-untyped-def]
 @pytest.mark.needs_mpich
 @pytest.mark.slow
 def test_agents_started_by_mpich_outlive_it(host: Host, mpich: MpiPeer, test_id: str) -> None:
-    asyncio.run(_agents_of_a_start(host, MpiProgram(str(mpich.mpiexec), "mpich"), test_id))
+    asyncio.run(_agents_of_a_start(host, mpich, test_id))
 
 
 @pytest.mark.needs_openmpi
 @pytest.mark.slow
 def test_agents_started_by_openmpi_outlive_it(host: Host, openmpi: MpiPeer, test_id: str) -> None:
-    asyncio.run(_agents_of_a_start(host, MpiProgram(str(openmpi.mpiexec), "openmpi"), test_id))
+    asyncio.run(_agents_of_a_start(host, openmpi, test_id))
