@@ -20,6 +20,7 @@ from nas_hpc.processes.mpi import MpiProgram, agents_command
 from nas_hpc.wire import Dismiss
 from tests.launcher.played import Host, Played, alive, playing, until
 from tests.peers.mpi import MpiPeer
+from tests.peers.slurm import Slurm
 from tests.support import processes_of, wait_until
 
 
@@ -179,3 +180,35 @@ def test_agents_started_by_mpich_outlive_it(host: Host, mpich: MpiPeer, test_id:
 @pytest.mark.slow
 def test_agents_started_by_openmpi_outlive_it(host: Host, openmpi: MpiPeer, test_id: str) -> None:
     asyncio.run(_agents_of_a_start(host, openmpi, test_id))
+
+
+@pytest.mark.needs_slurm
+@pytest.mark.slow
+def test_agents_started_by_srun_outlive_a_supervisor_and_a_node(host: Host, slurm: Slurm) -> None:
+    hosts = ["node3", "node1", "node4"]
+    argv = boot.command(sys.executable, "supervisor", host.path, host.ensemble, "0,1,2", "30", isolated=True)
+    srun = slurm.run("sh", "-c", "command -v srun").stdout.strip()
+    command = agents_command(MpiProgram(srun, "slurm"), hosts, argv, local=False, as_root=os.geteuid() == 0)
+
+    async def scenario() -> None:
+        async with _closing(Played(host)) as launcher:
+            start = slurm.start("salloc", "--no-kill", "--nodes=4", "--quiet", *command)
+            await launcher.hello(3, 60)
+            on = {hello.names[0]: hello for hello in launcher.hellos}
+            assert set(on) == set(hosts), "Slurm numbers ranks by its own order of nodes"
+            order = host.python("import time; time.sleep(600)")
+            launcher.order(order, on["node4"].number)
+            await launcher.start_of(order.key)
+            os.kill(psutil.Process(on["node3"].pid).ppid(), signal.SIGKILL)
+            await asyncio.to_thread(slurm.lose, "node1")
+            await asyncio.sleep(3.0)
+            pids = [on[node].pid for node in ("node3", "node4")]
+            assert alive([*pids, on["node1"].pid]) == pids
+            assert start.poll() is None
+            assert launcher.ended(order.key) == []
+            for node in ("node3", "node4"):
+                launcher.say(Dismiss("done"), on[node].number)
+            await until(lambda: not alive(pids), what="the end of the others")
+            assert await asyncio.to_thread(start.wait, 30) is not None
+
+    asyncio.run(scenario())
