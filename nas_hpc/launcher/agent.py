@@ -275,7 +275,7 @@ class Agent:
             "name": order.name,
             "dir": attempt.place.directory,
             "record": attempt.place.mode,
-            "job_json": "" if attempt.place.mode == PACKED else json.dumps(order.job_json),
+            "job_json": "" if attempt.place.mode == PACKED and not order.argv else json.dumps(order.job_json),
             "env": environ,
             "argv": order.argv,
             "call": None,

@@ -44,7 +44,7 @@ def prepare_directory(order: dict[str, Any]) -> int:
             pass
         except FileNotFoundError:
             os.makedirs(directory, exist_ok=True)
-        if order["record"] == "each":
+        if order["record"] == "each" or order["argv"]:  # a program may ask which job it is (nas_hpc.jobs)
             doing = f"write {directory}/job.json"
             results.replace_file(directory, "job.json", order["job_json"].encode(), sync=False)
         doing = f"open {directory}/{order['name']}.out"

@@ -10,6 +10,7 @@ import pytest
 
 from nas_hpc.processes import jobdata
 from nas_hpc.states import Outcome
+from tests.launcher.bench import REPOSITORY
 from tests.processes.bench import Bench, go
 
 PROGRAM = """
@@ -104,3 +105,25 @@ def test_data_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / jobdata.DATA_FILE).write_bytes(jobdata.text("j", 3, {"a": [1, None], "objective": 2}))
     assert jobdata.read(str(tmp_path), "j") == (3, {"a": [1, None], "objective": 2})
     assert json.loads((tmp_path / jobdata.DATA_FILE).read_bytes())["attempt"] == 3
+
+
+@pytest.mark.parametrize("mode", ["each", "failed", "packed"])
+def test_a_program_knows_its_job_and_gives_its_data_whatever_remains_of_it(tmp_path: Path, mode: str) -> None:
+    code = """
+        import json, os
+        from nas_hpc import jobs
+        here = jobs.current()
+        assert here is not None and here.name == "task1", here
+        jobs.update_data(objective=2.5, seen=here.id)
+    """
+
+    async def scenario() -> None:
+        async with Bench(tmp_path, task_directories=mode) as bench:
+            order = bench.python(code, expects_result=True, environ={"PYTHONPATH": str(REPOSITORY)})
+            bench.agent.start(order)
+            result = (await bench.end_of(order.key)).result
+            assert (result.outcome, result.objective) == (Outcome.OK, 2.5), result.reason
+            assert result.metadata["seen"] == order.key[0]
+            assert Path(order.directory).exists() == (mode == "each")
+
+    go(scenario())
