@@ -10,7 +10,9 @@ from pathlib import Path
 
 from nas_hpc.records import Job
 
-OWN_FILES = frozenset({"job.json", "result.json", "metrics.jsonl", "preprocess.out", "postprocess.out"})
+OWN_FILES = frozenset(
+    {"job.json", "result.json", "metrics.jsonl", "data.json", "preprocess.out", "postprocess.out"}
+)
 """What the launcher and its processes write into every job's directory: each job has its own."""
 _SHOWN = 5
 
