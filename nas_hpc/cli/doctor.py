@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
 from nas_hpc.cli.checks import (
     BAD,
     WARN,
@@ -52,9 +53,12 @@ def doctor(call: Invocation, as_json: bool) -> int:
         settings = call.settings(site)
     except NasHpcError as error:
         findings.append(Finding("settings", BAD, error.message, "correct it there"))
+    found = find_allocation(settings)
+    findings += _safely("allocation", partial(check_allocation, found, settings))
     if as_json:
         shown = {name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}
-        print_json({"checks": [asdict(finding) for finding in findings], "settings": shown})
+        checks = [asdict(finding) for finding in findings]
+        print_json({"checks": checks, "allocation": allocation_json(found), "settings": shown})
     else:
         for finding in findings:
             advice = f"  -> {finding.advice}" if finding.advice else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +226,27 @@ def test_doctor_says_what_is_well_and_where_settings_come_from(
         assert checks[name] == "ok", body
     assert body["settings"]["nodes"] == {"value": 3, "origin": "environment NAS_HPC_NODES"}
     assert "locks" in nas_hpc("doctor").out
+
+
+def test_doctor_shows_the_nodes_that_a_launcher_would_have(
+    nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COBALT_JOBID", "7")
+    monkeypatch.setenv("COBALT_PARTNAME", "1-3,8")
+    monkeypatch.setenv("COBALT_ENDTIME", str(time.time() + 3600))
+    monkeypatch.setenv("NAS_HPC_NODES", "2")
+    monkeypatch.setenv("NAS_HPC_GPUS_PER_NODE", "4")
+    body = json.loads(nas_hpc("doctor", "--json").out)
+    assert [node["name"] for node in body["allocation"]["nodes"]] == ["nid00001", "nid00002"]
+    assert body["allocation"]["nodes"][0]["gpus"] == ["0", "1", "2", "3"]
+    shown = nas_hpc("doctor").out
+    assert "cobalt job 7: 2 nodes nid[00001-00002]" in shown
+    assert "2 on other hosts" in shown
+    assert "in 59m" in shown or "in 1h00m" in shown
+    monkeypatch.setenv("NAS_HPC_NODES", "5")
+    called = nas_hpc("doctor")
+    assert called.code == 1
+    assert "bad   allocation       --nodes 5: cobalt job 7 has 4 (nid[00001-00003,00008])" in called.out
 
 
 def test_doctor_finds_what_is_bad_and_ends_with_one(nas_hpc: Run, full_site: Site) -> None:

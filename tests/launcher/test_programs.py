@@ -195,3 +195,36 @@ def test_the_endpoint_is_closed_to_strangers_and_listens_on_loopback_alone(bench
             assert not any(secret in path.read_bytes() for secret in secrets)
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(20) == 0
+
+
+# -- inside a batch job -----------------------------------------------------------------------------------
+def test_in_a_batch_job_of_other_hosts_nothing_is_run_here_by_mistake(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.job("show", bench.script("SHOW", SHOW))
+    environ = {"PYTHONPATH": str(REPOSITORY), "SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[1-3]",
+               "SLURM_JOB_END_TIME": str(int(time.time()) + 600), "NAS_HPC_MPI": "none"}  # fmt: skip
+    launcher = bench.start(environ=environ)
+    output, _ = launcher.communicate(timeout=60)
+    assert "it has slurm job 5: 3 nodes node[1-3]" in output
+    assert bench.states("show")[-1] == "READY", output
+    assert not list(bench.site.glob("data/W/show_*/show.out"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PBS_JOBID": "4.x", "PBS_NODEFILE": "/no/such"}, "PBS_NODEFILE /no/such cannot be read"),
+        ({"COBALT_JOBID": "7", "COBALT_PARTNAME": "1-4", "COBALT_JOBSIZE": "5"}, "they must agree"),
+        ({"COBALT_JOBID": "7", "COBALT_PARTNAME": "1", "COBALT_ENDTIME": "1600000000"}, "cobalt job 7 ended"),
+        ({"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "node[1"}, "a bracket is not closed"),
+    ],
+)
+def test_a_batch_jobs_variables_that_make_no_sense_are_refused_in_one_line(
+    bench: Bench, variables: dict[str, str], said: str
+) -> None:
+    launcher = bench.start(environ={"PYTHONPATH": str(REPOSITORY), **variables})
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 2
+    [line] = [line for line in output.splitlines() if "error" in line]
+    assert said in line
