@@ -314,8 +314,8 @@ class Fleet:
         all_gone = len(overdue) == len(self.crew.remotes)
         if all_gone and (self._dispatcher.running or len(self._dispatcher.queue)):
             why = next(iter(self._hopeless.values()), "")
-            said = f"the last start: {why}" if why else f"see {self.ensemble.log}"
-            self._hooks.fatal(WorkFailed(f"no agent has reached the launcher for {waited}: {said}"))
+            said = f"no agent has reached the launcher for {waited}: see {self.ensemble.log}"
+            self._hooks.fatal(WorkFailed(f"no agent can be started: {why}" if why else said))
         elif fresh:
             names = ", ".join(name for one in fresh[:8] for name in one.nodes[:8])
             more = ", …" if len(fresh) > 8 else ""
