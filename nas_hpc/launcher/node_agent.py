@@ -32,6 +32,8 @@ from nas_hpc.states import Outcome
 
 DONE, BROKEN, TOLD_TO_END = 0, 1, 3
 """Exit codes: dismissed, or no launcher came before the deadline; else its supervisor starts another."""
+FORCED_S = 2.0
+"""What was killed has ended after so long, or hangs in a file system."""
 TERM_GRACE_S = 3.0
 """What runs has so long between SIGTERM and SIGKILL when this process is told to end."""
 
@@ -107,6 +109,8 @@ class NodeAgent:
         self._pulse: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._leaving = False
+        self._farewell: asyncio.Task[None] | None = None
+        self._emptied = asyncio.Event()
         self._code: asyncio.Future[int] = self._loop.create_future()
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -134,16 +138,21 @@ class NodeAgent:
         self._leaving = True
         for key in self._agent.running():
             self._agent.stop(key, Outcome.LOST, reason)
-        self._loop.create_task(self._empty(code, self._loop.time() + grace_s))
+        self._farewell = self._loop.create_task(self._empty(code, grace_s))
 
-    async def _empty(self, code: int, deadline: float) -> None:
-        while self._agent.running() and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        self._agent.kill_all()
-        forced = self._loop.time() + 2.0
-        while self._agent.running() and self._loop.time() < forced:
-            await asyncio.sleep(0.02)
+    async def _empty(self, code: int, grace_s: float) -> None:
+        if not await self._is_empty(grace_s):
+            self._agent.kill_all()
+            await self._is_empty(FORCED_S)
         self._finish(code)
+
+    async def _is_empty(self, timeout_s: float) -> bool:
+        """Wait until nothing runs; whether that is so."""
+        self._emptied.clear()
+        if self._agent.running():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), timeout_s)
+        return not self._agent.running()
 
     def _on_signal(self) -> None:
         if self._leaving:
@@ -303,6 +312,8 @@ class NodeAgent:
             usage=ended.usage,
         )
         self._ended[ended.key] = message = self._sendable(message)
+        if self._leaving and not self._agent.running():
+            self._emptied.set()
         if self._line.greeted:
             self._line.send(message)
 
