@@ -148,12 +148,14 @@ class JobQueue:
         floor: Floor,
         fits: Callable[[Job], bool],
         *,
+        may_start: Callable[[Job], bool] = lambda job: True,
         now: float = 0.0,
         estimate: Callable[[Job], float] = lambda job: 0.0,
     ) -> Iterator[tuple[Job, Placement]]:
         """Take out, one after the other, the jobs for which there is room and, by ``fits``, time.
 
-        ``estimate`` says how many seconds a job takes, 0 if nobody knows; ``now`` is the time to which
+        ``may_start`` says whether it may start at this moment (so many starts per second): if not, it keeps
+        its turn. ``estimate`` says how many seconds a job takes, 0 if nobody knows; ``now`` is the time to which
         ``floor.keep`` compares. To be used up: nodes are kept for the next job at the end.
         """
         if self._kept is not None and not self._kept.line.jobs:
@@ -161,6 +163,7 @@ class JobQueue:
         order = [(self._rank(line), line) for line in self._lines.values()]
         heapq.heapify(order)
         waiting: list[_Line] = []
+        not_now: list[_Line] = []
         full: set[tuple[bool, Request, bool]] = set()
         """What did not fit in this round: what asks for the same does not either."""
         while order:
@@ -169,6 +172,9 @@ class JobQueue:
             job, _ = line.first()
             if not fits(job):
                 continue  # of one kind: what is too long for one is too long for the next
+            if not may_start(job):
+                not_now.append(line)
+                continue
             on_kept = self._may_use_kept(line, job, now, estimate)
             same = (search, request, bool(job.creator))
             placement = None
@@ -192,7 +198,8 @@ class JobQueue:
             yield job, placement
             if line.jobs:
                 heapq.heappush(order, (self._rank(line), line))
-        self._keep(waiting, floor, now)
+        if self._kept is None or self._kept.line not in not_now:
+            self._keep(waiting, floor, now)
 
     def _rank(self, line: _Line) -> _Rank:
         number = line.first()[1]

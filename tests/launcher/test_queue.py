@@ -236,6 +236,16 @@ def test_nodes_are_not_kept_where_waiting_is_of_no_use() -> None:
         assert machine.pool.held == ()
 
 
+def test_nodes_stay_kept_while_the_next_may_not_start_yet() -> None:
+    machine, pair = reserved()
+    machine.end()
+    kept = machine.pool.held
+    taken = machine.queue.take(machine.placing, lambda job: True, may_start=lambda job: job.id != pair)
+    assert list(taken) == []
+    assert machine.pool.held == kept
+    assert machine.queue.next == job(pair)
+
+
 def test_when_the_one_for_whom_nodes_are_kept_is_killed_they_are_free() -> None:
     machine, pair = reserved()
     machine.end()
