@@ -438,8 +438,10 @@ class Dispatcher:
         self.stop(keys, *self._stopped_as)
 
     def forget(self, job_ids: Iterable[str]) -> None:
-        """Jobs that were killed while they waited."""
-        for job_id in job_ids:
+        """Jobs that were killed while they waited, or while something was done before or after an attempt."""
+        gone = list(job_ids)
+        self.stages.forget(gone)
+        for job_id in gone:
             self.queue.remove(job_id)
             self.never.pop(job_id, None)
 

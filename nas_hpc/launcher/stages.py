@@ -64,6 +64,8 @@ class _Stage:
     otherwise: tuple[State, ...] = (State.FAILED,)
     """Where the job goes after a failed attempt if its script does not help."""
     held: bool = False
+    working: bool = False
+    """Whether a thread has taken it."""
     script: Script | None = None
     begun: float = 0.0
     """When its script began, by the monotonic clock; 0: not yet."""
@@ -109,9 +111,12 @@ class Stages:
 
     def keep(self, held: Iterable[Job]) -> None:
         """Of the jobs that were taken these are still this launcher's; what is done for others is ended."""
-        mine = {job.id for job in held}
-        for stage in list(self._active.values()):
-            if stage.held and stage.job.id not in mine:
+        self.forget(self._active.keys() - {job.id for job in held})
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """End what is done for these: they were killed, changed or removed."""
+        for stage in [self._active[one] for one in job_ids if one in self._active]:
+            if stage.held:
                 self._drop(stage, "its job was killed, changed or removed")
 
     def stop(self) -> None:
@@ -146,12 +151,9 @@ class Stages:
             return ""
         if stage.begun:
             return f"its {stage.name} script is running ({time.monotonic() - stage.begun:.0f} s)"
-        if stage.script is None and stage.held:
-            ahead = sum(one.held for one in self._active.values()) - 1
-            return (
-                f"its {stage.name} stage waits for its turn or links its parents' files ({ahead} others do)"
-            )
-        return f"its {stage.name} stage begins"
+        if stage.working:
+            return "files of its parents are being linked" if stage.parents else f"its {stage.name} begins"
+        return f"its {stage.name} waits for its turn: {AT_ONCE} jobs at a time are linked or have scripts run"
 
     # -- holding -------------------------------------------------------------------------------------------
 
@@ -233,12 +235,13 @@ class Stages:
     def _work(self, stage: _Stage) -> tuple[str, str]:
         """Blocking: what was done, and why it failed (empty: it did not)."""
         said = ""
+        stage.working = True
         if stage.dropped:
             return "", ""
         try:
             job, directory = stage.job, self._directory(stage.job)
+            directory.mkdir(parents=True, exist_ok=True)
             if stage.name == PREPROCESS:
-                directory.mkdir(parents=True, exist_ok=True)
                 body = json.dumps(job_json(job)).encode()
                 results.replace_file(str(directory), "job.json", body, sync=False)
                 if stage.parents:

@@ -27,6 +27,8 @@ class Called:
 
 
 Run = Callable[..., Called]
+ECHO = f"{sys.executable} -c 'import sys; print(sys.argv[1:])'"
+"""The program of the application echo."""
 
 
 @pytest.fixture
@@ -60,8 +62,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
     directory = tmp_path_factory.mktemp("templates")
     empty, full = new_site(str(directory / "empty")), new_site(str(directory / "full"))
     where = ("--site", str(full.path))
-    echo = f"{sys.executable} -c 'import sys; print(sys.argv[1:])'"
-    calls = [("app", "--sync"), ("app", "--name", "echo", "--exec", echo)]
+    calls = [("app", "--sync"), ("app", "--name", "echo", "--exec", ECHO)]
     calls += [
         ("job", "--name", name, "--workflow", workflow, "--app", "echo")
         for name, workflow in (("ready", "W"), ("twin", "V"), ("twin", "W"))

@@ -20,7 +20,7 @@ from nas_hpc.cli.submission import find_job
 from nas_hpc.records import Lease, new_id
 from nas_hpc.site import Site
 from nas_hpc.store.base import Claim
-from tests.cli.conftest import Run
+from tests.cli.conftest import ECHO, Run
 
 JOB = ("job", "--name", "new", "--workflow", "W", "--app", "echo")
 HPS = ("run", "hps", "new", "--app", "RAN", "--max-evals", "2")
@@ -178,6 +178,26 @@ CASES = [
         ("'echo'", "replace"),
         name="application is there already",
     ),
+    Case(
+        ("app", "--name", "echo", "--exec", ECHO, "--preprocess", "true"),
+        ("'echo'", "with preprocess ''", "--replace"),
+        name="application is there already, without its preprocess",
+    ),
+    Case(("app", "--name", "A", "--exec", "true", "--preprocess", "none.sh"), ("--preprocess", "'none.sh'")),
+    Case(("app", "--name", "A", "--exec", "true", "--preprocess", " "), ("--preprocess", "no program")),
+    Case(
+        ("app", "--name", "A", "--exec", "true", "--postprocess", "./script.sh x"),
+        ("--postprocess", "script.sh", "not executable", "chmod +x"),
+        prepare=script,
+    ),
+    Case(
+        ("app", "--name", "A", "--exec", "true", "--environment-script", "env.sh"),
+        ("--environment-script", "env.sh does not exist", "path of a shell script"),
+    ),
+    Case(
+        ("app", "--name", "A", "--exec", "true", "--environment-script", "/tmp"),
+        ("--environment-script", "/tmp is no file"),
+    ),
     Case(("app", "--rm", "none"), ("'none'",)),
     Case(("app", "--name", "A", "--exec", f"{sys.executable} -m nas_hpc.apps.amsb"), ("nas_hpc.apps.ambs",)),
     # jobs
@@ -207,6 +227,16 @@ CASES = [
     Case((*JOB, "--env", "BALSAM_JOB_ID=1"), ("BALSAM_JOB_ID", "set by the launcher")),
     Case((*JOB, "--parents", "deadbeef"), ("deadbeef",), name="parent does not exist"),
     Case((*JOB, "--parents", "xyz"), ("'xyz'", "no job id")),
+    Case((*JOB, "--on-parent-failure", "ignore"), ("'ignore'", "'fail', 'run', 'wait'")),
+    Case((*JOB, "--preprocess", "no-such-script -x"), ("--preprocess", "'no-such-script'", "PATH")),
+    Case((*JOB, "--postprocess", "true 'x"), ("--postprocess", "true 'x", "quote needs its partner")),
+    Case((*JOB, "--post-error-handler"), ("--post-error-handler", "--postprocess"), name="no handler"),
+    Case(
+        (*JOB, "--postprocess", "", "--post-timeout-handler"),
+        ("--post-timeout-handler", "no postprocess command"),
+    ),
+    Case((*JOB, "--input-files", "*.dat /etc/*"), ("'/etc/*'", "leads out of", "*.dat")),
+    Case((*JOB, "--input-files", "a/../../b"), ("'a/../../b'", "leads out of")),
     # searches
     Case((*JOB[:-1], "RAN", "--args", "--run a.run"), ("--problem package.module.Problem",)),
     Case(
@@ -251,7 +281,12 @@ CASES = [
     # changing jobs
     Case(("modify", "nosuch", "--retries", "1"), ("'nosuch'", "nas-hpc ls jobs")),
     Case(("modify", "ready"), ("nothing to change", "at least one flag")),
-    Case(("modify", "ready", "--parents", "CHILD"), ("wait for itself",), name="cycle"),
+    Case(
+        ("modify", "ready", "--parents", "CHILD"),
+        ("cycle: ready (", ") <- child (", ") <- ready (", "wait for itself"),
+        name="cycle",
+    ),
+    Case(("modify", "ready", "--post-error-handler"), ("no postprocess command", "--postprocess")),
     Case(
         ("modify", "ready", "--retries", "1"),
         ("is RUNNING", "nas-hpc kill"),
