@@ -14,11 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas_hpc.launcher import roster as rosters
+from nas_hpc.launcher import steps
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.roster import Process, Roster
 from nas_hpc.processes import boot, sessions, traces
@@ -163,11 +164,17 @@ class Ensemble:
         """Whether a start reaches other hosts, or is to be one of many agents on this one."""
         return len(numbers) > 1 or (bool(self._hosts) and not is_this_host(self._hosts[numbers[0]]))
 
+    def _named(self, program: MpiProgram | None) -> MpiProgram | None:
+        """Slurm's steps get a name by which they can be found."""
+        if program is None or program.flavour != "slurm":
+            return program
+        return replace(program, flags=(*program.flags, f"--job-name={steps.name_of(self.id)}"))
+
     async def _find_mpi(self) -> str:
         """Find the MPI program, once; why there is none, or ""."""
         if self._mpi is None:
             found = await find_program(self._options.mpi, self._options.mpi_flags, os.environ)
-            self._mpi = found.program
+            self._mpi = self._named(found.program)
             for line in found.notes:
                 self._hooks.note(f"note: {line}")
             if found.program is None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas_hpc import __version__
+from nas_hpc.launcher import steps
 from nas_hpc.processes import sessions, traces
 from nas_hpc.site import Site
 from nas_hpc.wire import PROTOCOL
@@ -184,6 +185,9 @@ def end(site: Site, roster: Roster, note: Callable[[str], None]) -> None:
     left = [one for one in mine if one.may_live]
     for one in left:
         sessions.end_process(one.pid, one.start_ticks)
+    source, _, job = roster.allocation.partition(" ")
+    if source == "slurm" and roster.start != "direct" and (left or not mine):
+        steps.end(job, roster.id, note)  # the ranks of a killed srun can live on
     ended = traces.end_left(site.run, roster.id)
     if left or ended:
         note(f"{len(left)} supervisors did not end by themselves; {ended} processes of agents were killed")

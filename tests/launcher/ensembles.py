@@ -102,7 +102,7 @@ class Field:
 
     def said(self) -> str:
         """What all launchers printed."""
-        return self.log.read_text()
+        return self.log.read_text() if self.log.exists() else ""
 
     def begun(self, running: int = 4) -> subprocess.Popen[str]:
         """A launcher under which so many evaluations wait for the gate."""
