@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_hpc.launcher import policy
 from nas_hpc.processes import packed, results
 from nas_hpc.processes.attempts import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from nas_hpc.records import Job, Result
@@ -84,6 +85,8 @@ def _result(body: Mapping[str, Any] | None, job: Job) -> Result | None:
     outcome, objective = Outcome(body["outcome"]), body["objective"]
     if outcome in (Outcome.LOST, Outcome.WALLTIME):
         return None
+    if outcome is Outcome.ERROR and body.get("return_code") in policy.ENDED_FROM_OUTSIDE:
+        return None  # whatever ended who ran it may have ended it first: it is lost with that
     if outcome is Outcome.OK and job.evaluation is not None and objective is None:
         return None  # a program wrote it, and nobody has judged it
     try:

@@ -202,10 +202,6 @@ def _settle(
     store: Store, lease: str, job: Job, result: Result | None, alive_until: float, lost_limit: int,
     apps: Mapping[str, App],
 ) -> Finish:  # fmt: skip
-    app = apps.get(job.application)
-    if result is not None and app is not None and app.restartable:
-        outcome = policy.effective_outcome(result, restartable=True)
-        result = None if outcome is Outcome.LOST else result  # ended with its launcher
     attempts = [] if result is not None and result.outcome is Outcome.OK else store.attempts([job.id])
     earlier = [attempt for attempt in attempts if attempt.number < job.attempt]
     if result is None:
@@ -215,7 +211,7 @@ def _settle(
         result.outcome, earlier, retries=job.retries, lost_limit=lost_limit, reason=result.reason
     )
     if not job.creator:
-        path = policy.paused(job, app, result.outcome, path)
+        path = policy.paused(job, apps.get(job.application), result.outcome, path)
     return Finish(job.id, job.attempt, lease, result, path, message=result.reason or "found on disk")
 
 

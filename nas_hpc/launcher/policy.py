@@ -19,7 +19,7 @@ ENOUGH_SAMPLES = 10
 
 _OWN_FAULT = (Outcome.ERROR, Outcome.INVALID_RESULT, Outcome.TIMEOUT)
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_ENDED_FROM_OUTSIDE = frozenset([-s for s in _SIGNALS] + [128 + s for s in _SIGNALS])
+ENDED_FROM_OUTSIDE = frozenset([-s for s in _SIGNALS] + [128 + s for s in _SIGNALS])
 """Return codes of a program that a signal ended, or that caught it and said so as shells do."""
 
 
@@ -60,7 +60,7 @@ def too_many_threads(need: Resources, nodes: Sequence[Node]) -> str:
 
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
     """A restartable program that a stranger's signal ended is lost, not in error: it goes on where it was."""
-    if restartable and result.outcome is Outcome.ERROR and result.return_code in _ENDED_FROM_OUTSIDE:
+    if restartable and result.outcome is Outcome.ERROR and result.return_code in ENDED_FROM_OUTSIDE:
         return Outcome.LOST
     return result.outcome
 
