@@ -20,7 +20,7 @@ from nas_hpc.launcher.ensemble import EnsembleHooks
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.roster import Roster
 from nas_hpc.processes.orders import Ended, Key, Order, Started, order_of
-from nas_hpc.records import App, Job, Result, new_id
+from nas_hpc.records import App, Job, Resources, Result, new_id
 from nas_hpc.resources import Found, local_nodes
 from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
@@ -30,6 +30,7 @@ from nas_hpc.wire import (
     PROTOCOL,
     AgentHello,
     Ask,
+    Capacity,
     Hello,
     Message,
     Results,
@@ -38,6 +39,7 @@ from nas_hpc.wire import (
     Shape,
     Submit,
     Wake,
+    Welcome,
 )
 from tests.launcher.bench import Bench
 
@@ -184,14 +186,18 @@ class Stage:
         """What an agent was asked to run, in order."""
         return [order_of(message.order).key for message in self.told(peer, RunOrder)]
 
-    async def search(self) -> Job:
+    async def search(self, shape: Shape | None = None, peer: bytes = PEER, **need: Any) -> Job:
         """A search that runs and has been welcomed."""
-        [job] = self.add(search())
+        [job] = self.add(replace(search(), resources=Resources(**need)))
         self.wake()
         await self.until(lambda: (job.id, 1) in self.agent.orders, "the search's start")
-        self.says(Hello(PROTOCOL, job.id, 1, 0, Shape(node_packing_count=4)))
-        await self.until(lambda: any(type(m).__name__ == "Welcome" for _, m in self.sent), "Welcome")
+        self.says(Hello(PROTOCOL, job.id, 1, 0, shape or SHAPE), peer)
+        await self.until(lambda: self.told(peer, Welcome), "Welcome")
         return job
+
+    def capacity(self, peer: bytes = PEER) -> int:
+        """What a search was told last."""
+        return [m.capacity for to, m in self.sent if to == peer and isinstance(m, Welcome | Capacity)][-1]
 
     async def evaluations(self, *seqs: int) -> list[Key]:
         """The search asks for these, and they run."""
@@ -231,13 +237,13 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """A launcher in serial mode on one node of four cores, which waits a minute for work.
 
-    With ``agents`` it has as many virtual nodes, whose agents the test plays: ``Stage.arrives``. ``before``
-    prepares the database.
+    With ``nodes`` it has so many virtual ones; with ``agents`` as many, whose agents the test plays:
+    ``Stage.arrives``. ``before`` prepares the database.
     """
     patch.setattr(loop, "Agent", Puppet)
     patch.setattr(fleet, "Ensemble", Playbill)
     chosen = LauncherOptions(**{"job_mode": "serial", "idle_timeout_s": 60.0, **options})
-    nodes = tuple(local_nodes(max(1, chosen.agents), 4))
+    nodes = tuple(local_nodes(max(1, chosen.agents, chosen.nodes), 4))
     found = Found(nodes, here=nodes[0].name) if len(nodes) == 1 else Found(nodes, virtual=True)
     store = open_store(site.database)
     try:
@@ -248,7 +254,7 @@ async def staged(
         agents = ensemble.wanted(chosen, found)
         served = [node.name for node in nodes] if agents is not None else []
         left = ownership.adopt(store, site, lease, chosen, served)
-        allocation = Allocation(site, lease.id, "serial", found, False)
+        allocation = Allocation(site, lease.id, chosen.job_mode, found, False)
         launcher = loop.Launcher(site, chosen, lease, dead, allocation, agents, left)
         stage = Stage(launcher, asyncio.create_task(launcher.run()), store)
         await stage.until(lambda: launcher._ready, "the launcher")
