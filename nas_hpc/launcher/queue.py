@@ -155,8 +155,8 @@ class JobQueue:
         """Take out, one after the other, the jobs for which there is room and, by ``fits``, time.
 
         ``may_start`` says whether it may start at this moment (so many starts per second): if not, it keeps
-        its turn. ``estimate`` says how many seconds a job takes, 0 if nobody knows; ``now`` is the time to which
-        ``floor.keep`` compares. To be used up: nodes are kept for the next job at the end.
+        its turn. ``estimate`` says how many seconds a job takes, 0 if nobody knows; ``now`` is the time to
+        which ``floor.keep`` compares. To be used up: nodes are kept for the next job at the end.
         """
         if self._kept is not None and not self._kept.line.jobs:
             self._keep_none(floor)
