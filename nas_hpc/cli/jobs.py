@@ -13,6 +13,7 @@ from nas_hpc.cli.output import job_json, print_json
 from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
     check_args,
+    check_ranks,
     find_app,
     find_parents,
     now,
@@ -65,7 +66,9 @@ def job(
     """
     environ = parse_environ(env)
     origin = record_origin()
+    resources = resources_from(flags, Resources())
     with call.store(write=True) as (site, store):
+        check_ranks(resources, call.settings(site))
         app = find_app(store, application)
         check_args(app, args, origin)
         stages = stages_from(flags, Stages(), app, Path(origin.directory))
@@ -77,7 +80,7 @@ def job(
             args=args,
             environ=environ,
             origin=origin,
-            resources=resources_from(flags, Resources()),
+            resources=resources,
             parents=find_parents(store, parents, stages.on_parent_failure),
             retries=retries,
             stages=stages,

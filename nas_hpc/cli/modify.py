@@ -13,6 +13,7 @@ from nas_hpc.cli.output import job_json, print_json, short
 from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
     check_args,
+    check_ranks,
     find_app,
     find_job,
     find_parents,
@@ -79,6 +80,8 @@ def modify(
             new = replace(new, parents=find_parents(store, parents, new.stages.on_parent_failure))
         if args is not None and old.application:
             check_args(find_app(store, old.application), args, old.origin)
+        if new.resources != old.resources:
+            check_ranks(new.resources, call.settings(site))
         if new == old:
             raise WrongCall(
                 f"modify: nothing to change in {old.name} ({short(old.id)}); give at least one flag"

@@ -15,6 +15,7 @@ import click
 from nas_hpc.cli.context import note, working_directory
 from nas_hpc.cli.modules import check_search_args
 from nas_hpc.cli.types import Amount, Count, parse_args, parse_list
+from nas_hpc.config import Settings
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import App, Job, Origin, ParentFailure, Resources
 from nas_hpc.states import State
@@ -68,6 +69,16 @@ def resources_from(flags: Mapping[str, Any], base: Resources) -> Resources:
         if flags.get(flag.replace("-", "_")) is not None
     }
     return replace(base, **given)
+
+
+def check_ranks(resources: Resources, settings: Settings) -> None:
+    """Raise WrongCall for more than one rank where the site's launchers run one on one node."""
+    nodes, per_node, mode = resources.num_nodes, resources.ranks_per_node, settings.job_mode
+    if mode.value == "serial" and nodes * per_node > 1:
+        raise WrongCall(
+            f"--num-nodes {nodes} --ranks-per-node {per_node}: job_mode is serial ({mode.origin}), where "
+            "a job has one rank on one node; leave them at 1, or have the site's jobs run in mpi mode"
+        )
 
 
 def record_origin() -> Origin:

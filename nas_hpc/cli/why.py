@@ -53,10 +53,6 @@ def why(call: Invocation, word: str, as_json: bool) -> None:
     ]
     if job.state in (State.FAILED, State.USER_KILLED) and not job.creator:
         lines.append(f"to let it run again: nas-hpc retry {short(job.id)}")
-    ranks = job.resources.num_nodes * job.resources.ranks_per_node
-    if job.state in RUNNABLE and ranks > 1:
-        change = f"nas-hpc modify {short(job.id)} --num-nodes 1 --ranks-per-node 1"
-        lines.append(f"it has {ranks} ranks, which need an MPI program, and there is none so far: {change}")
     if job.state not in FINAL:
         lines += _launcher_lines(site, job)
     if as_json:

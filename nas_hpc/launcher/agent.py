@@ -19,6 +19,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.recording import Place, Recorder
 from nas_hpc.processes import canary, interpreters, remains, results, sessions
 from nas_hpc.processes.environment import recordable, thread_variables
+from nas_hpc.processes.family import MPI_GRACE_S
 from nas_hpc.processes.interpreters import Interpreters, Warm
 from nas_hpc.processes.link import Link
 from nas_hpc.processes.orders import Ended, Key, Order, Started
@@ -136,10 +137,16 @@ class Agent:
         attempt.grace = self._loop.call_later(self._grace_s, self._kill, attempt)
 
     def kill(self, key: Key, outcome: Outcome, reason: str) -> None:
-        """As ``stop``, but by force and at once; also what was stopped before."""
+        """As ``stop``, but by force and at once; also what was stopped before. An MPI program gets a moment
+        to end its ranks.
+        """
         attempt = self._attempts.get(key)
-        if attempt is not None:
-            self.stop(key, outcome, reason)
+        if attempt is None:
+            return
+        self.stop(key, outcome, reason)
+        if attempt.order.mpi:
+            self._loop.call_later(min(MPI_GRACE_S, self._grace_s), self._kill, attempt)
+        else:
             self._kill(attempt)
 
     def kill_all(self) -> None:
@@ -286,11 +293,14 @@ class Agent:
         }
         if call is not None:
             message["call"] = {"run": call.run, "config": call.config, "seed": call.seed}
-            if attempt.warm is None:
-                message["env"] = {**environ, **thread_variables(order.threads)}
-                message["interpreter"] = order.interpreter
-                message["sys_path"] = order.sys_path
-                message["threads"] = order.threads
+        if order.mpi:
+            of_call = {"interpreter": order.interpreter, "sys_path": order.sys_path, "threads": order.threads}
+            message["mpi"] = {**order.ranks, **of_call}
+        elif call is not None and attempt.warm is None:
+            message["env"] = {**environ, **thread_variables(order.threads)}
+            message["interpreter"] = order.interpreter
+            message["sys_path"] = order.sys_path
+            message["threads"] = order.threads
         return message
 
     # -- stopping ------------------------------------------------------------------------------------------

@@ -20,13 +20,16 @@ from nas_hpc.launcher import policy
 from nas_hpc.launcher.disk import results_on_disk
 from nas_hpc.launcher.endings import cancel_with, finish_of
 from nas_hpc.launcher.journal import Journal
+from nas_hpc.launcher.mpi import Mpi
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
 from nas_hpc.launcher.ownership import sessions_log
 from nas_hpc.launcher.placing import Placing, deadlock
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.launcher.stages import StageHooks, Stages
+from nas_hpc.launcher.strikes import Strikes
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
+from nas_hpc.processes.start_failures import blames_node
 from nas_hpc.records import App, Attempt, Job, Result
 from nas_hpc.resources import Placement, Pool, Request
 from nas_hpc.resources.slots import EndOf
@@ -104,6 +107,10 @@ class Dispatcher:
         """Monotonic time at which running jobs are told to stop; nothing that would pass it is started."""
         self.stopping = False
         self._stopped_as = (Outcome.WALLTIME, "")
+        self.mpi = Mpi(allocation, options, note=hooks.note, changed=self._mpi_changed)
+        self._unreached = allocation.found.elsewhere if allocation.mode == "mpi" else ()
+        """Nodes on which only the MPI program, once it is found, can start anything."""
+        self._strikes = Strikes()
         self.never: dict[str, str] = {}
         """Waiting jobs that this allocation cannot run, and why."""
         self._ended: list[tuple[Run, Ended]] = []
@@ -144,19 +151,22 @@ class Dispatcher:
                 continue
             why = "" if job.state in RAN else self.never_here(job)
             if why:
-                if job.id not in self.never:
-                    self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {why}")
-                self.never[job.id] = why
-                self.queue.remove(job.id)
+                self._refuse(job, why)
                 continue
             self.never.pop(job.id, None)
             if not job.creator and self.stages.takes(job):
                 self.queue.remove(job.id)
                 continue
             need = job.resources
-            like = f"{_like(job)} {need.timeout_s} {need.wall_time_minutes}"
+            like = f"{_like(job)} {need.timeout_s} {need.wall_time_minutes} {need.ranks_per_node}"
             self.queue.add(job, self.request_of(job), search=self.is_search(job), like=like)
         self.plan_flush()
+
+    def _refuse(self, job: Job, why: str) -> None:
+        if job.id not in self.never:
+            self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {why}")
+        self.never[job.id] = why
+        self.queue.remove(job.id)
 
     def gone(self, runnable: Iterable[Job], running: Iterable[Job]) -> list[Job]:
         """Jobs known here that are neither waiting nor running in the database: ended, changed or removed."""
@@ -169,13 +179,21 @@ class Dispatcher:
 
     def never_here(self, job: Job) -> str:
         """Why this allocation cannot ever run ``job``; empty if it can."""
-        need = job.resources
-        if need.num_nodes * need.ranks_per_node > 1:
-            return (
-                f"it has {need.num_nodes} nodes x {need.ranks_per_node} ranks, and more than one rank "
-                "needs an MPI program, which this launcher has not"
-            )
-        return self.placing.never(job, search=self.is_search(job))
+        why = self.mpi.refusal(job, self.creators.get(job.creator))
+        return why or self.placing.never(job, search=self.is_search(job))
+
+    def _mpi_changed(self) -> None:
+        """Something was found out about the MPI program: other hosts can be reached, or jobs cannot run."""
+        if self.mpi.program is not None and self._unreached:
+            for name in self._unreached:
+                self.placing.pool.bring_back(name)
+            self._unreached = ()
+            self.capacity_changed()
+        for job in list(self.queue):
+            why = self.never_here(job)
+            if why:
+                self._refuse(job, why)
+        self.plan_flush()
 
     # -- placing and committing ----------------------------------------------------------------------
     def plan_flush(self) -> None:
@@ -210,7 +228,14 @@ class Dispatcher:
         def estimate(job: Job) -> float:
             return 0.0 if self.is_search(job) else policy.estimate_s(job, self._durations[_like(job)])
 
-        return list(self.queue.take(self.placing, self._fits, now=time.time(), estimate=estimate))
+        def may_start(job: Job) -> bool:
+            return self._fits(job) and self.mpi.may_start(job, self.creators.get(job.creator))
+
+        placed = []
+        for job, placement in self.queue.take(self.placing, may_start, now=time.time(), estimate=estimate):
+            self.mpi.starts(job)
+            placed.append((job, placement))
+        return placed
 
     def _paused(self, job: Job, finish: Finish) -> Finish:
         """``finish`` up to where a person's job has to wait for its postprocess script."""
@@ -267,7 +292,7 @@ class Dispatcher:
         """Searches alone run, all have evaluations waiting, and none of these fits beside them."""
         searches = [run for run in self.persons.values() if self.has_evaluations(run.job)]
         stuck = bool(searches) and len(searches) == len(self.running) and len(self.queue) > 0
-        if stuck and not (self._writes or self.stopping or self.placing.pool.aside):
+        if stuck and not (self._writes or self.stopping or self.placing.pool.aside or self.mpi.pending):
             waiting = {job.creator for job in self.queue}
             firsts = [(job, request) for job, request in self.queue.firsts() if self._fits(job)]
             stuck = bool(firsts) and all(run.job.id in waiting for run in searches)
@@ -288,6 +313,7 @@ class Dispatcher:
         for job in won:
             self._start(replace(runs.pop(job.id), job=job))
         for run in runs.values():
+            self.mpi.ended(run.job)
             self.placing.free(run.placement)  # killed or taken by another launcher in the meantime
         self._journal.attempts((f.job, f.attempt) for f in closed if f.attempt is not None)
         assert self.agent is not None
@@ -325,7 +351,7 @@ class Dispatcher:
             return
         try:
             creator = self.creators.get(job.creator)
-            order = build_order(job, run.placement, self._allocation, self.apps, creator)
+            order = build_order(job, run.placement, self._allocation, self.apps, creator, self.mpi.program)
         except (WorkFailed, ValueError) as error:
             now = time.time()
             self.on_ended(Ended(key, Result(Outcome.ERROR, reason=str(error), start=now, end=now)))
@@ -411,8 +437,10 @@ class Dispatcher:
         self.persons.pop(ended.key, None)
         self._active.discard(run.job.id)
         if run.held:
+            self.mpi.ended(run.job)
             self.placing.free(run.placement)
         result = ended.result
+        self._blame(run, result)
         outcome = policy.effective_outcome(result, restartable=self.is_search(run.job))
         if outcome is not result.outcome:
             ended = replace(ended, result=replace(result, outcome=outcome))
@@ -420,6 +448,19 @@ class Dispatcher:
             self._durations[_like(run.job)].append(result.end - result.start)
         self._ended.append((run, ended))
         self.plan_flush()
+
+    def _blame(self, run: Run, result: Result) -> None:
+        """Nodes on which MPI starts fail again and again are not used any more."""
+        names = run.placement.nodes
+        if not self._allocation.starts_by_mpi(len(names) * run.job.resources.ranks_per_node, names):
+            return
+        if result.outcome is not Outcome.START_FAILED:
+            self._strikes.worked(names)
+            return
+        for name in self._strikes.failed(names, result.reason) if blames_node(result.reason) else ():
+            self._hooks.note(f"nothing more is started on {name}: {result.reason}")
+            self.placing.pool.set_aside(name)
+            self.capacity_changed()
 
     def stop(self, keys: Iterable[Key], outcome: Outcome, reason: str) -> None:
         """Have running attempts ended; they come back through ``on_ended``."""
@@ -448,7 +489,8 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         """Whether anything runs, waits for the database or is about to be placed."""
-        return bool(self.running or self._writes or self._ended or self._flush_planned or self.stages.busy)
+        mine = self.running or self._writes or self._ended or self._flush_planned
+        return bool(mine or self.stages.busy or (len(self.queue) > 0 and self.mpi.pending))
 
     def evaluations_of(self, search: str) -> int:
         """How many evaluations of a search are running."""
@@ -472,8 +514,10 @@ class Dispatcher:
             return f"it takes about {need:.0f} s, and the allocation has {left:.0f} s left for jobs"
         request = self.request_of(job)
         next_one = self.queue.next
-        why = self.deadlock or self.placing.why_not(
-            job, request, is_next=next_one is not None and next_one.id == job.id
+        why = (
+            self.mpi.why_not(job)
+            or self.deadlock
+            or self.placing.why_not(job, request, is_next=next_one is not None and next_one.id == job.id)
         )
         ahead = len(self.queue) - 1
         return (

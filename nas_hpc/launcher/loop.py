@@ -211,6 +211,7 @@ class Launcher:
             lambda _: None,
         )
         self._reload()
+        self.dispatcher.mpi.begin()
         if self.fleet is not None:
             self.fleet.begin()
 
@@ -235,6 +236,7 @@ class Launcher:
             fleet.crew.dismiss("the launcher has ended" if self._error is None else str(self._error))
         self.endpoint.close()
         await self.dispatcher.stages.close()
+        await self.dispatcher.mpi.close()
         await self.agent.close()
         if fleet is not None:
             await (fleet.abandon() if superseded else fleet.end())

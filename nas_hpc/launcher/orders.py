@@ -6,17 +6,22 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from nas_hpc.errors import WorkFailed
+from nas_hpc.launcher.mpi_orders import Surroundings, mpi_order
 from nas_hpc.processes import environment
+from nas_hpc.processes.mpi import MpiProgram, memory_per_cpu_mb, of_batch_job, slurm_has_gpus
 from nas_hpc.processes.orders import Call, Order
 from nas_hpc.records import App, Job, Node, Origin
 from nas_hpc.resources import Found, Placement
 from nas_hpc.site import Site
+
+SOURCE = '. "$0" && exec "$@"'
+"""For bash: an application's environment script, then its program. No word of a user is in it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,26 @@ class Allocation:
             "BALSAM_JOB_MODE": self.mode,
             "BALSAM_LAUNCHER_NODES": str(len(self.nodes)),
         }
+
+    def starts_by_mpi(self, ranks: int, nodes: Sequence[str]) -> bool:
+        """Whether ``ranks`` ranks on ``nodes`` are the MPI program's to start; else there is one, here."""
+        return self.mode == "mpi" and (ranks > 1 or not self.is_here(nodes))
+
+    def is_here(self, nodes: Sequence[str]) -> bool:
+        """Whether all ``nodes`` are this machine."""
+        return self.found.virtual or all(name == self.found.here for name in nodes)
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """What MPI starts have to know of the allocation."""
+        return Surroundings(
+            addresses={node.name: node.address for node in self.nodes},
+            here=self.is_here,
+            real=self.pin,
+            environ=of_batch_job(os.environ),
+            mem_per_cpu_mb=memory_per_cpu_mb(os.environ),
+            slurm_has_gpus=slurm_has_gpus(os.environ),
+        )
 
     @cached_property
     def _of_source(self) -> dict[tuple[str, int], dict[str, str]]:
@@ -111,23 +136,26 @@ def job_json(job: Job) -> dict[str, Any]:
 
 
 def build_order(
-    job: Job, placement: Placement, allocation: Allocation, apps: Mapping[str, App], creator: Job | None
+    job: Job,
+    placement: Placement,
+    allocation: Allocation,
+    apps: Mapping[str, App],
+    creator: Job | None,
+    mpi: MpiProgram | None = None,
 ) -> Order:
-    """The order that runs ``job`` on ``placement``. Raises WorkFailed if its application is gone."""
+    """The order that runs ``job`` on ``placement``.
+
+    In mpi mode ``mpi`` starts what has several ranks, or stands on another host. Raises WorkFailed if the
+    application is gone, or if there is no MPI program for a job that needs one.
+    """
     source = creator if creator is not None and job.creator else job
     origin: Origin = source.origin
     directory = str(allocation.site.job_directory(job.workflow, job.directory_name))
-    pinned = placement.cores[0] if allocation.pin and placement.share > 0 else ()
-    threads = max(job.resources.threads_per_rank, len(placement.cores[0]), 1)
-    call: Call | None = None
-    argv: tuple[str, ...] = ()
-    wanted = job.evaluation
-    if wanted is not None and not (wanted.argv or job.application):
-        warm = allocation.mode == "serial" and not allocation.fresh
-        call = Call(wanted.run, wanted.config, wanted.seed, warm)
-    else:
-        argv = wanted.argv if wanted is not None and wanted.argv else _argv(job, apps)
-    return Order(
+    ranks = job.resources.ranks_per_node
+    by_mpi = allocation.starts_by_mpi(len(placement.nodes) * ranks, placement.nodes)
+    threads = _width(job, placement)
+    call, argv = _work(job, apps, warm=allocation.mode == "serial" and not allocation.fresh)
+    order = Order(
         key=(job.id, job.attempt),
         name=job.name,
         directory=directory,
@@ -138,16 +166,33 @@ def build_order(
         interpreter=origin.interpreter or sys.executable,
         sys_path=origin.sys_path,
         node=placement.nodes[0],
-        cores=pinned,
-        gpus=placement.gpus[0],
+        cores=placement.cores[0] if allocation.pin and placement.share > 0 and not by_mpi else (),
+        gpus=() if by_mpi else placement.gpus[0],
         threads=threads,
         timeout_s=job.resources.timeout_s,
         expects_result=bool(job.creator),
     )
+    return mpi_order(order, job, placement, allocation.surroundings, mpi) if by_mpi else order
 
 
-def _argv(job: Job, apps: Mapping[str, App]) -> tuple[str, ...]:
+def _width(job: Job, placement: Placement) -> int:
+    """Threads of each rank: what the job asks for, or more where it has more hardware threads for each."""
+    need = job.resources
+    cores = min(map(len, placement.cores), default=0)
+    return max(need.threads_per_rank, cores * need.threads_per_core // need.ranks_per_node, 1)
+
+
+def _work(job: Job, apps: Mapping[str, App], *, warm: bool) -> tuple[Call | None, tuple[str, ...]]:
+    """The run function or the program of a job."""
+    wanted = job.evaluation
+    if wanted is not None and wanted.argv:
+        return None, wanted.argv
+    if wanted is not None and not job.application:
+        return Call(wanted.run, wanted.config, wanted.seed, warm), ()
     app = apps.get(job.application)
     if app is None:
         raise WorkFailed(f"application {job.application!r} of job {job.name} is not registered any more")
-    return (*shlex.split(app.executable), *shlex.split(job.args))
+    argv = (*shlex.split(app.executable), *shlex.split(job.args))
+    if app.environment_script:
+        argv = ("bash", "-c", SOURCE, app.environment_script, *argv)
+    return None, argv

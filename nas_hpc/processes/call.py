@@ -175,14 +175,18 @@ def _show_traceback(error: BaseException) -> None:
         os.write(2, results.one_line(_exception_line(error)).encode() + b"\n")
 
 
-def evaluate(order: dict[str, Any], load: Callable[[], Callable[[Any], Any]]) -> dict[str, Any]:
+def evaluate(
+    order: dict[str, Any],
+    load: Callable[[], Callable[[Any], Any]],
+    judgement: Callable[[Any], tuple[str, float | None, dict[str, Any], str]] = judge,
+) -> dict[str, Any]:
     """Call the run function that ``load`` gives; the content of result.json, whatever happens in it."""
     call = order["call"]
     try:
         function = load()
-        seed_all(call["seed"])
+        seed_all(call.get("generators", call["seed"]))
         returned = function(RunningJob(call["config"], order["job"], call["seed"]))
-        outcome, objective, metadata, reason = judge(returned)
+        outcome, objective, metadata, reason = judgement(returned)
         result = results.make(order, outcome, reason, objective, metadata)
     except Invalid as error:
         result = results.make(order, "invalid_result", str(error))
@@ -216,7 +220,7 @@ def answer(order: dict[str, Any], channel: Channel, load: Callable[[], Callable[
     result = evaluate(order, load)
     if os.getpid() != mine:
         os._exit(0)  # the run function forked and its child came back here as well
-    _flush()
+    flush()
     if order["record"] != "each":  # a file that is open cannot be removed from every file system
         os.dup2(0, 1)
         os.dup2(0, 2)
@@ -224,7 +228,8 @@ def answer(order: dict[str, Any], channel: Channel, load: Callable[[], Callable[
     os._exit(0)
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write out what Python and C libraries hold of the output."""
     for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
         try:
             stream.flush()  # type: ignore[union-attr]

@@ -15,10 +15,13 @@ from nas_hpc.processes import linux
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Collection
 
     from nas_hpc.processes.attempts import Attempt
 
 FAREWELL_S = 5.0
+MPI_GRACE_S = 2.0
+"""What MPI programs get to end their ranks, on other hosts, too, before they are killed."""
 STARTING_S = 0.005
 
 
@@ -66,19 +69,29 @@ def _environ_of(pid: int) -> list[bytes]:
         os.sched_yield()
 
 
-def end_all(wake: socket.socket) -> None:
+def end_all(wake: socket.socket, asked: Collection[int] = ()) -> None:
     """Kill every descendant: children, and again those whom their end makes children. At most 5 s.
 
-    ``wake`` gets a byte at each SIGCHLD.
+    ``wake`` gets a byte at each SIGCHLD. The children ``asked`` are MPI programs: they are asked to end, and
+    killed only after a grace, for ranks on other hosts could outlive them.
     """
-    deadline = time.monotonic() + FAREWELL_S
+    begun = time.monotonic()
+    deadline = begun + FAREWELL_S + (MPI_GRACE_S if asked else 0.0)
+    for pid in asked:
+        try:
+            os.killpg(pid, signal.SIGTERM)
+        except (ProcessLookupError, PermissionError):
+            continue
     poll = select.poll()
     poll.register(wake.fileno(), select.POLLIN)
     while time.monotonic() < deadline:
         left = linux.children()
         if not left:
             return
+        patient = time.monotonic() < begun + MPI_GRACE_S
         for pid in left:
+            if patient and pid in asked:
+                continue
             for kill in (os.killpg, os.kill):
                 try:
                     kill(pid, signal.SIGKILL)

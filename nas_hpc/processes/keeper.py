@@ -425,7 +425,7 @@ class Keeper:
 
     def _farewell(self) -> NoReturn:
         """The agent is gone: end every session, and exit."""
-        family.end_all(self._wake)
+        family.end_all(self._wake, [pid for pid, one in self.live.items() if one.order.get("mpi")])
         os._exit(0)
 
 

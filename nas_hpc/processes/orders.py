@@ -58,6 +58,8 @@ class Order:
     """``argv`` is an MPI program's (mpiexec, srun, aprun): its end is asked for before it is forced (SIGTERM
     first, also when the agent dies), for a killed one can leave ranks alive. With ``call`` set, too, the
     ranks run it (``processes.rank``) and rank 0 writes result.json."""
+    ranks: Json = field(default_factory=dict)
+    """With ``mpi``: what the wrapper of each rank is to know (``processes.rank.environment`` and beside)."""
 
 
 @dataclass(frozen=True, slots=True)

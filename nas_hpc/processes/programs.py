@@ -76,6 +76,10 @@ class Workers:
                 os.close(output)
             else:
                 attempt.output = output
+            if attempt.order.get("mpi"):
+                from nas_hpc.processes import rank
+
+                rank.write_file(attempt.order)
         except child.StartFailed as error:
             attempt.refused = str(error)
         except Exception as error:
@@ -88,8 +92,9 @@ def start(attempt: Attempt, channel: Channel, log_fd: int) -> int:
     environ = {**order["env"], **child.masks(order["gpus"])}
     argv: list[str] = order["argv"]
     inherited: tuple[int, ...] = ()
+    kind = "mpi" if order.get("mpi") else "attempt"
     try:
-        if order["call"]:
+        if order["call"] and kind == "attempt":
             argv, inherited = _fresh_interpreter(order, channel)
         with _Pinned(order["cores"]):
             order["start"] = time.time()
@@ -99,7 +104,7 @@ def start(attempt: Attempt, channel: Channel, log_fd: int) -> int:
             os.close(inherited[0])
         close_output(attempt)
     with contextlib.suppress(OSError):  # over already: then it is a zombie, which still has its start time
-        line = f"+{pid} {linux.start_ticks(pid)} attempt {order['job']}:{order['attempt']}\n"
+        line = f"+{pid} {linux.start_ticks(pid)} {kind} {order['job']}:{order['attempt']}\n"
         os.write(log_fd, line.encode())
     return pid
 

@@ -70,8 +70,11 @@ def make(
     }
 
 
-def read(directory: str, job: str, attempt: int, *, again: bool = False) -> dict[str, Any] | None:
-    """The result.json in ``directory`` if it is this attempt's, else None (missing, torn, late, foreign).
+def read(
+    directory: str, job: str, attempt: int, *, again: bool = False, name: str = RESULT_FILE
+) -> dict[str, Any] | None:
+    """The result.json (or ``name``) in ``directory`` if it is this attempt's, else None: missing, torn, late,
+    foreign.
 
     ``again``: it was looked for before. A client of a network file system remembers for a while that a file
     was not there; that its directory is listed makes it ask the server.
@@ -81,7 +84,7 @@ def read(directory: str, job: str, attempt: int, *, again: bool = False) -> dict
             with os.scandir(directory) as entries:
                 for _ in entries:
                     pass
-        with open(os.path.join(directory, RESULT_FILE), "rb") as stream:
+        with open(os.path.join(directory, name), "rb") as stream:
             result = json.loads(stream.read())
     except (OSError, ValueError, RecursionError):
         return None
@@ -193,6 +196,12 @@ def judge(
     code = None if status is None else return_code(status)
     looked = "looked" in order
     written = read(order["dir"], order["job"], order["attempt"], again=looked)
+    if order.get("mpi"):
+        from nas_hpc.processes import rank
+
+        failed = rank.failure_of(order)
+        if failed is not None and not order.get("stop"):
+            return _completed(order, failed, code, end)
     if written is not None and (
         written["outcome"] != "ok" or not order["expects"] or written["objective"] is not None
     ):
@@ -203,7 +212,10 @@ def judge(
     if status is None:
         return make(order, "error", "it was never started", end=end)
     failure = describe_end(status)
-    if order["call"] and not (order.get("mpi") and not failure):
+    if failure and order.get("mpi"):
+        outcome, reason = rank.why(order, failure, code or 0, end)
+        return make(order, outcome, reason, return_code=code, end=end)
+    if order["call"] and not order.get("mpi"):
         reason = failure or "exit code 0"
         if not os.WIFSIGNALED(status):
             reason += " before the run function returned: it or a library called os._exit"

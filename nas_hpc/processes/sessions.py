@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_hpc.processes import linux
+from nas_hpc.processes.family import MPI_GRACE_S
 
 MARKER_VARIABLE = "NAS_HPC_LAUNCHER_ID"
 END_DEADLINE_S = 10.0
@@ -86,12 +87,15 @@ def end_recorded(path: Path, marker: str) -> int:
     """End every live session of the log at ``path`` and every own process whose environment has ``marker``.
 
     ``marker`` is the launcher's lease (NAS_HPC_LAUNCHER_ID). Processes are killed and waited for, at most 10
-    s; returns how many there were.
+    s; returns how many there were. MPI programs are asked first.
     """
     recorded = read_log(path)
     keepers = [s for s in recorded.values() if s.kind == "keeper" and is_alive(s.pid, s.start_ticks)]
-    before = len(_matching(recorded, marker, lambda environ: True)) if keepers else 0
-    _await([fd for fd in map(_pidfd, (s.pid for s in keepers)) if fd >= 0], time.monotonic() + KEEPER_GRACE_S)
+    asking = any(s.kind == "mpi" and is_alive(s.pid, s.start_ticks) for s in recorded.values())
+    before = len(_matching(recorded, marker, lambda environ: True)) if keepers or asking else 0
+    patience = KEEPER_GRACE_S + (MPI_GRACE_S if asking else 0.0)
+    _await([fd for fd in map(_pidfd, (s.pid for s in keepers)) if fd >= 0], time.monotonic() + patience)
+    _ask(recorded)
     return max(before, _end(recorded, marker, lambda environ: True))
 
 
@@ -101,14 +105,29 @@ def end_attempts(path: Path, marker: str, keys: Iterable[tuple[str, int]]) -> in
     """
     wanted = set(keys)
     names = {f"{job}:{number}" for job, number in wanted}
-    sessions = {pid: s for pid, s in read_log(path).items() if s.kind == "attempt" and s.name in names}
+    sessions = {
+        pid: s for pid, s in read_log(path).items() if s.kind in ("attempt", "mpi") and s.name in names
+    }
 
     def belongs(environ: list[bytes]) -> bool:
         marks = dict(part.partition(b"=")[::2] for part in environ)
         job, number = marks.get(b"NAS_HPC_JOB_ID", b""), marks.get(b"NAS_HPC_ATTEMPT", b"")
         return number.isdigit() and (job.decode("ascii", "replace"), int(number)) in wanted
 
+    _ask(sessions)
     return _end(sessions, marker, belongs)
+
+
+def _ask(sessions: dict[int, Session]) -> None:
+    """Have the MPI programs among the live ``sessions`` end their ranks, and wait for that a moment."""
+    waiting = []
+    for one in sessions.values():
+        if one.kind == "mpi" and is_alive(one.pid, one.start_ticks):
+            fd = _pidfd(one.pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(one.pid, signal.SIGTERM)
+            waiting += [fd] if fd >= 0 else []
+    _await(waiting, time.monotonic() + MPI_GRACE_S)
 
 
 def end_session(session: int) -> None:

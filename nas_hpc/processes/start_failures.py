@@ -11,6 +11,7 @@ import re
 
 START_S = 5.0
 """What an MPI program cannot start, it usually gives up within this time."""
+CANNOT_START = "the MPI program cannot start the ranks: "
 _PATIENT_S = 120.0
 """But connecting to a host that does not answer takes longer; only unmistakable texts count then."""
 
@@ -51,6 +52,10 @@ _CERTAIN = (
 )
 _CERTAINLY = re.compile("|".join(_CERTAIN))
 _NOT_FOUND = re.compile(r"(?:command not found|No such file or directory)")
+_ENDED = re.compile(
+    r"EXIT STRING: (.*)|noticed that (process rank [\s\S]*? exited on\s+signal \d+(?: \(.*?\))?)|"
+    r"srun: error: (.*: task.*)|(?:apid|Apid|PE RANK).*?(exit signal.*)"
+)
 _NOISE = re.compile(
     r"^[-= ]*$|cluster configuration lacks support|component_repository_open|YOUR APPLICATION TERMINATED|"
     r"BAD TERMINATION|This typically refers|Please see the FAQ|nas-hpc-check "
@@ -73,6 +78,25 @@ def start_failure(return_code: int | None, text: str, duration_s: float) -> str:
     begin = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.end())
     return " ".join(text[begin : end if end >= 0 else len(text)].split())[:300]
+
+
+_OF_REQUEST = re.compile(
+    r"not enough slots|unrecognized|parse user arguments|run as root|the ppr|would (?:result|require)|"
+    r"More processors|generic resource|claim exceeds|configuration is not available"
+)
+
+
+def blames_node(reason: str) -> bool:
+    """Whether a failed start may be the node's fault: what was asked for was not impossible anywhere, and the
+    node did not get so far as to say itself what it cannot start.
+    """
+    return reason.startswith(CANNOT_START) and _OF_REQUEST.search(reason) is None
+
+
+def ended_line(text: str) -> str:
+    """How a rank ended, in the words of the MPI program; empty if it says nothing of the kind."""
+    match = _ENDED.search(text)
+    return " ".join(next(filter(None, match.groups()), "").split())[:300] if match else ""
 
 
 def main_line(text: str) -> str:

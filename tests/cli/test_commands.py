@@ -165,9 +165,21 @@ def test_a_job_that_has_run_keeps_its_name_and_a_finished_one_everything(
     assert "will not run again" in nas_hpc("modify", "done", "--retries", "3").err
 
 
-def test_why_names_the_ranks_that_nothing_can_start(nas_hpc: Run, full_site: Site) -> None:
-    assert nas_hpc("modify", "ready", "--num-nodes", "5").code == 0
-    assert "5 ranks, which need an MPI program" in nas_hpc("why", "ready").out
+def test_several_ranks_are_refused_where_launchers_run_in_serial_mode(
+    nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("--num-nodes", "2", "--ranks-per-node", "4")
+    assert nas_hpc("modify", "ready", *more).code == 0
+    monkeypatch.setenv("NAS_HPC_JOB_MODE", "serial")
+    app = json.loads(nas_hpc("ls", "apps", "--json").out)[0]["name"]
+    for call in (("job", "--name", "n", "--workflow", "W", "--app", app), ("modify", "V/twin")):
+        refused = nas_hpc(*call, *more)
+        assert refused.code == 2
+        assert (
+            "--num-nodes 2 --ranks-per-node 4: job_mode is serial (environment NAS_HPC_JOB_MODE)"
+            in refused.err
+        )
+    assert nas_hpc("modify", "ready", "--retries", "1").code == 0
 
 
 def test_a_job_is_changed_and_removed_with_its_directory(nas_hpc: Run, full_site: Site) -> None:

@@ -117,7 +117,7 @@ def test_with_srun_agents_outlive_each_other_and_run_on_their_nodes(tmp_path: Pa
     hosts = ["node3", "node1", "node4"]
     srun = slurm.run("sh", "-c", "command -v srun").stdout.strip()
     argv = command(tmp_path, MpiProgram(srun, "slurm"), hosts, local=False)
-    agents = Agents(tmp_path, ["salloc", "--nodes=4", "--quiet", *argv], slurm.environ)
+    agents = Agents(tmp_path, ["salloc", "--nodelist=node[1-4]", "--quiet", *argv], slurm.environ)
     where = {(tmp_path / str(number)).read_text().split()[2] for number in range(3)}
     assert where == set(hosts)
     one_dies_by_a_signal_then_one_by_its_exit_code(agents)

@@ -108,7 +108,7 @@ def _openmpi_where(start: Start) -> list[str]:
         where = ["--host", f"localhost:{start.ranks}", "--mca", "mpi_yield_when_idle", "1"]
         return [*root, *where, "--map-by", "slot:OVERSUBSCRIBE"]
     where = ["--host", ",".join(f"{host}:{start.ranks_per_node}" for host in start.hosts)]
-    cores = f":PE={start.threads_per_rank}" if start.pin else ""
+    cores = f":PE={max(1, start.threads_per_rank // start.threads_per_core)}" if start.pin else ""
     return [*root, *where, "--map-by", f"ppr:{start.ranks_per_node}:node{cores}:OVERSUBSCRIBE"]
 
 
