@@ -170,7 +170,7 @@ def test_a_job_of_more_than_one_rank_is_named_and_the_rest_goes_on(bench: Bench)
     two = bench.job("two", show, "--ranks-per-node", "2")
     log = bench.launch("--mpi", "none", code=1)
     assert (
-        "it has 1 nodes x 2 ranks, which need an MPI program, and there is none: the setting mpi is none"
+        "it has 1 node x 2 ranks, which need an MPI program, and there is none: the setting mpi is none"
         in log
     )
     assert bench.state("one") == "JOB_FINISHED"
