@@ -7,6 +7,7 @@ from typing import Any
 
 from ConfigSpace import EqualsCondition
 
+from nas_hpc import JobSpec, job_specification
 from nas_hpc.problem import HpProblem
 
 Problem = HpProblem()
@@ -29,6 +30,14 @@ no_function = 3
 def run(config: Mapping[str, Any]) -> float:
     """Best at x = 0, n = 1."""
     return float(-(config["x"] ** 2) - config["n"] - config.get("bend", 0.0))
+
+
+@job_specification
+def program(config: Mapping[str, Any]) -> JobSpec:
+    """The same, by a program; nothing for an n that is even."""
+    if config["n"] % 2 == 0:
+        raise ValueError("n is even")
+    return JobSpec(argv=["quadratic", str(config["x"])])
 
 
 def fail(config: Mapping[str, Any]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_hpc.apps.functions import locate_run_function, resolve_file
+from nas_hpc.apps.functions import find_function, locate_run_function, resolve_file
 from nas_hpc.errors import WrongCall
 
 HEAVY = 'raise RuntimeError("this module was imported")\n'
@@ -71,6 +71,32 @@ def test_functions_made_otherwise_are_found_too(place: Path, source: str) -> Non
     name = f"other_{abs(hash(source))}"
     (place / f"{name}.py").write_text(source)
     assert locate_run_function(f"{name}.run") == f"{name}.run"
+
+
+@pytest.mark.parametrize(
+    ("source", "specified"),
+    [
+        (
+            "from nas_hpc import *\nfrom nas_hpc import job_specification\n@job_specification\ndef run(p): ...",
+            True,
+        ),
+        ("import nas_hpc\n@nas_hpc.balsamjob_spec\ndef run(p): ...", True),
+        ("from nas_hpc import job_specification as js\ndef run(p): ...\nrun = js(run)", True),
+        ("from tests.apps.quadratic import program as run", True),
+        ("import tests.apps.quadratic as q\nrun = q.program", True),
+        ("import functools, tests.apps.quadratic as q\nrun = functools.partial(q.program)", True),
+        ("import functools\n@functools.cache\ndef run(p): ...", False),
+        ("from nas_hpc import job_specification\ndef run(p): ...", False),
+    ],
+)
+def test_a_job_specification_is_recognised_however_it_is_imported(
+    place: Path, source: str, specified: bool
+) -> None:
+    name = f"spec_{abs(hash(source))}"
+    (place / f"{name}.py").write_text(source)
+    dotted, found = find_function(f"{place}/{name}.py:run")
+    assert dotted == f"{name}.run"
+    assert (found is not None) == specified
 
 
 def test_a_file_becomes_the_module_that_evaluations_import(

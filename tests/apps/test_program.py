@@ -19,6 +19,7 @@ from nas_hpc.apps.ambs import ambs
 from nas_hpc.apps.program import main
 from tests.apps import quadratic
 from tests.apps.support import ROOT, environment, rows, start
+from nas_hpc.wire import Shape
 from tests.evaluator.peer import Peer
 from tests.support import wait_until
 
@@ -66,6 +67,44 @@ def test_the_flags_of_evaluations_reach_the_launcher(tmp_path: Path, directory: 
         ask = peer.rows[1].ask
     assert (ask.timeout_s, ask.retries, dict(ask.environ)) == (90.0, 2, {"A": "b=c", "D": ""})
     assert ask.run == f"{MODULE}.run"
+
+
+def test_flags_say_what_each_evaluation_occupies(tmp_path: Path, directory: Path) -> None:
+    flags = (
+        "--nodes-per-eval",
+        "2",
+        "--ranks-per-node",
+        "3",
+        "--threads-per-rank",
+        "4",
+        "--gpus-per-rank",
+        "1",
+    )
+    with Peer(tmp_path / "endpoint.json", quadratic.run) as peer:
+        process = start(peer, directory, *COMMON, "--max-evals", "1", *flags)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        shape = peer.rows[1].ask.shape
+        assert peer.hellos[0].shape == shape
+    assert shape == Shape(2, 3, 4, 1, 1)
+
+
+def test_a_job_specification_stands_where_a_run_function_stands(tmp_path: Path, directory: Path) -> None:
+    by_program = ("--problem", f"{MODULE}.Problem", "--run", f"{MODULE}.program")
+    with Peer(tmp_path / "endpoint.json", quadratic.run) as peer:
+        process = start(peer, directory, *by_program, "--max-evals", "10", "--seed", "3")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        asks = [row.ask for _, row in sorted(peer.rows.items())]
+    assert f"job specification {MODULE}.program" in out
+    assert {ask.run for ask in asks} == {f"{MODULE}.program"}
+    odd = [ask for ask in asks if ask.config["n"] % 2]
+    assert [ask.argv for ask in odd] == [("quadratic", str(ask.config["x"])) for ask in odd]
+    assert {ask.failure for ask in asks if ask not in odd} == {"ValueError: n is even"}
+    found = {int(row["seq"]): row for row in rows(directory)}
+    assert all((found[ask.seq]["outcome"] == "ok") == (ask in odd) for ask in asks)
+    assert len(found) == 10
+    assert odd
 
 
 @pytest.mark.slow
@@ -154,6 +193,10 @@ BAD = [
     ((*COMMON, "--eval-env", "novalue"), "'novalue'"),
     ((*COMMON, "--eval-timeout", "soon"), "soon"),
     ((*COMMON, "--time-limit", "0"), "0"),
+    ((*COMMON, "--nodes-per-eval", "0"), "'0'"),
+    ((*COMMON, "--ranks-per-node", "many"), "'many'"),
+    ((*COMMON, "--threads-per-rank", "-1"), "'-1'"),
+    ((*COMMON, "--gpus-per-rank", "0.5"), "'0.5'"),
     ((*COMMON, "--evaluator", "ray"), "'ray'"),
     ((*COMMON, "--surrogate-model", "GP"), "'GP' is not there yet"),
     ((*COMMON, "--surrogate-model", "GBRT"), "'GBRT' is not there yet"),

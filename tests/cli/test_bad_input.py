@@ -161,6 +161,9 @@ CASES = [
     Case(("job", "--work", "W"), ("--work", "--workflow"), name="abbreviated flag"),
     Case(("job", "--workflow", "W", "--app", "echo"), ("'--name'", "--help"), name="job without a name"),
     Case(("ls",), ("nothing to list", "jobs, apps"), name="ls of nothing"),
+    Case((*HPS, "-p", "a.P", "-r", "a.r", "--nodes-per-eval", "2"), ("--nodes-per-eval 2", "--job-mode mpi")),
+    Case((*HPS, "-p", "a.P", "-r", "a.r", "--args", "--ranks-per-node=4"), ("--ranks-per-node 4", "serial")),
+    Case((*HPS, "-p", "a.P", "-r", "a.r", "--gpus-per-rank", "-1"), ("-1", "--help")),
     Case(("run",), ("nothing to run", "nas-hpc run hps NAME"), name="run of nothing"),
     # applications
     Case(("app",), ("nothing to do", "--name NAME --exec COMMAND"), name="app without flags"),

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.evaluator import Settings, create, workers_per_node
+from nas_hpc.evaluator import Settings, create, evaluation_shape, workers_per_node
 from nas_hpc.wire import Shape
 from tests.evaluator.peer import Peer
 
@@ -26,6 +26,61 @@ from tests.evaluator.peer import Peer
 )
 def test_evaluations_per_node_follow_the_environment(environ: dict[str, str], workers: int) -> None:
     assert workers_per_node(environ) == workers
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "shape"),
+    [
+        ({}, {"NAS_HPC_CORES_PER_NODE": "8"}, Shape(node_packing_count=8)),
+        ({"nodes": 2}, {"NAS_HPC_CORES_PER_NODE": "8"}, Shape(num_nodes=2)),
+        ({"nodes": 2}, {"DEEPHYPER_WORKERS_PER_NODE": "1"}, Shape(num_nodes=2)),
+        ({"ranks_per_node": 4}, {"NAS_HPC_CORES_PER_NODE": "8"}, Shape(ranks_per_node=4)),
+        (
+            {"ranks_per_node": 4},
+            {"DEEPHYPER_WORKERS_PER_NODE": "2"},
+            Shape(ranks_per_node=4, node_packing_count=2),
+        ),
+        (
+            {"threads_per_rank": 3},
+            {"NAS_HPC_CORES_PER_NODE": "8"},
+            Shape(threads_per_rank=3, node_packing_count=8),
+        ),
+        (
+            {"gpus_per_rank": 2},
+            {"NAS_HPC_CORES_PER_NODE": "64", "NAS_HPC_GPUS_PER_NODE": "8"},
+            Shape(gpus_per_rank=2, node_packing_count=4),
+        ),
+        (
+            {"gpus_per_rank": 8},
+            {"NAS_HPC_CORES_PER_NODE": "64", "NAS_HPC_GPUS_PER_NODE": "4"},
+            Shape(gpus_per_rank=8, node_packing_count=1),
+        ),
+        (
+            {"gpus_per_rank": 1},
+            {"NAS_HPC_CORES_PER_NODE": "2", "NAS_HPC_GPUS_PER_NODE": "8"},
+            Shape(gpus_per_rank=1, node_packing_count=2),
+        ),
+        (
+            {"gpus_per_rank": 1},
+            {"NAS_HPC_CORES_PER_NODE": "2", "NAS_HPC_GPUS_PER_NODE": "0"},
+            Shape(gpus_per_rank=1, node_packing_count=2),
+        ),
+        (
+            {"gpus_per_rank": 1},
+            {"DEEPHYPER_WORKERS_PER_NODE": "6", "NAS_HPC_GPUS_PER_NODE": "4"},
+            Shape(gpus_per_rank=1, node_packing_count=6),
+        ),
+    ],
+)
+def test_the_shape_of_evaluations_follows_flags_and_environment(
+    given: dict[str, int], environ: dict[str, str], shape: Shape
+) -> None:
+    assert evaluation_shape(**given, environ=environ) == shape
+
+
+def test_several_nodes_and_several_evaluations_on_a_node_contradict_each_other() -> None:
+    with pytest.raises(WrongCall, match="--nodes-per-eval 3 .* DEEPHYPER_WORKERS_PER_NODE=4 packs 4"):
+        evaluation_shape(nodes=3, environ={"DEEPHYPER_WORKERS_PER_NODE": "4"})
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "x", "1.5"])

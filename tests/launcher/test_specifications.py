@@ -13,7 +13,7 @@ import pytest
 from nas_hpc.records import App
 from nas_hpc.states import State
 from nas_hpc.wire import Ask, Done, Message, Refused, Results, Shape, Submit
-from tests.launcher.bench import REPOSITORY, Bench
+from tests.launcher.bench import POLYNOME, REPOSITORY, Bench
 from tests.launcher.stage import Stage, on_stage
 from tests.support import wait_until
 
@@ -150,6 +150,30 @@ def test_a_search_of_programs_that_is_killed_goes_on_with_the_same_history(bench
     ran = ledger.read_text().split()
     assert len(set(ran)) == len(alone), "each of them, and nothing else"
     assert all(ran.count(job) == 1 for job in finished if _attempts(bench, job) == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["printed", "noted", "registered"])
+def test_the_ready_made_problem_with_a_program_of_its_own(bench: Bench, way: str) -> None:
+    example = "nas_hpc.problems.hps.external"
+    bench.nas("app", "--name", "EXTERNAL", "--exec", f"{sys.executable} -m {example}_program")
+    bench.searches()
+    bench.job("s", "RAN", args=f"--problem {example}.Problem --run {example}.{way} --max-evals 4 --seed 5")
+    bench.launch("--job-mode", "serial")
+    found = rows(bench)
+    for row in found:
+        assert float(row["objective"]) == pytest.approx(-(float(row["x"]) ** 2) - float(row["y"]) ** 2)
+    assert len(found) == 4
+    assert set(told(bench, "task1", "result.json")["metadata"]) == ({"distance"} if way == "noted" else set())
+
+
+@pytest.mark.slow
+def test_a_search_whose_evaluations_need_mpi_is_told_so_at_once_in_serial_mode(bench: Bench) -> None:
+    bench.searches()
+    bench.job("s", "RAN", args=f"{POLYNOME} --max-evals 4 --nodes-per-eval 2")
+    bench.launch("--job-mode", "serial", code=1)
+    assert "none of its evaluations can run here" in bench.output("s")
+    assert not list(bench.site.glob("data/W/task*"))
 
 
 def _attempts(bench: Bench, job: str) -> int:

@@ -9,7 +9,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from nas_hpc.problem import load_callable, load_problem
-from nas_hpc.problems.hps import digits, polynome2, toy_forbidden
+from nas_hpc.problems.hps import digits, external_program, polynome2, toy_forbidden
+from nas_hpc.specification import JobSpec, is_job_specification
 
 GOOD = {
     "layers": 1,
@@ -29,6 +30,22 @@ def test_problem_and_run_load_by_name_and_fit_each_other(name: str) -> None:
     result = run(problem.default_configuration)
     objective = result["objective"] if isinstance(result, dict) else result
     assert type(objective) is float
+
+
+@pytest.mark.parametrize("name", ["printed", "noted", "registered"])
+def test_the_specifications_of_external_fit_its_problem(name: str) -> None:
+    problem = load_problem("nas_hpc.problems.hps.external.Problem")
+    function = load_callable(f"nas_hpc.problems.hps.external.{name}")
+    assert is_job_specification(function)
+    assert isinstance(function(problem.default_configuration), JobSpec)
+
+
+def test_the_program_of_external_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    external_program.main(["--x", "2", "--y", "3"])
+    assert capsys.readouterr().out == "DH-OUTPUT: -13.0\n"
+    with pytest.raises(SystemExit):
+        external_program.main(["--note"])
+    assert "--note is for a job" in capsys.readouterr().err
 
 
 def test_polynome2_starts_at_ten_and_has_its_optimum_at_zero() -> None:
