@@ -107,6 +107,9 @@ def job_json(job: Job, events: Sequence[Event] | None = None) -> dict[str, Any]:
         "resources": {name: getattr(need, name) for name in need.__slots__},
         "config": dict(job.evaluation.config) if job.evaluation else None,
         "run": job.evaluation.run if job.evaluation else None,
+        "argv": list(job.evaluation.argv) if job.evaluation else [],
+        "data": dict(job.data),
+        "made_by": job.made_by,
     }
     if events is not None:
         body["history"] = [event_json(event) for event in events]

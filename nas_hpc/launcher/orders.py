@@ -132,6 +132,8 @@ def job_json(job: Job) -> dict[str, Any]:
         body["data"] = job.data
     if job.parents:
         body["parents"] = job.parents
+    if job.made_by:
+        body["made_by"] = job.made_by
     return body
 
 

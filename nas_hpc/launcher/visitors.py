@@ -155,13 +155,13 @@ def _children(message: AskChildren, store: Store) -> tuple[Child, ...]:
 
 
 def _asker(store: Store, job: str, attempt: int) -> Job:
-    """The job that asks. Raises WrongCall unless that attempt of it is the current one: one that was lost
-    and goes on somewhere must change nothing any more."""
+    """The job that asks. Raises WrongCall unless that attempt of it, or a script before or after it, is what
+    a launcher runs now: what was lost and goes on somewhere must change nothing any more."""
     try:
         [asker] = store.jobs(JobFilter(ids=(job,)))
     except WrongCall:
         raise WrongCall(f"the site of this launcher has no job {job:.32}") from None
-    if asker.state is not State.RUNNING or asker.attempt != attempt:
+    if not asker.lease or asker.attempt != attempt:
         raise WrongCall(
             f"attempt {attempt} of job {asker.name} ({job[:8]}) is over: it was ended or restarted"
         )

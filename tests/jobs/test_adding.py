@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -75,6 +76,24 @@ def test_a_job_that_adds_two_and_is_started_again_adds_them_once(bench: Bench, h
     assert [line["number"] for line in bench.attempts() if line["name"] == "maker"] == [1, 2]
     objectives = {line["name"]: line["objective"] for line in bench.attempts() if line["outcome"] == "ok"}
     assert objectives == {"left": 4.0, "right": 5.0, "maker": None}, "a person's job may have one, too"
+
+
+@pytest.mark.slow
+def test_scripts_before_and_after_a_program_may_add_jobs(bench: Bench) -> None:
+    ledger = leaf(bench)
+    script = bench.directory / "script.py"
+    script.write_text("""
+import os, sys
+from nas_hpc import jobs
+mark = {"NAS_HPC_TEST_ID": os.environ["NAS_HPC_TEST_ID"]}
+jobs.add(name=sys.argv[1], application="LEAF", environ=mark, data={"what": jobs.current().name},
+         parents=[jobs.current().id], node_packing_count=4)
+""")
+    bench.script("NOTHING", "")
+    around = [f"--{stage}process={sys.executable} {script} {stage}" for stage in ("pre", "post")]
+    bench.job("whole", "NOTHING", *around, "--node-packing-count", "4")
+    bench.launch("--job-mode", "serial")
+    assert sorted(ledger.read_text().splitlines()) == ["post whole ['whole']", "pre whole ['whole']"]
 
 
 @pytest.mark.slow
