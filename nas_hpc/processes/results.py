@@ -268,9 +268,22 @@ def _completed(
 
 
 def write(directory: str, result: dict[str, Any]) -> str:
-    """Write result.json durably; what went wrong, or "". A full disk must not lose a result that is known."""
+    """Write result.json durably; what went wrong, or "". A full disk must not lose a result that is known.
+
+    The result of a later attempt stays: one that hung with its node may come to its end after that.
+    """
     try:
-        replace_file(directory, RESULT_FILE, json.dumps(result).encode("ascii"), sync=True)
+        if not _is_overtaken(directory, result):
+            replace_file(directory, RESULT_FILE, json.dumps(result).encode("ascii"), sync=True)
     except OSError as error:
         return f"cannot write {os.path.join(directory, RESULT_FILE)}: {error.strerror}"
     return ""
+
+
+def _is_overtaken(directory: str, result: dict[str, Any]) -> bool:
+    try:
+        with open(os.path.join(directory, RESULT_FILE), "rb") as stream:
+            found = json.loads(stream.read())
+        return bool(found["job"] == result["job"] and found["attempt"] > result["attempt"])
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return False

@@ -681,3 +681,30 @@ def test_a_launcher_that_comes_while_an_agent_is_ending_learns_it_at_once(host: 
         second.close()
 
     go(scenario())
+
+
+def test_what_a_hung_node_ends_too_late_does_not_replace_the_result_of_the_next_attempt(
+    host: Host, test_id: str
+) -> None:
+    async def scenario() -> None:
+        async with playing(host) as launcher:
+            host.supervise(0)
+            await launcher.hello()
+            first = run_order(host, 1, until=str(host.path / "go"))
+            launcher.order(first)
+            await launcher.start_of(first.key)
+            node = processes_of(test_id)
+            for process in node:
+                process.suspend()
+            host.supervise(1)
+            await launcher.hello(2)
+            second = replace(first, key=(first.key[0], 2))
+            (host.path / "go").touch()
+            launcher.order(second, 1)
+            await launcher.end_of(second.key)
+            for process in node:
+                process.resume()
+            await launcher.end_of(first.key)
+            assert host.result(second)["attempt"] == 2
+
+    go(scenario())
