@@ -125,7 +125,9 @@ class Launcher:
         loop = self._loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_error)
         sys.setswitchinterval(SWITCH_S)
-        self.writer = Writer(partial(open_store, self.site.database))
+        self.writer = Writer(
+            partial(open_store, self.site.database), patience_s=self.options.lease_s, on_trouble=self.note
+        )
         pool = Pool(self.allocation.nodes, self.masters_nodes())
         for name in self.allocation.found.elsewhere:
             pool.set_aside(name)  # until somebody there runs what is placed on it
@@ -353,6 +355,7 @@ class Launcher:
         """The lease is lost or the database is gone: end everything here, write nothing more."""
         if not self._end.is_set():
             self._error = error
+            self.writer.patience_s = 0.0
             self._end.set()
             self.dispatcher.stopping = True
             self._kill_all()

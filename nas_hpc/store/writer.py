@@ -1,7 +1,9 @@
 """A thread that owns a store and commits in groups: what arrives while it syncs is committed together.
 
 Acknowledged means committed: a future is resolved after the commit that holds its request. One request's
-refusal (WrongCall, LeaseLost) undoes that request alone; a failure of the database fails the whole group.
+refusal (WrongCall, LeaseLost) undoes that request alone; a failure of the database fails the whole group. One
+that may pass (somebody holds the lock, the disk is full) is tried again for a while: functions must bear to
+be called again after what they did was undone.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +26,9 @@ T = TypeVar("T")
 
 GROUP = 512
 """Most requests in one commit: bounds how long the first of them waits."""
+
+RETRY_S = (0.1, 5.0)
+"""First and longest pause before a transaction that may succeed later is tried again."""
 
 BACKLOG = 100_000
 """Most requests that wait; more mean that the database does not keep up, and memory would grow."""
@@ -41,10 +47,23 @@ _Answer = tuple[_Request, Any, BaseException | None]
 class Writer:
     """Executes requests in their order, in a thread that opens the store with ``open_`` and closes it.
 
-    Raises what ``open_`` raises. ``commits`` and ``requests`` count what was done.
+    Raises what ``open_`` raises. ``commits`` and ``requests`` count what was done. ``patience_s`` is how long
+    transient failures are tried again; ``on_trouble`` gets a line about each, in the thread.
     """
 
-    def __init__(self, open_: Callable[[], SqlStore], *, group: int = GROUP, backlog: int = BACKLOG) -> None:
+    def __init__(
+        self,
+        open_: Callable[[], SqlStore],
+        *,
+        group: int = GROUP,
+        backlog: int = BACKLOG,
+        patience_s: float = 0.0,
+        on_trouble: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.patience_s = patience_s
+        """May be changed at any time: what waits for another try heeds it."""
+        self._on_trouble = on_trouble
+        self._closing = threading.Event()
         self.commits = 0
         self.requests = 0
         self._group = group
@@ -81,6 +100,7 @@ class Writer:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._closing.set()
                 self._queue.put(None)
         self._thread.join(timeout_s)
 
@@ -126,16 +146,33 @@ class Writer:
         return requests, False
 
     def _execute(self, store: SqlStore, requests: list[_Request]) -> list[_Answer]:
-        answers: list[_Answer] = []
-        try:
-            with store.transaction():
-                for request in requests:
-                    answers.append(_attempt(store, request, alone=len(requests) == 1))
-            self.commits += 1
-        except BaseException as error:  # the thread outlives whatever a request raises
-            answers = [(request, None, error) for request in requests]
-        self.requests += len(requests)
-        return answers
+        failed_at, pause_s = 0.0, RETRY_S[0]
+        while True:
+            answers: list[_Answer] = []
+            try:
+                with store.transaction():
+                    for request in requests:
+                        answers.append(_attempt(store, request, alone=len(requests) == 1))
+                self.commits += 1
+            except BaseException as error:  # the thread outlives whatever a request raises
+                failed_at = failed_at or time.monotonic()
+                if self._may_pass(error, failed_at):
+                    if pause_s == RETRY_S[0]:
+                        self._on_trouble(f"{error}: it is tried again for {self.patience_s:g} s")
+                    self._closing.wait(pause_s)
+                    pause_s = min(2 * pause_s, RETRY_S[1])
+                    continue
+                answers = [(request, None, error) for request in requests]
+            else:
+                if failed_at:
+                    self._on_trouble("the job database works again")
+            self.requests += len(requests)
+            return answers
+
+    def _may_pass(self, error: BaseException, since: float) -> bool:
+        if not (isinstance(error, StoreError) and error.transient) or self._closing.is_set():
+            return False
+        return time.monotonic() - since < self.patience_s
 
 
 def _attempt(store: SqlStore, request: _Request, *, alone: bool) -> _Answer:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from nas_hpc.records import Job
 from nas_hpc.states import Actor
 from nas_hpc.store import JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
+from nas_hpc.store.sqlite import sqlite_engine
 from nas_hpc.store.writer import Writer
 from tests.store.supply import add, claim, evaluation, person_job
 from tests.support import wait_until
@@ -210,3 +214,56 @@ def test_more_requests_than_can_wait_are_refused_as_transient(url: str) -> None:
 def test_a_database_that_cannot_be_opened_is_told_at_once() -> None:
     with pytest.raises(SiteError, match="does not exist"):
         Writer(lambda: open_store("/nowhere/db.sqlite3"))
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The database's write lock, by somebody else."""
+    connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction waits a moment for the lock instead of 20 s."""
+    monkeypatch.setitem(sqlite_engine.__kwdefaults__, "busy_timeout_s", 0.05)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_a_held_lock_kept_out_is_done_once_when_it_is_free(tmp_path: Path) -> None:
+    path, said = tmp_path / "db.sqlite3", list[str]()
+    open_store(path, create=True).close()
+    writer = Writer(lambda: open_store(path), patience_s=30.0, on_trouble=said.append)
+    with held(path):
+        futures = [writer.call(adding(seq)) for seq in (1, 2, 3)]
+        wait_until(lambda: said, 10, "the trouble to be told")
+        assert not any(future.done() for future in futures)
+    for future in futures:
+        assert len(future.result(10)) == 1
+    writer.close(10)
+    with open_store(path) as other:
+        assert [job.seq for job in other.jobs(JobFilter())] == [1, 2, 3]
+    assert "is locked" in said[0]
+    assert "works again" in said[-1]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("end", ["patience", "close"])
+def test_a_lock_that_is_held_for_too_long_fails_what_waits(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "db.sqlite3"
+    open_store(path, create=True).close()
+    writer = Writer(lambda: open_store(path), patience_s=30.0)
+    with held(path):
+        future = writer.call(adding(1))
+        if end == "patience":
+            writer.patience_s = 0.0
+        else:
+            writer.close(10)
+        with pytest.raises(StoreError, match="locked"):
+            future.result(10)
+    writer.close(10)
