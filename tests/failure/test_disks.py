@@ -39,8 +39,10 @@ def fill(disk: Path) -> None:
 @pytest.mark.needs_program("mount")
 @pytest.mark.parametrize("when", [3, 17, 40])
 def test_a_disk_that_fills_up_during_a_run_costs_what_was_running(
-    tmp_path: Path, test_id: str, disk: Path, when: int
+    tmp_path: Path, test_id: str, disk: Path, when: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NAS_HPC_LEASE_S", "4")  # so long the launcher tries again
+    monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "1")
     scene = Scene(tmp_path, test_id, EVALUATIONS, disk)
     scene.prepare()
     launcher = scene.launcher()
@@ -55,6 +57,22 @@ def test_a_disk_that_fills_up_during_a_run_costs_what_was_running(
     (disk / "filler").unlink()
     scene.finish()
     scene.judge()
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.needs_program("mount")
+def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, test_id: str, disk: Path) -> None:
+    scene = Scene(tmp_path, test_id, EVALUATIONS, disk)
+    scene.prepare()
+    launcher = scene.launcher()
+    wait_until(lambda: scene.ended() >= 10, 60, "some ends")
+    fill(disk)
+    wait_until(lambda: "it is tried again" in scene.log() or launcher.poll() is not None, 30, "the trouble")
+    (disk / "filler").unlink()
+    assert launcher.wait(60) == 0, scene.log()
+    assert "the job database works again" in scene.log()
+    assert "JOB_FINISHED" in scene.command("ls", "jobs", "--name", "search")
 
 
 @pytest.mark.slow
