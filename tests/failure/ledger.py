@@ -93,12 +93,12 @@ def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
     return sum(len(numbers) for numbers in lines.started.values()) - max_evals
 
 
-def judge_store(site: Path, max_evals: int) -> None:
+def judge_store(site: Path, workflow: str, max_evals: int) -> None:
     """The database has every evaluation once and finished, by one success of its last attempt, over recorded
     states that the table knows."""
     store = open_store(site / "db.sqlite3", read_only=True)
     try:
-        jobs = [job for job in store.jobs(JobFilter()) if job.creator]
+        jobs = [job for job in store.jobs(JobFilter(workflow=workflow)) if job.creator]
         attempts = store.attempts([job.id for job in jobs])
         events = store.events()
     finally:

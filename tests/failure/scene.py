@@ -40,6 +40,8 @@ class Scene:
     max_evals: int
     disk: Path | None = None
     """Where the site is to be, if not beside the ledger."""
+    name: str = "KILL"
+    """Of the workflow; several scenes of one directory are several searches of one site."""
 
     @property
     def site(self) -> Path:
@@ -47,7 +49,7 @@ class Scene:
 
     @property
     def ledger(self) -> Path:
-        return self.directory / "ledger"
+        return self.directory / f"ledger-{self.name}"
 
     @property
     def gate(self) -> Path:
@@ -56,7 +58,7 @@ class Scene:
 
     @property
     def workflow(self) -> Path:
-        return self.site / "data" / "KILL"
+        return self.site / "data" / self.name
 
     def command(self, *arguments: str, code: int = 0) -> str:
         """Run ``nas-hpc`` to its end; its output."""
@@ -71,9 +73,11 @@ class Scene:
         self, application: str = "random_search", *, workers: int = 3, seed: int = 1,
         run: str = "tests.failure.ledger.run", flags: str = "", environ: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """Make the site and the search's job. ``flags`` are the search's; ``environ`` is its evaluations'."""
-        self.command("init", str(self.site))
-        self.command("app", "--name", "SEARCH", "--exec", f"{sys.executable} -m nas_hpc.apps.{application}")
+        """Make the search's job, and the site. ``flags`` are the search's, ``environ`` its evaluations'."""
+        if not self.site.exists():
+            self.command("init", str(self.site))
+        program = f"{sys.executable} -m nas_hpc.apps.{application}"
+        self.command("app", "--name", f"{application}-{self.name}", "--exec", program)
         variables = {
             ledger.LEDGER: str(self.ledger),
             ledger.GATE: str(self.gate),
@@ -82,7 +86,7 @@ class Scene:
             **(environ or {}),
         }
         self.command(
-            "job", "--name", "search", "--workflow", "KILL", "--app", "SEARCH",
+            "job", "--name", "search", "--workflow", self.name, "--app", f"{application}-{self.name}",
             *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")),
             "--args", f"--problem nas_hpc.problems.hps.polynome2.Problem --run {run} "
             f"--max-evals {self.max_evals} --seed {seed} {flags}",
@@ -92,11 +96,12 @@ class Scene:
     def launcher(
         self, *flags: str, before: Sequence[str] = (), environ: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a launcher on the workflow, by a command that stands ``before`` it."""
+        """Start a launcher on the workflow (with ``--consume-all`` on all), by a command ``before`` it."""
+        which = () if "--consume-all" in flags else ("--wf-filter", self.name)
         how = self._how() if environ is None else {**self._how(), "env": dict(environ)}
         with (self.directory / "launcher.log").open("ab") as log:
             return subprocess.Popen(
-                [*before, *self._argv("launcher", "--job-mode", "serial", "--wf-filter", "KILL", *flags)],
+                [*before, *self._argv("launcher", "--job-mode", "serial", *which, *flags)],
                 **how, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -143,14 +148,19 @@ class Scene:
         for _ in range(3):
             launcher = self.launcher(*flags)
             code = launcher.wait(timeout_s)
-            if code == 0 and "JOB_FINISHED" in self.command("ls", "jobs", "--name", "search"):
+            if code == 0 and self.over():
                 return
         raise AssertionError(f"the search does not end:\n{self.log()[-3000:]}")
+
+    def over(self) -> bool:
+        """Whether the search has finished."""
+        listed = self.command("ls", "jobs", "--name", "search", "--workflow", self.name)
+        return "JOB_FINISHED" in listed
 
     def judge(self) -> int:
         """Assert by ledger, directories, results.csv, attempts.jsonl and database that nothing was lost and
         nothing finished ran again; how many attempts were cut short."""
-        ledger.judge_store(self.site, self.max_evals)
+        ledger.judge_store(self.site, self.name, self.max_evals)
         return ledger.judge(self.ledger, self.workflow, self.max_evals)
 
     def kill_all_of(self, launcher: subprocess.Popen[bytes]) -> None:

@@ -16,19 +16,19 @@ import pytest
 from tests.failure.scene import Scene
 from tests.support import wait_until
 
-LEASE_S = 2.0
+LEASE_S = 6.0
 EVALUATIONS = 60
 
 
 def begun(
-    directory: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
+    directory: Path, test_id: str, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...] = ()
 ) -> tuple[Scene, subprocess.Popen[bytes]]:
     """A search whose first evaluations are done, and its launcher, which has a short lease."""
     monkeypatch.setenv("NAS_HPC_LEASE_S", str(LEASE_S))
     monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "0.5")
     scene = Scene(directory, test_id, EVALUATIONS)
     scene.prepare()
-    first = scene.launcher()
+    first = scene.launcher(*flags)
     wait_until(lambda: scene.ended() >= 5, 30, "the first evaluations")
     return scene, first
 
@@ -41,18 +41,19 @@ def fingerprint(site: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--nodes", "3", "--agents", "2")], ids=["alone", "with agents"])
 def test_a_launcher_stopped_beyond_its_lease_writes_nothing_afterwards(
-    tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:
-    scene, first = begun(tmp_path, test_id, monkeypatch)
+    scene, first = begun(tmp_path, test_id, monkeypatch, flags)
     stop(first, scene.site / "db.sqlite3", inside=False)
     stopped = time.monotonic()
     try:
-        refused = scene.launcher()
+        refused = scene.launcher(*flags)
         assert refused.wait(20) == 2, "before the lease has run out a second launcher is refused"
         assert "already run by a launcher" in scene.log()
         wait_until(lambda: time.monotonic() - stopped > LEASE_S + 0.5, 10, "the lease to run out")
-        scene.finish()
+        scene.finish(*flags)
         before, events = fingerprint(scene.site), scene.command("ls", "jobs", "--history", "--json")
     finally:
         os.kill(first.pid, signal.SIGCONT)

@@ -74,7 +74,7 @@ def test_at_a_takeover_only_a_valid_result_of_the_current_attempt_is_adopted(
         leave(scene.workflow / job.directory_name / "result.json", kind, job)
     scene.gate.touch()
     scene.finish()
-    ledger.judge_store(scene.site, scene.max_evals)
+    ledger.judge_store(scene.site, scene.name, scene.max_evals)
     started = ledger.read(scene.ledger).started
     for kind, job in jobs.items():
         assert started[job.id] == ([1] if kind == "valid" else [1, 2]), kind
@@ -99,7 +99,7 @@ def test_a_finished_evaluation_whose_files_were_lost_later_does_not_run_again(
     (scene.workflow / "attempts.jsonl").unlink()
     (scene.workflow / "results.csv").resolve().unlink()
     scene.finish()
-    ledger.judge_store(scene.site, scene.max_evals)
+    ledger.judge_store(scene.site, scene.name, scene.max_evals)
     ledger.judge_rows(scene.workflow, scene.max_evals)
     lines = ledger.read(scene.ledger)
     assert all(lines.started[job] == [1] for job in done)

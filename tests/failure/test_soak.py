@@ -1,0 +1,68 @@
+"""The soak, for a minute; and that it tells what it finds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.failure import soak
+from tests.failure.scene import REPOSITORY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("agents", [0, 3])
+def test_a_minute_of_faults_finds_nothing(tmp_path: Path, agents: int) -> None:
+    argv = ["--minutes", "1", "--seed", "1", "--agents", str(agents), "--directory", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.failure.soak", *argv],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=380, check=False,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "without a discrepancy" in done.stdout
+    assert list(tmp_path.iterdir()) == [], "nothing is kept when all is well"
+
+
+def test_a_seed_says_the_same_faults_everywhere() -> None:
+    program = "import sys; from tests.failure import test_soak as t; print(t.first_fifty('7 1'))"
+    environ = {**os.environ, "PYTHONHASHSEED": "77"}
+    argv = [sys.executable, "-c", program]
+    there = subprocess.check_output(argv, cwd=REPOSITORY, env=environ, text=True, timeout=30)
+    assert there.strip() == str(first_fifty("7 1"))
+    assert first_fifty("7 1") != first_fifty("8 1")
+
+
+def first_fifty(seed: str) -> list[str]:
+    """The first faults of a seed."""
+    some = zip(soak.faults(seed, 2), range(50), strict=False)
+    return [f"{fault} after {fault.after_ends}, {fault.after_s:.9f}" for fault, _ in some]
+
+
+@pytest.mark.slow
+def test_a_discrepancy_is_told_and_its_directory_is_kept(tmp_path: Path) -> None:
+    """An evaluation writes a second start into the ledger: as one that ran twice would."""
+    program = (
+        "import sys\n"
+        "from tests.failure import soak, scene\n"
+        "ended = scene.Scene.judge\n"
+        "def judge(self):\n"
+        "    line = next(line for line in self.ledger.read_text().splitlines() if line.startswith('start'))\n"
+        "    with self.ledger.open('a') as file: file.write(line + chr(10))\n"
+        "    return ended(self)\n"
+        "scene.Scene.judge = judge\n"
+        "sys.exit(soak.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--minutes", "0.05", "--directory", str(tmp_path)],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "an attempt started twice" in done.stdout
+    [kept] = tmp_path.iterdir()
+    assert f"kept: {kept}" in done.stdout
+    assert list(kept.glob("round1/site/data/*/attempts.jsonl"))
