@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
+from nas_hpc.cli.check_mpi import check_mpi
 from nas_hpc.cli.checks import (
     BAD,
     WARN,
@@ -55,6 +56,7 @@ def doctor(call: Invocation, as_json: bool) -> int:
         findings.append(Finding("settings", BAD, error.message, "correct it there"))
     found = find_allocation(settings)
     findings += _safely("allocation", partial(check_allocation, found, settings))
+    findings += _safely("mpi", partial(check_mpi, found, settings))
     if as_json:
         shown = {name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}
         checks = [asdict(finding) for finding in findings]

@@ -163,8 +163,9 @@ MARK = "nas-hpc: rank "
 
 
 def failure_of(order: dict[str, Any]) -> dict[str, Any] | None:
-    """Why the ranks of an ended attempt failed: what the first of them to fail left. Removes all such files,
-    and that of ``write_file``. None: none left anything.
+    """Why the ranks of an ended attempt failed: what the first of them to fail left. None: none left anything.
+
+    Removes all such files, what a rank was writing when it was killed, and the file of ``write_file``.
     """
     directory = order["dir"]
     found: list[tuple[float, int, dict[str, Any]]] = []
@@ -174,7 +175,7 @@ def failure_of(order: dict[str, Any]) -> dict[str, Any] | None:
         return None
     for name in names:
         match = re.fullmatch(r"result\.rank(\d+)\.json", name)
-        if not match and name != FILE:
+        if not (match or name.startswith((FILE, ".result."))):
             continue
         path = os.path.join(directory, name)
         if match:

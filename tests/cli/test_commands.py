@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from nas_hpc.records import Result, new_id
 from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
 from tests.cli.conftest import Run
+from tests.peers.mpi import MpiPeer
 
 GROUPS = {"ls": ("jobs", "apps", "nodes", "queues"), "run": ("hps",)}
 ALL = [(name,) for name in COMMANDS] + [(name, below) for name, parts in GROUPS.items() for below in parts]
@@ -259,6 +261,33 @@ def test_doctor_shows_the_nodes_that_a_launcher_would_have(
     called = nas_hpc("doctor")
     assert called.code == 1
     assert "bad   allocation       --nodes 5: cobalt job 7 has 4 (nid[00001-00003,00008])" in called.out
+
+
+@pytest.mark.needs_mpich
+def test_doctor_tries_the_mpi_program_with_two_ranks(
+    nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mpich: MpiPeer
+) -> None:
+    def said() -> dict[str, tuple[str, str]]:
+        checks = json.loads(nas_hpc("doctor", "--json").out)["checks"]
+        return {one["name"]: (one["level"], one["text"]) for one in checks if one["name"].startswith("mpi")}
+
+    monkeypatch.setenv("NAS_HPC_MPI", str(mpich.mpiexec))
+    found = said()
+    assert found["mpi"] == ("ok", f"MPICH's mpiexec (hydra) {version('mpich')} at {mpich.mpiexec}")
+    assert found["mpi ranks"][0] == "ok"
+    assert "find each other" in found["mpi ranks"][1]
+    single = tmp_path / "mpiexec"  # as one whose start of two ranks gives one
+    single.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && exec {mpich.mpiexec} --version\necho nothing\nexit 3\n"
+    )
+    single.chmod(0o755)
+    monkeypatch.setenv("NAS_HPC_MPI", str(single))
+    assert said()["mpi ranks"] == ("bad", "it does not start two ranks: nothing (exit code 3)")
+    assert nas_hpc("doctor").code == 1
+    monkeypatch.setenv("NAS_HPC_MPI", "/bin/false")
+    assert said()["mpi"][0] == "bad"
+    monkeypatch.setenv("NAS_HPC_MPI", "none")
+    assert said() == {"mpi": ("ok", "none (environment NAS_HPC_MPI)")}
 
 
 def test_doctor_finds_what_is_bad_and_ends_with_one(nas_hpc: Run, full_site: Site) -> None:
