@@ -163,7 +163,7 @@ MARK = "nas-hpc: rank "
 
 
 def failure_of(order: dict[str, Any]) -> dict[str, Any] | None:
-    """Why the ranks of an ended attempt failed: what the first of them to fail left. None: none left anything.
+    """Why the ranks of an ended attempt failed: what the first of them to fail left; None if none did.
 
     Removes all such files, what a rank was writing when it was killed, and the file of ``write_file``.
     """
