@@ -27,7 +27,7 @@ from nas_hpc.launcher.ownership import sessions_log
 from nas_hpc.launcher.placing import Placing, deadlock
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.launcher.stages import StageHooks, Stages
-from nas_hpc.launcher.strikes import Strikes
+from nas_hpc.launcher.strikes import Strikes, blames_place
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.processes.start_failures import blames_node
 from nas_hpc.records import App, Attempt, Job, Result
@@ -329,6 +329,7 @@ class Dispatcher:
             self._hooks.finished(final, cancelled)
         if runs:
             self.plan_flush()
+        self._check_places(end.result.reason for _, end in ended)
         self._hooks.changed()
 
     def _journal_killed(self, ended: list[tuple[Run, Ended]]) -> None:
@@ -450,17 +451,29 @@ class Dispatcher:
         self.plan_flush()
 
     def _blame(self, run: Run, result: Result) -> None:
-        """Nodes on which MPI starts fail again and again are not used any more."""
-        names = run.placement.nodes
-        if not self._allocation.starts_by_mpi(len(names) * run.job.resources.ranks_per_node, names):
-            return
+        """Nodes on which starts fail again and again are not used any more: by MPI programs any starts, else
+        those of different jobs."""
+        names, job = run.placement.nodes, run.job
+        by_mpi = self._allocation.starts_by_mpi(len(names) * job.resources.ranks_per_node, names)
         if result.outcome is not Outcome.START_FAILED:
-            self._strikes.worked(names)
+            if result.outcome is not Outcome.LOST:
+                self._strikes.worked(names)
             return
-        for name in self._strikes.failed(names, result.reason) if blames_node(result.reason) else ():
+        if not (blames_node if by_mpi else blames_place)(result.reason):
+            return
+        what = (job.id, job.attempt) if by_mpi else job.id
+        for name in self._strikes.failed(names, result.reason, what):
             self._hooks.note(f"nothing more is started on {name}: {result.reason}")
             self.placing.pool.set_aside(name)
             self.capacity_changed()
+
+    def _check_places(self, reasons: Iterable[str]) -> None:
+        """Without a node on which anything can be started there is nothing left to do."""
+        nodes = [node.name for node in self.placing.pool.job_nodes]
+        working = any(not self.is_search(run.job) for run in self.running.values())
+        if not working and not self.stopping and self._strikes.covers(nodes):
+            why = next(iter(reasons), "see the notes above")
+            self._hooks.fatal(WorkFailed(f"nothing can be started on any node: {why}"))
 
     def stop(self, keys: Iterable[Key], outcome: Outcome, reason: str) -> None:
         """Have running attempts ended; they come back through ``on_ended``."""

@@ -1,35 +1,54 @@
-"""Nodes on which MPI programs cannot start ranks, several times in a row. Pure."""
+"""Nodes on which nothing can be started, several times in a row. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 LIMIT = 3
+_OF_PLACE = (
+    "cannot make ", "cannot write ", "cannot open ", "cannot use the directory ", "cannot pin ",
+    "cannot fork", "cannot start a keeper ",
+)  # fmt: skip
+"""How the reasons begin for which a start without an MPI program failed through no fault of the job's."""
+
+
+def blames_place(reason: str) -> bool:
+    """Whether a start without an MPI program failed because of the node or its file system."""
+    return reason.startswith(_OF_PLACE)
 
 
 class Strikes:
-    """Counts failed starts by node; a start that succeeds clears those of its nodes."""
+    """Counts failed starts by node; a start that succeeds clears those of its nodes.
+
+    Failures of one thing alone, whatever that is, are no node's fault.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._count: dict[str, int] = {}
+        self._failed: dict[str, list[object]] = {}
 
     def worked(self, nodes: Iterable[str]) -> None:
-        """Ranks ran on these."""
+        """Something was started on these."""
         for name in nodes:
-            self._count.pop(name, None)
+            self._failed.pop(name, None)
 
-    def failed(self, nodes: Sequence[str], reason: str) -> list[str]:
-        """A start on ``nodes`` failed; the nodes that have failed too often now. A node that the reason names
-        is the one to blame, else all are.
+    def failed(self, nodes: Sequence[str], reason: str, what: object) -> list[str]:
+        """A start of ``what`` on ``nodes`` failed; the nodes that have failed too often now. A node that the
+        reason names is the one to blame, else all are.
         """
         named = [name for name in nodes if _names(reason, name)]
-        over = []
+        before = {name for name in nodes if self._is_over(name)}
         for name in named or nodes:
-            self._count[name] = self._count.get(name, 0) + 1
-            if self._count[name] == self._limit:
-                over.append(name)
-        return over
+            self._failed.setdefault(name, []).append(what)
+        return [name for name in named or nodes if self._is_over(name) and name not in before]
+
+    def covers(self, nodes: Collection[str]) -> bool:
+        """Whether all of these have failed too often."""
+        return bool(nodes) and all(map(self._is_over, nodes))
+
+    def _is_over(self, name: str) -> bool:
+        failed = self._failed.get(name, [])
+        return len(failed) >= self._limit and len(set(failed)) > 1
 
 
 def _names(text: str, node: str) -> bool:

@@ -69,12 +69,14 @@ class Puppet:
         if key in self.orders:
             self.stops.setdefault(key, outcome)
 
-    def end(self, key: Key, outcome: Outcome = Outcome.OK, objective: float | None = 1.0) -> None:
+    def end(
+        self, key: Key, outcome: Outcome = Outcome.OK, objective: float | None = 1.0, reason: str = ""
+    ) -> None:
         """The attempt's process ends."""
         del self.orders[key]
         now = time.time()
         value = objective if outcome is Outcome.OK else None
-        self._on_ended(Ended(key, Result(outcome, value, start=now, end=now)))
+        self._on_ended(Ended(key, Result(outcome, value, reason=reason, start=now, end=now)))
 
     def kill_all(self) -> None:
         for key in list(self.orders):

@@ -1,0 +1,56 @@
+"""Nodes on which nothing can be started are set aside; a job that cannot be started is not their fault."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nas_hpc.launcher.strikes import Strikes, blames_place
+from nas_hpc.states import Outcome, State
+from tests.launcher.stage import Stage, on_stage
+
+PLACE = "cannot make the directory /site/data/W/task1_0: Read-only file system"
+JOB = "cannot start /no/such/program: no such file"
+
+
+def test_three_failed_starts_of_different_jobs_blame_the_node_once() -> None:
+    strikes = Strikes()
+    assert [strikes.failed(["n"], PLACE, job) for job in "aabbc"] == [[], [], ["n"], [], []]
+    assert strikes.covers(["n"])
+    assert not strikes.covers(["n", "m"])
+
+
+def test_failures_of_one_job_alone_blame_no_node() -> None:
+    strikes = Strikes()
+    assert [strikes.failed(["n"], PLACE, "a") for _ in range(5)] == [[]] * 5
+
+
+def test_a_start_that_works_clears_its_nodes() -> None:
+    strikes = Strikes()
+    for job in "ab":
+        strikes.failed(["n"], PLACE, job)
+    strikes.worked(["n"])
+    assert strikes.failed(["n"], PLACE, "c") == []
+
+
+def test_a_node_that_the_reason_names_is_blamed_alone() -> None:
+    strikes = Strikes()
+    over = [strikes.failed(["n", "m"], 'no answer from "m"', job) for job in "abc"]
+    assert over == [[], [], ["m"]]
+
+
+def test_reasons_of_the_place_are_told_from_those_of_the_job() -> None:
+    assert blames_place(PLACE)
+    assert blames_place("cannot fork: Resource temporarily unavailable")
+    assert not blames_place(JOB)
+
+
+@on_stage()
+async def test_a_launcher_whose_nodes_start_nothing_says_so_and_burns_nothing(stage: Stage) -> None:
+    await stage.search()
+    keys = await stage.evaluations(1, 2, 3)
+    for key in keys:
+        stage.agent.end(key, Outcome.START_FAILED, reason=PLACE)
+    await asyncio.wait([stage.task], timeout=5)
+    assert "nothing can be started on any node: cannot make the directory" in str(stage.task.exception())
+    evaluations = [job for job in stage.jobs() if job.creator]
+    assert {job.state for job in evaluations} == {State.RESTART_READY}
