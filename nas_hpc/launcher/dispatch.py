@@ -461,8 +461,7 @@ class Dispatcher:
             return
         if not (blames_node if by_mpi else blames_place)(result.reason):
             return
-        what = (job.id, job.attempt) if by_mpi else job.id
-        for name in self._strikes.failed(names, result.reason, what):
+        for name in self._strikes.failed(names, result.reason, None if by_mpi else job.id):
             self._hooks.note(f"nothing more is started on {name}: {result.reason}")
             self.placing.pool.set_aside(name)
             self.capacity_changed()

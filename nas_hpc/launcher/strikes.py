@@ -32,10 +32,11 @@ class Strikes:
         for name in nodes:
             self._failed.pop(name, None)
 
-    def failed(self, nodes: Sequence[str], reason: str, what: object) -> list[str]:
-        """A start of ``what`` on ``nodes`` failed; the nodes that have failed too often now. A node that the
-        reason names is the one to blame, else all are.
+    def failed(self, nodes: Sequence[str], reason: str, what: object = None) -> list[str]:
+        """A start of ``what`` (None: of something else each time) on ``nodes`` failed; the nodes that have
+        failed too often now. A node that the reason names is the one to blame, else all are.
         """
+        what = object() if what is None else what
         named = [name for name in nodes if _names(reason, name)]
         before = {name for name in nodes if self._is_over(name)}
         for name in named or nodes:
