@@ -30,7 +30,7 @@ from nas_hpc.launcher.stages import StageHooks, Stages
 from nas_hpc.launcher.strikes import Strikes, blames_place
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.processes.start_failures import blames_node
-from nas_hpc.records import App, Attempt, Job, Result
+from nas_hpc.records import App, Attempt, Job, Node, Result
 from nas_hpc.resources import Placement, Pool, Request
 from nas_hpc.resources.slots import EndOf
 from nas_hpc.site import is_local
@@ -189,11 +189,14 @@ class Dispatcher:
                 self.placing.pool.bring_back(name)
             self._unreached = ()
             self.capacity_changed()
+        self._refuse_what_cannot_run()
+        self.plan_flush()
+
+    def _refuse_what_cannot_run(self) -> None:
         for job in list(self.queue):
             why = self.never_here(job)
             if why:
                 self._refuse(job, why)
-        self.plan_flush()
 
     # -- placing and committing ----------------------------------------------------------------------
     def plan_flush(self) -> None:
@@ -229,10 +232,12 @@ class Dispatcher:
             return 0.0 if self.is_search(job) else policy.estimate_s(job, self._durations[_like(job)])
 
         def may_start(job: Job) -> bool:
-            return self._fits(job) and self.mpi.may_start(job, self.creators.get(job.creator))
+            return self.mpi.may_start(job, self.creators.get(job.creator))
 
         placed = []
-        for job, placement in self.queue.take(self.placing, may_start, now=time.time(), estimate=estimate):
+        for job, placement in self.queue.take(
+            self.placing, self._fits, may_start=may_start, now=time.time(), estimate=estimate
+        ):
             self.mpi.starts(job)
             placed.append((job, placement))
         return placed
@@ -416,6 +421,18 @@ class Dispatcher:
         """Blocking, in a thread."""
         site = self._allocation.site
         return results_on_disk(site, jobs, () if is_local(site.data) else late, self._options.result_grace_s)
+
+    def learned(self, node: Node, *, real: bool) -> None:
+        """What a node has was told by its agent: other jobs may be able to run here now, or not to.
+
+        ``real``: the core ids are the machine's.
+        """
+        self._allocation.told[node.name] = node, real
+        better, worse = self.placing.updated(node)
+        if worse:
+            self._refuse_what_cannot_run()
+        if better and self.never:
+            self._hooks.overtaken(())  # they are looked up again
 
     def capacity_changed(self) -> None:
         """Nodes came or went: tell the searches, and place what waits."""

@@ -39,8 +39,6 @@ class FleetHooks:
     send: Callable[[bytes, Message], bool]
     adopted: Callable[[Collection[Key]], None]
     """It is decided whether these go on: searches among them may be waiting for that."""
-    learned: Callable[[], None]
-    """A node is not what was thought: jobs that could not run may now."""
     fatal: Callable[[BaseException], None]
     note: Callable[[str], None]
 
@@ -182,10 +180,9 @@ class Fleet:
                 gpus=hello.gpus,
                 cores_per_node=self._options.cores_per_node,
                 gpus_per_node=self._options.gpus_per_node,
+                most=0 if node.name in self._allocation.found.guessed else len(node.cores),
             )
-            if reported not in self._pool.nodes:
-                self._dispatcher.placing.updated(reported)
-                self._hooks.learned()
+            self._dispatcher.learned(reported, real=set(reported.cores) <= set(hello.cores))
 
     def _take_over(self, remote: Remote, incarnation: str, presented: Collection[Key]) -> None:
         mine = [one for one in self._left.values() if one.attempt.nodes[0] in remote.nodes]

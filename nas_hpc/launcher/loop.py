@@ -128,11 +128,12 @@ class Launcher:
         self.writer = Writer(
             partial(open_store, self.site.database), patience_s=self.options.lease_s, on_trouble=self.note
         )
-        pool = Pool(self.allocation.nodes, self.masters_nodes())
+        pool = Pool(self.allocation.nodes, self.masters_nodes(), self.allocation.found.guessed)
         for name in self.allocation.found.elsewhere:
             pool.set_aside(name)  # until somebody there runs what is placed on it
         hooks = Hooks(self._finished, self._changed, self._overtaken, self._fatal, self.note)
         self.dispatcher = Dispatcher(self.allocation, self.options, pool, self.writer, self.journal, hooks)
+        self.dispatcher.placing.agents = self._agents is not None
         self.pool = pool
         self.agent = Agent(
             marker=self.lease.id,
@@ -177,7 +178,6 @@ class Launcher:
         hooks = FleetHooks(
             send=self._send,
             adopted=lambda keys: self.searches.adopted(keys),
-            learned=self._reload_soon,
             fatal=self._fatal,
             note=self.note,
         )

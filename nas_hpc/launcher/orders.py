@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,8 @@ class Allocation:
     mode: str
     found: Found
     fresh: bool
+    told: dict[str, tuple[Node, bool]] = field(default_factory=dict)
+    """What agents told of their nodes, and whether the core ids are those of the node's machine."""
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -44,18 +46,35 @@ class Allocation:
         """Node core ids are this machine's, so that processes may be pinned to them."""
         return self.found.pinned
 
-    @cached_property
+    def pins(self, name: str) -> bool:
+        """Whether a node's core ids are those of its machine, so that processes there may be pinned."""
+        if name == self.found.here:
+            return self.found.real
+        return name in self.told and self.told[name][1]
+
+    @property
     def common(self) -> dict[str, str]:
         """What every process of this launcher finds in its environment. No secret."""
-        return {
-            "NAS_HPC_ENDPOINT": str(self.site.endpoint),
-            "NAS_HPC_SITE": str(self.site.path),
-            "NAS_HPC_LAUNCHER_ID": self.lease,
-            "NAS_HPC_CORES_PER_NODE": str(len(self.nodes[0].cores)),
-            "NAS_HPC_GPUS_PER_NODE": str(len(self.nodes[0].gpus)),
-            "BALSAM_JOB_MODE": self.mode,
-            "BALSAM_LAUNCHER_NODES": str(len(self.nodes)),
-        }
+        return self._common_when(len(self.told))
+
+    def _common_when(self, told: int) -> dict[str, str]:
+        """``common`` when so many agents have told what their nodes have: the least of that."""
+        if told not in self._commons:
+            nodes = [node for node, _ in self.told.values()] or self.nodes
+            self._commons[told] = {
+                "NAS_HPC_ENDPOINT": str(self.site.endpoint),
+                "NAS_HPC_SITE": str(self.site.path),
+                "NAS_HPC_LAUNCHER_ID": self.lease,
+                "NAS_HPC_CORES_PER_NODE": str(min(len(node.cores) for node in nodes)),
+                "NAS_HPC_GPUS_PER_NODE": str(min(len(node.gpus) for node in nodes)),
+                "BALSAM_JOB_MODE": self.mode,
+                "BALSAM_LAUNCHER_NODES": str(len(self.nodes)),
+            }
+        return self._commons[told]
+
+    @cached_property
+    def _commons(self) -> dict[int, dict[str, str]]:
+        return {}
 
     def starts_by_mpi(self, ranks: int, nodes: Sequence[str]) -> bool:
         """Whether ``ranks`` ranks on ``nodes`` are the MPI program's to start; else there is one, here."""
@@ -168,7 +187,9 @@ def build_order(
         interpreter=origin.interpreter or sys.executable,
         sys_path=origin.sys_path,
         node=placement.nodes[0],
-        cores=placement.cores[0] if allocation.pin and placement.share > 0 and not by_mpi else (),
+        cores=placement.cores[0]
+        if allocation.pins(placement.nodes[0]) and placement.share and not by_mpi
+        else (),
         gpus=() if by_mpi else placement.gpus[0],
         threads=threads,
         timeout_s=job.resources.timeout_s,

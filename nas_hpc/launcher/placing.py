@@ -24,12 +24,15 @@ class Placing:
 
     def __init__(self, pool: Pool, mode: str, mpi_packing: int = 1) -> None:
         self.pool, self._mode, self._packing = pool, mode, mpi_packing
+        self.agents = False
+        """Agents will tell what their nodes have."""
         self._smallest = Request(share=Fraction(1, mpi_packing) if mode == "mpi" else _SMALLEST)
         self._searches: dict[int, str] = {}
         """Placement (its id) and job of each search that holds a share of a node."""
         self._wants: dict[str, Request] = {}
         """What each evaluation of a search asks for, once it has said so."""
-        self._verdicts: dict[tuple[Resources, bool], str] = {}
+        self._verdicts: dict[tuple[Resources, bool], tuple[str, Job]] = {}
+        """Why a job, and all that ask for the same, can never run here."""
         self.ends_of: Callable[[], EndOf] = lambda: lambda placement: (0.0, True)
         """When placements end (infinity: not for others' sake), and whether that is a guess."""
         self.latest_start: Callable[[Job], float] = lambda job: float("inf")
@@ -46,19 +49,21 @@ class Placing:
         key = (job.resources, search)
         try:
             if key not in self._verdicts:
-                self._verdicts[key] = self._never(job, search)
-            return self._verdicts[key]
+                self._verdicts[key] = self._never(job, search), job
+            return self._verdicts[key][0]
         except (PlacementError, ArithmeticError, TypeError) as error:
             return f"its resources make no sense: {error}"
 
     def _never(self, job: Job, search: bool) -> str:
         request = self.request_of(job, search=search)
-        nodes = self.pool.job_nodes
-        if not self.pool.could_ever(request):
+        nodes, guessed = self.pool.job_nodes, self.pool.guessed
+        if not self.pool.could_ever(request, told=self.agents):
             most = max((len(node.gpus) for node in nodes), default=0)
             gpus = f", the best with {most} GPUs" if request.gpus else ""
-            return f"it asks for {request}; {_count(len(nodes), 'node')} may be used{gpus}"
-        too_many = policy.too_many_threads(job.resources, nodes)
+            advice = " as far as is known: give --gpus-per-node" if request.gpus and guessed else ""
+            return f"it asks for {request}; {_count(len(nodes), 'node')} may be used{gpus}{advice}"
+        known = [node for node in nodes if node.name not in guessed]
+        too_many = policy.too_many_threads(job.resources, known, unknown=len(nodes) - len(known))
         if too_many:
             return too_many
         left = len(nodes) - request.num_nodes * request.share
@@ -70,10 +75,12 @@ class Placing:
             )
         return ""
 
-    def updated(self, node: Node) -> None:
-        """A node is not what it was thought to be."""
+    def updated(self, node: Node) -> tuple[bool, bool]:
+        """A node has these cores and GPUs. Whether something can run now that could not, and the contrary."""
+        before, self._verdicts = self._verdicts, {}
         self.pool.update(node)
-        self._verdicts.clear()
+        now = [(why, self.never(job, search=search)) for (_, search), (why, job) in before.items()]
+        return any(old and not new for old, new in now), any(new and not old for old, new in now)
 
     # -- placing -------------------------------------------------------------------------------------
     @property

@@ -39,8 +39,9 @@ def request_of(job: Job, mode: str, *, shares_node: bool, mpi_packing: int = 1) 
     return Request(1, Fraction(1, packing), gpus)
 
 
-def too_many_threads(need: Resources, nodes: Sequence[Node]) -> str:
-    """Why too few of ``nodes`` run the ranks of a job, each with its threads; "" if enough do.
+def too_many_threads(need: Resources, nodes: Sequence[Node], *, unknown: int = 0) -> str:
+    """Why too few of ``nodes`` run the ranks of a job, each with its threads; "" if enough do, with those
+    ``unknown`` ones of which nobody knows.
 
     One rank may have more threads than there are: they take turns. Ranks that wait for each other must not.
     """
@@ -48,7 +49,7 @@ def too_many_threads(need: Resources, nodes: Sequence[Node]) -> str:
         return ""
     threads = need.ranks_per_node * need.threads_per_rank
     have = [(len(n.cores), max(n.threads_per_core, need.threads_per_core)) for n in nodes]
-    if sum(cores * each >= threads for cores, each in have) >= need.num_nodes:
+    if sum(cores * each >= threads for cores, each in have) + unknown >= need.num_nodes:
         return ""
     cores, each = max(have, key=lambda pair: pair[0] * pair[1], default=(0, 1))
     hardware = f" x {each} hardware threads" if each > 1 else ""

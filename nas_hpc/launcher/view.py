@@ -138,7 +138,8 @@ def _why(launcher: Launcher, job_id: str) -> str:
     for run in launcher.dispatcher.running.values():
         if run.job.id == job_id:
             where, since = ", ".join(run.placement.nodes), time.time() - run.claimed
-            return f"it is running on {where} for {since:.0f} s (attempt {run.job.attempt})"
+            stuck = f"; {launcher.dispatcher.deadlock}" * bool(launcher.dispatcher.deadlock)
+            return f"it is running on {where} for {since:.0f} s (attempt {run.job.attempt}){stuck}"
     if said := launcher.dispatcher.stages.why(job_id):
         return said
     for job in launcher.dispatcher.queue:

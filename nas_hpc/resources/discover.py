@@ -35,6 +35,8 @@ class Found:
     """Name of the node that is this machine; empty: none is, or all of them are (virtual ones)."""
     real: bool = False
     """The core ids of ``here`` are this machine's, so that processes may be pinned to them."""
+    guessed: tuple[str, ...] = ()
+    """Nodes whose cores and GPUs nobody has told: they are thought to be like this machine."""
     notes: tuple[str, ...] = ()
     """What is to be said to the user, a line each."""
 
@@ -136,10 +138,14 @@ def as_reported(
     gpus: Sequence[str] = (),
     cores_per_node: int = 0,
     gpus_per_node: int = 0,
+    most: int = 0,
 ) -> Node:
     """``node`` with what its agent found there. A number that a person gave (0: none) keeps its meaning: so
-    many of the cores and GPUs that are there, or so many by made-up ids where there are fewer.
+    many of the cores and GPUs that are there, or so many by made-up ids where there are fewer. ``most`` are
+    the cores that the batch system gave (0: it did not tell): an agent that is not confined sees more.
     """
+    if most and not cores_per_node and most < len(cores):
+        cores_per_node = most
     machine = Machine(tuple(cores), threads_per_core, tuple(map(tuple, numa)), tuple(gpus))
     return _node(node.name, machine, cores_per_node, gpus_per_node, node.host)
 
@@ -198,8 +204,10 @@ def _batch(wish: _Wish, batch: BatchJob, machine: Machine, here: int | None) -> 
             known = replace(machine, gpus=ids, numa=())
         nodes.append(_node(batch.names[index], known, cores, gpus))
     name = batch.names[here] if here is not None else ""
+    told = bool(wish.cores or batch.cpus)
+    guessed = () if told else tuple(node.name for node in nodes if node.name != name)
     real = own and set(nodes[0].cores) <= set(machine.cores)
-    return Found(tuple(nodes), batch.system, batch.id, here=name, real=real)
+    return Found(tuple(nodes), batch.system, batch.id, here=name, real=real, guessed=guessed)
 
 
 def _core_counts(batch: BatchJob, machine: Machine, here: int | None) -> list[int]:

@@ -39,10 +39,13 @@ class Pool:
 
     ``reserved`` names nodes that hold nothing (the master's own). Nodes are filled in their order: the first
     with room for a fraction takes it, so that jobs are packed and whole nodes stay free for who needs them.
+    ``guessed`` names nodes of which nobody has told yet what they have.
     A placement is *lasting* if capacity is what fits beside it: not an evaluation's.
     """
 
-    def __init__(self, nodes: Sequence[Node], reserved: Iterable[str] = ()) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], reserved: Iterable[str] = (), guessed: Iterable[str] = ()
+    ) -> None:
         names = [node.name for node in nodes]
         if len(set(names)) != len(names):
             raise PlacementError(f"a node is named twice among {', '.join(names[:8])}")
@@ -53,6 +56,7 @@ class Pool:
         self._held: list[Slot] = []
         self._fitting: dict[Request, Fitting] = {}
         self._rooms: dict[Request, Room] = {}
+        self._guessed = set(guessed)
         self.version = 0
         """Grows whenever a capacity may have changed."""
         for slot in self._list:
@@ -67,6 +71,11 @@ class Pool:
     def job_nodes(self) -> list[Node]:
         """Nodes on which jobs may be placed, now or when they are brought back."""
         return [slot.node for slot in self._list if not slot.reserved]
+
+    @property
+    def guessed(self) -> frozenset[str]:
+        """Nodes of which nobody has told yet what they have."""
+        return frozenset(self._guessed)
 
     @property
     def aside(self) -> list[str]:
@@ -192,8 +201,9 @@ class Pool:
             self._changed(slot, capacity=True)
 
     def update(self, node: Node) -> None:
-        """A node has other cores or GPUs than was thought. What jobs hold of it they keep."""
+        """A node has these cores and GPUs. What jobs hold of it they keep."""
         slot = self._slot(node.name)
+        self._guessed.discard(node.name)
         if slot.node != node:
             slot.equip(node)
             self._changed(slot, capacity=True)
@@ -245,9 +255,16 @@ class Pool:
             whole += slot.holds_beside_lasting(request, placed) - slot.holds_beside_lasting(request)
         return whole // request.num_nodes
 
-    def could_ever(self, request: Request) -> bool:
-        """Whether the allocation could hold ``request`` if it were empty and all its nodes were there."""
-        able = sum(not slot.reserved and len(slot.node.gpus) >= request.gpus for slot in self._list)
+    def could_ever(self, request: Request, *, told: bool = True) -> bool:
+        """Whether the allocation could hold ``request`` if it were empty and all its nodes were there.
+
+        ``told``: what nobody has told yet will be told, and may be enough.
+        """
+        hopeful = self._guessed if told else ()
+        able = sum(
+            not slot.reserved and (len(slot.node.gpus) >= request.gpus or slot.node.name in hopeful)
+            for slot in self._list
+        )
         return able >= request.num_nodes
 
     def capacity(self, request: Request) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from nas_hpc.launcher.placing import Placing
+from nas_hpc.processes.mpi import Checked, MpiProgram
 from nas_hpc.records import Attempt, Job, Node, Resources
 from nas_hpc.resources import Placement, Pool, Request
 from nas_hpc.wire import Ask, Shape, Submit
@@ -87,6 +88,17 @@ async def test_a_search_of_half_a_node_has_506_evaluators_beside_it(stage: Stage
 async def test_a_search_of_a_node_has_127_evaluators_in_mpi_mode(stage: Stage) -> None:
     await stage.search(Shape())
     assert stage.capacity() == 127
+
+
+@on_stage(nodes=128, job_mode="mpi")
+async def test_a_search_of_eleven_nodes_has_117_evaluators_in_mpi_mode(stage: Stage) -> None:
+    """As the agents of a PPO search: whose MPI program it is matters elsewhere."""
+    mpi = stage.launcher.dispatcher.mpi
+    mpi.program = MpiProgram("/usr/bin/mpiexec", "mpich")
+    mpi._checked[mpi._interpreter(program(), None)] = Checked(mpi.program, True, 2, "two ranks")
+    search = await stage.search(Shape(), num_nodes=11)
+    assert stage.capacity() == 117
+    assert stage.agent.orders[(search.id, 1)].mpi
 
 
 @on_stage(nodes=4)
@@ -189,6 +201,43 @@ def test_an_agents_report_changes_what_is_refused() -> None:
     assert "and a node has 32 cores" in floor.never(large, search=False)
     floor.updated(Node("n1", tuple(range(32)), threads_per_core=2))
     assert floor.never(large, search=False) == ""
+
+
+def test_what_nobody_has_told_yet_refuses_nothing() -> None:
+    nodes = [Node(f"n{index}", (0, 1)) for index in range(3)]
+    floor = Placing(Pool(nodes, ["n0"], guessed=["n1", "n2"]), "mpi")
+    pair, gpu = job(num_nodes=2, ranks_per_node=64), job(gpus_per_rank=4)
+    assert floor.never(pair, search=False) == ""
+    assert floor.never(gpu, search=False).endswith(
+        "the best with 0 GPUs as far as is known: give --gpus-per-node"
+    )
+    floor.agents = True
+    assert floor.updated(Node("n1", tuple(range(64)))) == (True, False), "the other may have the GPUs"
+    assert floor.updated(Node("n2", tuple(range(32)))) == (False, True)
+    assert "and a node has 64 cores" in floor.never(pair, search=False)
+    assert "it asks for a node with 4 GPUs" in floor.never(gpu, search=False)
+
+
+@on_stage(nodes=3)
+async def test_a_job_that_no_longer_fits_by_what_agents_tell_is_refused_and_looked_up_again_when_it_does(
+    stage: Stage,
+) -> None:
+    dispatcher, nodes = stage.launcher.dispatcher, stage.launcher.allocation.nodes
+    for node in nodes:
+        dispatcher.placing.pool.set_aside(node.name)
+    [job] = stage.add(program(resources=Resources(gpus_per_rank=1)))
+    dispatcher.learned(replace(nodes[1], gpus=("0",)), real=True)
+    stage.wake()
+    await stage.settled()
+    assert job.id in dispatcher.queue
+    dispatcher.learned(nodes[1], real=True)
+    assert job.id in dispatcher.never
+    dispatcher.learned(replace(nodes[2], gpus=("0", "1")), real=True)
+    await stage.until(lambda: job.id in dispatcher.queue, "the job to be looked up again")
+    assert job.id not in dispatcher.never
+    assert stage.launcher.allocation.pins(nodes[2].name)
+    assert not stage.launcher.allocation.pins(nodes[0].name), "virtual cores"
+    assert stage.launcher.allocation.common["NAS_HPC_GPUS_PER_NODE"] == "0"
 
 
 @pytest.mark.parametrize(

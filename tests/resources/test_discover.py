@@ -258,6 +258,10 @@ def test_other_nodes_are_like_this_one_until_their_agents_tell(tree: Path) -> No
                        gpus=["10", "9"])  # fmt: skip
     assert (told.name, told.cores, told.gpus) == ("b", (4, 5, 6, 7, 8, 9), ("9", "10"))
     assert (told.threads_per_core, told.numa) == (4, ((4, 5, 6), (7, 8, 9)))
+    assert unknown.guessed == ("a", "b")
+    assert found(SLURM, tree).guessed == (), "Slurm has told"
+    confined = as_reported(unknown.nodes[1], cores=range(64), most=16)
+    assert confined.cores == tuple(range(16)), "the agent is not confined to what the job has"
     fewer = as_reported(unknown.nodes[1], cores=range(4, 10), cores_per_node=2, gpus=["7"], gpus_per_node=1)
     assert (fewer.cores, fewer.gpus) == ((4, 5), ("7",))
 
