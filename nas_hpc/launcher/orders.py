@@ -22,6 +22,8 @@ from nas_hpc.site import Site
 
 SOURCE = '. "$0" && exec "$@"'
 """For bash: an application's environment script, then its program. No word of a user is in it."""
+_LONGEST_VALUE = 100_000
+"""No program starts with a variable of 128 KiB. Of so many parents job.json tells alone."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Allocation:
             if source is not job:  # thousands of evaluations share their search's
                 self._of_source[key] = base
         if source is job:
-            added = {"BALSAM_PARENT_IDS": json.dumps(job.parents)}
+            parents = json.dumps(job.parents)
+            added = {"BALSAM_PARENT_IDS": parents} if len(parents) < _LONGEST_VALUE else {}
         else:
             added = {k: v for k, v in job.environ.items() if k not in self.common}
         return {

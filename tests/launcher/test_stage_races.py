@@ -19,7 +19,7 @@ from nas_hpc.records import App, Job, ParentFailure, Stages
 from nas_hpc.site import Site
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store.base import JobFilter
-from nas_hpc.wire import Ask, Submit
+from nas_hpc.wire import PROTOCOL, Ask, KillJobs, Submit
 from tests.launcher.bench import Bench
 from tests.launcher.stage import SHAPE, Stage, on_stage, program, staged
 from tests.support import TEST_ID, processes_of, stays
@@ -141,6 +141,19 @@ async def test_one_killed_as_its_script_ends_stays_killed(stage: Stage) -> None:
     await stage.settled()
     assert now(stage, job).state is S.USER_KILLED
     assert stage.agent.orders == {}
+
+
+@on_stage()
+async def test_one_that_another_jobs_program_kills_has_its_script_ended(stage: Stage) -> None:
+    [asker] = stage.add(program())
+    stage.wake()
+    await stage.until(lambda: (asker.id, 1) in stage.agent.orders, "the asker's start")
+    job = scripted(stage, preprocess=waiting(stage))
+    await begun(stage, job)
+    stage.says(KillJobs(PROTOCOL, 1, asker.id, 1, (job.id,)), b"asker")
+    await stage.until(lambda: not stage.launcher.dispatcher.stages.busy, "the end of the stage")
+    assert not lives()
+    assert path(stage, job) == [S.READY, S.USER_KILLED]
 
 
 @on_stage()
@@ -328,8 +341,7 @@ def test_a_script_that_is_stopped_before_it_starts_does_not_start(tmp_path: Path
     assert not (tmp_path / "made").exists()
 
 
-def test_a_searchs_launcher_acts_as_itself(bench: Bench) -> None:
-    """What a stage does is recorded as the launcher's doing."""
+def test_what_stages_do_is_recorded_as_the_launchers_doing(bench: Bench) -> None:
     ok = bench.script("OK", "print('done')")
     bench.job("j", ok, "--preprocess", "true", "--postprocess", "true")
     bench.launch()

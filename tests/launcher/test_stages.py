@@ -9,11 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from nas_hpc.launcher.scripts import Script
-from nas_hpc.states import State, is_path
+from nas_hpc.records import Job, new_id
+from nas_hpc.site import Site
+from nas_hpc.states import Actor, State, is_path
+from nas_hpc.store import open_store
 from tests.launcher.bench import Bench
 from tests.support import processes_of, wait_until
 
@@ -111,6 +115,7 @@ class TestScripts:
         assert states(bench, "none") == ["READY", "RUNNING", "RUN_DONE", "POSTPROCESSED", "JOB_FINISHED"]
         assert output(bench, "none", "postprocess") == "app\n"
 
+    @pytest.mark.slow
     def test_a_failing_preprocess_fails_the_job_and_its_children_and_runs_again_when_that_is_retried(
         self, bench: Bench
     ) -> None:
@@ -174,6 +179,7 @@ class TestScripts:
         ]  # fmt: skip
         assert output(bench, "j", "preprocess") == output(bench, "j", "postprocess") == "said\n"
 
+    @pytest.mark.slow
     def test_many_run_at_a_time_and_what_they_leave_behind_is_ended(self, bench: Bench) -> None:
         stay = program(
             bench, "stay",
@@ -211,6 +217,17 @@ class TestScripts:
         threading.Thread(target=end).start()
         assert script.run(lambda: None) == "preprocess: ran longer than 1 s: deaf"
         assert "script" in log.read_text()
+
+    def test_scripts_may_add_jobs_as_the_program_may(self, bench: Bench) -> None:
+        more = program(
+            bench, "more", "import sys; from nas_hpc import jobs; jobs.add(sys.argv[1], application='OK')\n"
+        )  # fmt: skip
+        ok = bench.script("OK", "print('done')")
+        bench.job("j", ok, "--preprocess", f"{more} first", "--postprocess", f"{more} second")
+        bench.launch()
+        assert states(bench, "j") == ["READY", *SETTLED]
+        for name in ("first", "second"):
+            assert states(bench, name) == ["READY", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
 
 
 class TestHandlers:
@@ -257,6 +274,7 @@ sys.exit(not os.path.exists("partial"))
         assert states(bench, "j") == ["READY", "RUNNING", "RUN_ERROR", "POSTPROCESSED", "JOB_FINISHED"]
         assert output(bench, "j", "postprocess") == "RUN_ERROR FALSE TRUE\n"
 
+    @pytest.mark.slow
     def test_the_allocations_end_is_handled_by_the_next_launcher(self, bench: Bench) -> None:
         post = program(bench, "post", self.POST)
         slow = bench.script(
@@ -282,6 +300,7 @@ sys.exit(not os.path.exists("partial"))
 
 
 class TestDeath:
+    @pytest.mark.slow
     @pytest.mark.parametrize("stage", ["preprocess", "postprocess"])
     def test_a_stage_that_the_launchers_death_cut_short_is_done_by_the_next(
         self, bench: Bench, stage: str
@@ -305,6 +324,7 @@ class TestDeath:
         assert output(bench, "j", stage) == "begun\nbegun\n"
         assert len(bench.attempts()) == 1
 
+    @pytest.mark.slow
     def test_a_launcher_that_is_stopped_ends_its_scripts_and_leaves_them_to_the_next(
         self, bench: Bench
     ) -> None:
@@ -326,6 +346,7 @@ class TestDeath:
         bench.launch("--job-mode", "serial", "--nodes", "2")
         assert bench.state("pre") == bench.state("post") == "JOB_FINISHED"
 
+    @pytest.mark.slow
     def test_a_result_on_disk_of_a_dead_launcher_is_postprocessed_too(self, bench: Bench) -> None:
         """The program ends between the launcher's death and the next one's takeover is decided."""
         post = program(bench, "post", "print('said')")
@@ -341,6 +362,7 @@ class TestDeath:
         bench.launch()
         assert states(bench, "j") == ["READY", "RUNNING", "RUN_DONE", "POSTPROCESSED", "JOB_FINISHED"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stage", ["preprocess", "postprocess"])
     def test_kill_ends_a_script_and_a_retry_begins_it_again(self, bench: Bench, stage: str) -> None:
         flag = bench.directory / "go"
@@ -389,6 +411,7 @@ class TestParents:
         assert {"left.dat", "right.dat", "top.dat", "job.json", "bottom.out"} <= set(seen)
         assert not {"result.json"} & set(seen)
 
+    @pytest.mark.slow
     def test_a_failed_parents_children_fare_as_their_policies_say(self, bench: Bench) -> None:
         fail = bench.script("FAIL", "import os, sys; sys.exit(not os.path.exists('../ok'))")
         ok = bench.script("OK", "print('done')")
@@ -463,8 +486,25 @@ class TestParents:
         assert json.loads(bench.output("child"))["BALSAM_PARENT_IDS"] == json.dumps(parents[::-1])
         assert json.loads(bench.output("a"))["BALSAM_PARENT_IDS"] == "[]"
 
+    def test_a_job_of_thousands_of_parents_can_be_started(self, bench: Bench) -> None:
+        told = bench.script("TOLD", TOLD)
+        parent = Job(new_id(), "parent", "V", application=told)
+        parents = [replace(parent, id=new_id()) for _ in range(4000)]
+        with open_store(Site(bench.site).database) as store:
+            store.add_jobs(parents, Actor.COMMAND)
+            store.set_state([one.id for one in parents], State.USER_KILLED, Actor.COMMAND)
+        ids = [one.id for one in parents]
+        bench.job("few", told, "--parents", ",".join(ids[:2000]), "--on-parent-failure", "run")
+        bench.job("many", told, "--parents", ",".join(ids), "--on-parent-failure", "run")
+        bench.launch("--wf-filter", "W")
+        assert json.loads(bench.output("few"))["BALSAM_PARENT_IDS"] == json.dumps(ids[:2000])
+        assert json.loads(bench.output("many"))["BALSAM_PARENT_IDS"] is None
+        assert json.loads((bench.directory_of("many") / "job.json").read_text())["parents"] == ids
+        assert "0 files of 4000 parents linked" in history(bench, "many")
+
 
 class TestWaiting:
+    @pytest.mark.slow
     def test_with_an_idle_time_out_a_launcher_takes_what_comes_and_then_ends(self, bench: Bench) -> None:
         ok = bench.script("OK", "print('done')")
         launcher = bench.start("--idle-timeout", "3")
