@@ -218,7 +218,10 @@ def _work(job: Job, apps: Mapping[str, App], *, warm: bool) -> tuple[Call | None
     app = apps.get(job.application)
     if app is None:
         raise WorkFailed(f"application {job.application!r} of job {job.name} is not registered any more")
-    argv = (*shlex.split(app.executable), *shlex.split(job.args))
-    if app.environment_script:
-        argv = ("bash", "-c", SOURCE, app.environment_script, *argv)
-    return None, argv
+    return None, sourced(app, (*shlex.split(app.executable), *shlex.split(job.args)))
+
+
+def sourced(app: App | None, argv: tuple[str, ...]) -> tuple[str, ...]:
+    """``argv``, started in the environment that the application's script makes."""
+    script = app.environment_script if app is not None else ""
+    return ("bash", "-c", SOURCE, script, *argv) if script else argv

@@ -22,7 +22,7 @@ from nas_hpc.errors import WorkFailed
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.links import link_files
-from nas_hpc.launcher.orders import Allocation, job_json
+from nas_hpc.launcher.orders import Allocation, job_json, sourced
 from nas_hpc.launcher.policy import POSTPROCESS, PREPROCESS
 from nas_hpc.launcher.scripts import Script
 from nas_hpc.processes import results
@@ -214,7 +214,8 @@ class Stages:
 
     def _script(self, stage: _Stage) -> Script | None:
         job = stage.job
-        command = policy.script_of(stage.name, job, self._hooks.apps().get(job.application))
+        app = self._hooks.apps().get(job.application)
+        command = policy.script_of(stage.name, job, app)
         if not command:
             return None
         directory = self._directory(job)
@@ -227,7 +228,8 @@ class Stages:
             "BALSAM_JOB_ERROR": _flag(outcome in (Outcome.ERROR, Outcome.INVALID_RESULT)),
             "BALSAM_JOB_TIMEOUT": _flag(outcome in (Outcome.TIMEOUT, Outcome.WALLTIME)),
         }
-        return Script(stage.name, tuple(shlex.split(command)), environ, directory, self._log)
+        argv = sourced(app, tuple(shlex.split(command)))
+        return Script(stage.name, argv, environ, directory, self._log)
 
     def _directory(self, job: Job) -> Path:
         return self._allocation.site.job_directory(job.workflow, job.directory_name)

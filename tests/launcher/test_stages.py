@@ -218,6 +218,17 @@ class TestScripts:
         assert script.run(lambda: None) == "preprocess: ran longer than 1 s: deaf"
         assert "script" in log.read_text()
 
+    def test_program_and_scripts_have_the_environment_scripts_variables(self, bench: Bench) -> None:
+        told = program(bench, "told", TOLD)
+        (bench.directory / "env.sh").write_text('export MINE="of $NAS_HPC_ATTEMPT"\n')
+        scripts = ("--preprocess", f"{told} 'a  b' '$HOME'", "--postprocess", told)
+        bench.nas("app", "--name", "A", "--exec", told, *scripts, "--environment-script", "env.sh")
+        bench.job("j", "A")
+        bench.launch()
+        said = [json.loads(output(bench, "j", stage)) for stage in ("preprocess", "j", "postprocess")]
+        assert [one["MINE"] for one in said] == ["of 0", "of 1", "of 1"]
+        assert said[0]["argv"] == ["a  b", "$HOME"]
+
     def test_scripts_may_add_jobs_as_the_program_may(self, bench: Bench) -> None:
         more = program(
             bench, "more", "import sys; from nas_hpc import jobs; jobs.add(sys.argv[1], application='OK')\n"
