@@ -26,7 +26,7 @@ class Attempt:
 
     __slots__ = (
         "order", "serial", "pid", "status", "end", "cpu_s", "rss",
-        "result", "tail", "trouble", "kept", "refused", "drop", "until",
+        "result", "tail", "trouble", "kept", "alone", "refused", "drop", "until",
         "pause_s", "output",
     )  # fmt: skip
 
@@ -44,6 +44,8 @@ class Attempt:
         self.trouble = ""
         self.kept = True
         """See ``remains.Remains``."""
+        self.alone = False
+        """It said at its end that it had no descendants and could get none."""
         self.refused = ""
         """Why its program could not be started."""
         self.drop = False

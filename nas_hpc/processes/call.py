@@ -11,6 +11,7 @@ too. No guessing by names or annotations is needed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import numbers
@@ -82,6 +83,17 @@ def seed_all(seed: int) -> None:
         loaded["tensorflow"].random.set_seed(seed % 2**63)
 
 
+def load_generators() -> None:
+    """Import what ``seed_all`` uses of the loaded libraries.
+
+    numpy, for one, imports ``numpy.random`` when it is first used, which takes longer than all the rest of a
+    start; every child of a warm interpreter would do so again.
+    """
+    for library in ("numpy", "torch", "tensorflow"):
+        with contextlib.suppress(Exception):  # seeding will say what is wrong
+            getattr(sys.modules.get(library), "random", None)
+
+
 def _kind(value: object) -> str:
     name = type(value).__name__
     return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
@@ -89,6 +101,8 @@ def _kind(value: object) -> str:
 
 def _number(value: object, what: str) -> float:
     should = "return a finite number"
+    if type(value) is float and math.isfinite(value):
+        return value
     if value is None:
         raise Invalid(f"{what} None; {should}")
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
@@ -208,10 +222,11 @@ def evaluate(
 def prepare(order: dict[str, Any]) -> None:
     """Give a child of a keeper what belongs to this attempt before the user's code runs in it."""
     linux.adopt_orphans()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    os.environ.update(order["env"])
-    os.environ.update(child.masks(order["gpus"]))
+    environ = os.environ
+    for name, value in order["env"].items():  # update() takes the long way
+        environ[name] = value
+    if order["gpus"]:
+        environ.update(child.masks(order["gpus"]))
 
 
 def answer(order: dict[str, Any], channel: Channel, load: Callable[[], Callable[[Any], Any]]) -> NoReturn:
@@ -224,17 +239,21 @@ def answer(order: dict[str, Any], channel: Channel, load: Callable[[], Callable[
     if order["record"] != "each":  # a file that is open cannot be removed from every file system
         os.dup2(0, 1)
         os.dup2(0, 2)
-    remains.tell(channel, order, result, remains.leave(order, result))
+    left = remains.leave(order, result)
+    left.alone = linux.is_alone()
+    remains.tell(channel, order, result, left)
     os._exit(0)
 
 
 def flush() -> None:
     """Write out what Python and C libraries hold of the output."""
-    for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
-        try:
-            stream.flush()  # type: ignore[union-attr]
-        except Exception:
-            continue  # a full disk, or the user's replacement for the stream
+    for stream, original in ((sys.stdout, sys.__stdout__), (sys.stderr, sys.__stderr__)):
+        for one in (stream, original if original is not stream else None):
+            try:
+                if one is not None:
+                    one.flush()
+            except Exception:
+                continue  # a full disk, or the user's replacement for the stream
     linux.flush_c_output()
 
 

@@ -41,15 +41,15 @@ class Channel:
 
     def tell(self, serial: int, result: dict[str, Any], left: Remains) -> bool:
         """Report a result; False if it is too large for a message: then ``refer`` to it."""
-        return self._send([serial, "result", left.tail, left.trouble, left.kept], json.dumps(result))
+        return self._send(_header(serial, "result", left), json.dumps(result))
 
     def refer(self, serial: int, left: Remains) -> None:
         """Report that the result stands in result.json."""
-        self._send([serial, "file", left.tail, left.trouble, left.kept])
+        self._send(_header(serial, "file", left))
 
     def refuse(self, serial: int, reason: str) -> None:
         """Report that the program could not be started."""
-        self._send([serial, "refused", reason, "", False])
+        self._send([serial, "refused", reason, "", False, False])
 
     def _send(self, header: list[Any], body: str = "") -> bool:
         message = f"{json.dumps(header)}\n{body}".encode("ascii")
@@ -61,13 +61,19 @@ class Channel:
             return error.errno not in (errno.EMSGSIZE, errno.ENOBUFS)
         return True
 
-    def receive(self) -> tuple[int, str, str, str, bool, bytes] | None:
-        """(serial, kind, tail or reason, trouble, kept, result as JSON), or None if nothing is there."""
+    def receive(self) -> tuple[int, str, str, str, bool, bool, bytes] | None:
+        """(serial, kind, tail or reason, trouble, kept, alone, result as JSON), or None if nothing is
+        there.
+        """
         assert self.receiving is not None
         try:
             size = self.receiving.recv_into(self._buffer)
         except BlockingIOError:
             return None
         header, _, body = bytes(self._buffer[:size]).partition(b"\n")
-        serial, kind, text, trouble, kept = json.loads(header)
-        return serial, kind, text, trouble, kept, body
+        serial, kind, text, trouble, kept, alone = json.loads(header)
+        return serial, kind, text, trouble, kept, alone, body
+
+
+def _header(serial: int, kind: str, left: Remains) -> list[Any]:
+    return [serial, kind, left.tail, left.trouble, left.kept, left.alone]

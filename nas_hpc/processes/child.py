@@ -5,8 +5,8 @@ Standard library only, Python 3.8 or later: it runs in the user's interpreters.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
-import signal
 
 from nas_hpc.processes import linux, results
 
@@ -27,10 +27,13 @@ def leave_keeper(order: dict[str, Any], keeper: int, log_fd: int) -> None:
     """Begin a session of its own, recorded before anything of the user's runs in it."""
     os.setsid()
     linux.die_with_parent(keeper)
-    line = f"+{os.getpid()} {linux.start_ticks('self')} attempt {order['job']}:{order['attempt']}\n"
-    os.write(log_fd, line.encode())
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    name = f"{order['job']}:{order['attempt']}".encode()
+    os.write(log_fd, b"+%d %s attempt %s\n" % (os.getpid(), linux.own_start_ticks(), name))
+    # The functions of the module signal make enumerations of all numbers, in pages that a child must copy.
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def prepare_directory(order: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ parent.
 
 from __future__ import annotations
 
+import _socket
 import gc
 import json
 import os
@@ -164,7 +165,7 @@ class Keeper:
     def on_start(self, order: dict[str, Any]) -> None:
         """Start an attempt."""
         if self.warm is not None:
-            changed = self.warm.watch.changed()
+            changed = self.warm.watch.changed(bool(self.live))
             if changed:
                 self.say({"op": "stale", "job": order["job"], "attempt": order["attempt"], "file": changed})
                 return
@@ -228,9 +229,8 @@ class Keeper:
         self.say({"op": "started", "job": job, "attempt": number, "pid": pid, "time": attempt.order["start"]})
 
     def _in_child(self, order: dict[str, Any]) -> NoReturn:
-        from nas_hpc.processes import call
-
         assert self.warm is not None
+        call = self.warm.call
         try:
             child.leave_keeper(order, self.pid, self.log_fd)
             child.settle_in(order)
@@ -248,7 +248,7 @@ class Keeper:
         """A child must not hold open what tells the agent of the keeper's end."""
         assert self.channel.receiving is not None
         for end in (self.orders, self._wake, self._wake_writer, self.channel.receiving):
-            end.close()
+            _socket.socket.close(end)
         os.close(self.log_fd)
 
     def on_stop(self, message: dict[str, Any]) -> None:
@@ -320,7 +320,7 @@ class Keeper:
             told = self.channel.receive()
             if told is None:
                 return
-            serial, kind, text, trouble, kept, body = told
+            serial, kind, text, trouble, kept, alone, body = told
             attempt = self.open.get(serial)
             if attempt is None:
                 continue
@@ -333,6 +333,7 @@ class Keeper:
                 if not kept:
                     remains.remove(order["dir"])
             attempt.result, attempt.tail, attempt.trouble, attempt.kept = body, text, trouble, kept
+            attempt.alone = alone
             if attempt.pid not in self.live and attempt not in self.ended:
                 self._report(attempt)
 
@@ -373,6 +374,8 @@ class Keeper:
 
     def _end_strays(self) -> bool:
         """Kill descendants that an ended attempt left behind; whether any was there."""
+        if all(attempt.alone for attempt in self.ended):
+            return False  # looking costs the more the more attempts there are
         return family.end_strays(self.live, self.helpers, certain=self.warm is not None)
 
     def _finish(self, attempt: Attempt) -> None:

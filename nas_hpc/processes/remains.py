@@ -31,7 +31,7 @@ METRICS_BYTES = 1 << 20
 class Remains:
     """What is to be told of an attempt beside its result."""
 
-    __slots__ = ("tail", "trouble", "kept")
+    __slots__ = ("tail", "trouble", "kept", "alone")
 
     def __init__(self, tail: str = "", trouble: str = "", kept: bool = True) -> None:
         self.tail = tail
@@ -41,6 +41,8 @@ class Remains:
         self.kept = kept
         """Its directory holds job.json and result.json. Else its agent writes a line, and what it reported
         stands in ``result["metrics"]``."""
+        self.alone = False
+        """Its process says so itself, and had no descendants and could get none."""
 
 
 def output_of(order: dict[str, Any]) -> str:

@@ -27,17 +27,16 @@ _OUTCOMES = frozenset(
 
 def replace_file(directory: str, name: str, content: bytes, sync: bool) -> None:
     """Write ``directory/name`` so that readers see all of it or nothing."""
-    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    temporary = f"{directory}/.{name}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        while content:
+            content = content[os.write(fd, content) :]
         if sync:
             os.fsync(fd)
     finally:
         os.close(fd)
-    os.replace(temporary, os.path.join(directory, name))
+    os.replace(temporary, f"{directory}/{name}")
 
 
 def one_line(text: str, limit: int = 500) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import sys
 import time
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DEVICES = ("/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/accel", "/dev/habanalabs", "/dev/neuron")
+_POOLS = re.compile(rb"(mkl|blas|blis|flame|omp)[^/\n]*\.so")
+"""Libraries that threadpoolctl knows. Without one it is not loaded, with all that it loads itself: a child
+pays for every module that has to hear of its fork."""
 _MANY_FILES = 64
-"""Up to so many files are looked at before every fork; more only once a second."""
+_PAUSE_S, _PAUSE_OF_MANY_S = 0.05, 1.0
+"""While evaluations run the files are looked at no more often: one that starts next to others just before
+may as well have started just before the change."""
 _limits: list[Any] = []  # threadpoolctl's limits hold as long as the objects live
 
 
@@ -50,6 +56,9 @@ def import_module(name: str) -> Any:
 
 def limit_threads(width: int) -> None:
     """Set the loaded thread pools to ``width``, where a library changed what the environment says."""
+    with open("/proc/self/maps", "rb") as stream:
+        if not _POOLS.search(stream.read()):
+            return
     try:
         import threadpoolctl
     except ImportError:
@@ -119,12 +128,13 @@ class Watch:
         self._seen = {path: _stamp(path) for path in files}
         self._next = 0.0
 
-    def changed(self) -> str:
-        """The path of a file that changed since the import, or ""."""
-        if len(self._seen) > _MANY_FILES:
+    def changed(self, busy: bool) -> str:
+        """The path of a file that changed since the import, or ""; ``busy``: evaluations are running."""
+        many = len(self._seen) > _MANY_FILES
+        if many or busy:
             if time.monotonic() < self._next:
                 return ""
-            self._next = time.monotonic() + 1.0
+            self._next = time.monotonic() + (_PAUSE_OF_MANY_S if many else _PAUSE_S)
         for path, stamp in self._seen.items():
             if _stamp(path) != stamp:
                 return path
@@ -146,6 +156,7 @@ class WarmModule:
     """The run function of a warm interpreter, or the reason why there is none."""
 
     def __init__(self, run: str, sys_path: list[str], threads: int) -> None:
+        self.call = call
         self.function: Callable[[Any], Any] | None = None
         self.error: BaseException | None = None
         self.unsafe = ""
@@ -156,6 +167,7 @@ class WarmModule:
             self.error = error
         line_buffered()
         if self.error is None:
+            call.load_generators()
             self.unsafe = unsafe_reason()
             if not self.unsafe:
                 limit_threads(threads)
