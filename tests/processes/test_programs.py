@@ -111,7 +111,7 @@ def test_a_valid_result_json_of_the_program_itself_counts(tmp_path: Path) -> Non
             ended = await bench.run(bench.python(code.replace("SHIFT", "0"), expects_result=True))
             assert (ended.result.objective, ended.result.metadata) == (4.0, {"a": 1})
             assert ended.result.end > 0
-            foreign = await bench.run(bench.python(code.replace("SHIFT", "1"), expects_result=True))
+            foreign = await bench.run(bench.python(code.replace("SHIFT", "-1"), expects_result=True))
             assert foreign.result.outcome is Outcome.INVALID_RESULT
 
     go(scenario())
