@@ -7,52 +7,27 @@ by keepers (``nas_hpc.processes.keeper``); the loop only exchanges messages with
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.launcher.recording import Place, Recorder
-from nas_hpc.processes import canary, interpreters, remains, results, sessions
-from nas_hpc.processes.environment import recordable, thread_variables
+from nas_hpc.launcher.attempt import Attempt, message_of, named, result_of
+from nas_hpc.launcher.recording import Recorder
+from nas_hpc.launcher.warming import Warming, WarmingHooks
+from nas_hpc.processes import remains, results, sessions
+from nas_hpc.processes.environment import recordable
 from nas_hpc.processes.family import MPI_GRACE_S
-from nas_hpc.processes.interpreters import Interpreters, Warm
+from nas_hpc.processes.interpreters import Warm
 from nas_hpc.processes.link import Link
 from nas_hpc.processes.orders import Ended, Key, Order, Started
 from nas_hpc.processes.packed import PACKED
 from nas_hpc.records import Result
-from nas_hpc.resources.topology import pinning
 from nas_hpc.states import Outcome
 
 _CLOSE_S = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class _Attempt:
-    order: Order
-    place: Place
-    """Where it runs and what is to remain of that."""
-    environ: dict[str, str]
-    link: Link | None = None
-    """The keeper that has the order; None while it waits for an import."""
-    warm: Warm | None = None
-    pid: int = 0
-    told: bool = False
-    """Its keeper has told its end, and the line about it is being written."""
-    stop: tuple[Outcome, str] | None = None
-    disowned: bool = False
-    """Nobody wants to know of its end."""
-    timer: asyncio.TimerHandle | None = None
-    grace: asyncio.TimerHandle | None = None
-
-    def quiet(self) -> None:
-        for handle in (self.timer, self.grace):
-            if handle is not None:
-                handle.cancel()
 
 
 class Agent:
@@ -90,11 +65,13 @@ class Agent:
         self._recorder = Recorder(task_directories, marker, on_note)
         self._loop = asyncio.get_running_loop()
         self._log_fd = os.open(sessions_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._attempts: dict[Key, _Attempt] = {}
+        self._attempts: dict[Key, Attempt] = {}
         self._links: set[Link] = set()
         self._starter: Link | None = None
-        self._interpreters = Interpreters()
-        self._warm_of: dict[Link, Warm] = {}
+        hooks = WarmingHooks(
+            self._open_warm, self._close_link, self._order, self._start_fresh, self._refuse, on_note
+        )
+        self._warming = Warming(self._attempts, hooks)
         self._burials: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -113,11 +90,11 @@ class Agent:
             "NAS_HPC_ATTEMPT": str(number),
             "NAS_HPC_JOB_DIR": place.directory,
         }
-        attempt = self._attempts[order.key] = _Attempt(order, place, environ)
+        attempt = self._attempts[order.key] = Attempt(order, place, environ)
         if order.timeout_s:
             self._limit(attempt, f"its module was still being imported after {order.timeout_s:g} s")
         if order.call is not None and order.call.warm and not self._fresh_only:
-            self._start_warm(attempt)
+            self._warming.start(attempt)
         else:
             self._start_fresh(attempt)
 
@@ -131,9 +108,10 @@ class Agent:
             return
         attempt.stop = (outcome, reason)
         if attempt.link is None:
-            self._withdraw(attempt)
+            self._warming.withdraw(attempt)
+            self._record_stopped(attempt)
             return
-        attempt.link.send({"op": "stop", **_named(key), "outcome": outcome.value, "reason": reason})
+        attempt.link.send({"op": "stop", **named(key), "outcome": outcome.value, "reason": reason})
         attempt.grace = self._loop.call_later(self._grace_s, self._kill, attempt)
 
     def kill(self, key: Key, outcome: Outcome, reason: str) -> None:
@@ -163,9 +141,10 @@ class Agent:
         attempt.quiet()
         attempt.stop = (Outcome.LOST, "another attempt takes its place")
         if attempt.link is None:
-            self._withdraw(attempt)
+            self._warming.withdraw(attempt)
+            self._record_stopped(attempt)
             return
-        attempt.link.send({"op": "kill", **_named(key), "drop": True})
+        attempt.link.send({"op": "kill", **named(key), "drop": True})
 
     def running(self) -> set[Key]:
         """Attempts whose end was not reported, and will be."""
@@ -196,8 +175,7 @@ class Agent:
         self._closed = True
         for attempt in self._attempts.values():
             attempt.quiet()
-        for warm in self._warm_of.values():
-            warm.quiet()
+        self._warming.quiet()
         self._attempts.clear()
         links = list(self._links)
         self._links.clear()
@@ -207,17 +185,17 @@ class Agent:
 
     # -- starting ------------------------------------------------------------------------------------------
 
-    def _limit(self, attempt: _Attempt, reason: str) -> None:
+    def _limit(self, attempt: Attempt, reason: str) -> None:
         if attempt.timer is not None:
             attempt.timer.cancel()
         order = attempt.order
         attempt.timer = self._loop.call_later(order.timeout_s, self.stop, order.key, Outcome.TIMEOUT, reason)
 
-    def _start_fresh(self, attempt: _Attempt) -> None:
+    def _start_fresh(self, attempt: Attempt) -> None:
         attempt.warm = None
-        self._to_starter(attempt, self._message("start", attempt, attempt.environ))
+        self._to_starter(attempt, message_of("start", attempt, attempt.environ, self._result_grace_s))
 
-    def _to_starter(self, attempt: _Attempt, message: dict[str, Any]) -> None:
+    def _to_starter(self, attempt: Attempt, message: dict[str, Any]) -> None:
         if self._starter is None:
             environ = {**recordable(os.environ), sessions.MARKER_VARIABLE: self._marker}
             try:
@@ -229,35 +207,12 @@ class Agent:
         attempt.link = self._starter
         self._starter.send(message)
 
-    def _start_warm(self, attempt: _Attempt) -> None:
-        key = interpreters.key_of(attempt.order)
-        if self._interpreters.is_unfit(key):
-            self._start_fresh(attempt)
-            return
-        warm = self._interpreters.get(key)
-        if warm is None:
-            environ = {**interpreters.shared_environ(key), sessions.MARKER_VARIABLE: self._marker}
-            try:
-                link = self._link("warm", key[0], False, environ)
-            except OSError as error:
-                reason = f"cannot start the interpreter {key[0]!r}: {error.strerror}"
-                self._record(attempt, Outcome.START_FAILED, reason)
-                return
-            link.send({"op": "warm", "run": key[2], "sys_path": key[1], "threads": key[3]})
-            warm = self._warm_of[link] = Warm(key, link)
-            for old in self._interpreters.add(warm):
-                self._retire(old)
-        attempt.warm = warm
-        if warm.ready:
-            self._send_warm(attempt, warm)
-        else:
-            warm.waiting[attempt.order.key] = attempt.order
+    def _open_warm(self, interpreter: str, environ: Mapping[str, str]) -> Link:
+        return self._link("warm", interpreter, False, {**environ, sessions.MARKER_VARIABLE: self._marker})
 
-    def _send_warm(self, attempt: _Attempt, warm: Warm) -> None:
-        environ = {name: attempt.environ[name] for name in interpreters.OF_ATTEMPT if name in attempt.environ}
-        warm.running.add(attempt.order.key)
-        attempt.link = warm.link
-        warm.link.send(self._message("start", attempt, environ))
+    def _order(self, attempt: Attempt, link: Link, environ: Mapping[str, str]) -> None:
+        attempt.link = link
+        link.send(message_of("start", attempt, environ, self._result_grace_s))
 
     def _link(self, name: str, interpreter: str, isolated: bool, environ: Mapping[str, str]) -> Link:
         link = Link(
@@ -274,73 +229,30 @@ class Agent:
         self._links.add(link)
         return link
 
-    def _message(self, op: str, attempt: _Attempt, environ: Mapping[str, str]) -> dict[str, Any]:
-        order, call = attempt.order, attempt.order.call
-        message: dict[str, Any] = {
-            "op": op,
-            **_named(order.key),
-            "name": order.name,
-            "dir": attempt.place.directory,
-            "record": attempt.place.mode,
-            "job_json": "" if attempt.place.mode == PACKED and not order.argv else json.dumps(order.job_json),
-            "env": environ,
-            "argv": order.argv,
-            "call": None,
-            "cores": pinning(order.cores),
-            "gpus": order.gpus,
-            "expects": order.expects_result,
-            "result_grace_s": self._result_grace_s,
-        }
-        if call is not None:
-            message["call"] = {"run": call.run, "config": call.config, "seed": call.seed}
-        if order.mpi:
-            of_call = {"interpreter": order.interpreter, "sys_path": order.sys_path, "threads": order.threads}
-            message["mpi"] = {**order.ranks, **of_call}
-        elif call is not None and attempt.warm is None:
-            message["env"] = {**environ, **thread_variables(order.threads)}
-            message["interpreter"] = order.interpreter
-            message["sys_path"] = order.sys_path
-            message["threads"] = order.threads
-        return message
-
     # -- stopping ------------------------------------------------------------------------------------------
 
-    def _kill(self, attempt: _Attempt) -> None:
+    def _kill(self, attempt: Attempt) -> None:
         if attempt.link is not None:
-            attempt.link.send({"op": "kill", **_named(attempt.order.key)})
+            attempt.link.send({"op": "kill", **named(attempt.order.key)})
 
-    def _withdraw(self, attempt: _Attempt) -> None:
-        """End an attempt that waits for an import; the interpreter goes too if nobody else waits for it."""
-        warm = attempt.warm
-        if warm is not None:
-            warm.waiting.pop(attempt.order.key, None)
-            if not warm.ready and not warm.waiting:
-                self._discard(warm)
-        self._record_stopped(attempt)
-
-    def _record_stopped(self, attempt: _Attempt) -> None:
+    def _record_stopped(self, attempt: Attempt) -> None:
         assert attempt.stop is not None
         if attempt.disowned:
             self._attempts.pop(attempt.order.key, None)
         else:
             self._record(attempt, *attempt.stop)
 
-    def _record(self, attempt: _Attempt, outcome: Outcome, reason: str) -> None:
+    def _record(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
         """Have the end of an attempt written that never had a process."""
-        message = self._message("record", attempt, {})
+        message = message_of("record", attempt, {}, self._result_grace_s)
         self._to_starter(attempt, {**message, "stop": [outcome.value, reason]})
 
-    def _retire(self, warm: Warm) -> None:
-        """Give it no new orders; it ends when its children have ended."""
-        self._interpreters.remove(warm)
-        warm.link.send({"op": "retire"})
+    def _refuse(self, attempt: Attempt, reason: str) -> None:
+        self._record(attempt, Outcome.START_FAILED, reason)
 
-    def _discard(self, warm: Warm) -> None:
-        """End an interpreter that has no children."""
-        self._interpreters.remove(warm)
-        self._warm_of.pop(warm.link, None)
-        self._links.discard(warm.link)
-        self._keep(self._loop.create_task(warm.link.end(_CLOSE_S if warm.ready else 0.0)))
+    def _close_link(self, link: Link, timeout_s: float) -> None:
+        self._links.discard(link)
+        self._keep(self._loop.create_task(link.end(timeout_s)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._burials.add(task)
@@ -350,8 +262,7 @@ class Agent:
 
     def _on_message(self, link: Link, message: dict[str, Any]) -> None:
         if message["op"] == "ready":
-            if link in self._warm_of:
-                self._on_ready(self._warm_of[link], message)
+            self._warming.ready(link, message)
             return
         attempt = self._attempts.get((message["job"], message["attempt"]))
         if attempt is None or attempt.link is not link:
@@ -362,14 +273,12 @@ class Agent:
             self._on_end(attempt, message)
         elif message["op"] == "stale":
             assert attempt.warm is not None
-            if self._interpreters.get(attempt.warm.key) is attempt.warm:
-                self._on_note(f"{message['file']} changed: a new interpreter imports it")
-            self._retire(attempt.warm)
+            self._warming.stale(attempt.warm, message["file"])
             self._again(attempt)
         elif message["op"] == "dropped":
             self._again(attempt)
 
-    def _again(self, attempt: _Attempt) -> None:
+    def _again(self, attempt: Attempt) -> None:
         """Start, elsewhere, an attempt that its warm interpreter gave back without a trace of it left."""
         if attempt.warm is not None:
             attempt.warm.running.discard(attempt.order.key)
@@ -377,54 +286,20 @@ class Agent:
         if attempt.stop is not None:
             self._record_stopped(attempt)
         else:
-            self._start_warm(attempt)
+            self._warming.start(attempt)
 
-    def _on_ready(self, warm: Warm, message: dict[str, Any]) -> None:
-        warm.ready = True
-        waiting = [self._attempts[key] for key in warm.waiting if key in self._attempts]
-        warm.waiting.clear()
-        if message["unsafe"]:
-            self._discard(warm)
-            self._unfit(warm, f"{message['unsafe']}: its children could hang")
-            for attempt in waiting:
-                self._start_fresh(attempt)
-            return
-        for attempt in waiting:
-            self._send_warm(attempt, warm)
-        if message["failed"]:
-            self._retire(warm)  # the next evaluation finds a corrected module
-
-    def _unfit(self, warm: Warm, why: str) -> None:
-        if self._interpreters.mark_unfit(warm.key, why):
-            module = warm.key[2].rpartition(".")[0]
-            self._on_note(f"{module} is not fork-safe ({why}); its evaluations run in fresh interpreters")
-
-    def _on_process(self, attempt: _Attempt, message: dict[str, Any]) -> None:
+    def _on_process(self, attempt: Attempt, message: dict[str, Any]) -> None:
         order, warm = attempt.order, attempt.warm
         attempt.pid = message["pid"]
         if order.timeout_s and attempt.stop is None:
             self._limit(attempt, f"ran longer than {order.timeout_s:g} s")
-        if warm is not None and not warm.proven and warm.canary is None:
-            warm.canary = self._loop.call_later(canary.FIRST_END_S, self._look_after, warm)
+        if warm is not None:
+            self._warming.started(warm)
         self._on_started(Started(order.key, message["pid"], message["time"]))
 
-    def _look_after(self, warm: Warm) -> None:
-        """No child has ended yet: those that hang are killed and run again in fresh interpreters."""
-        warm.canary = None
-        running = [self._attempts[key] for key in warm.running if key in self._attempts]
-        hung = [attempt for attempt in running if attempt.pid and canary.looks_hung(attempt.pid)]
-        if hung:
-            self._unfit(warm, f"its first evaluations did nothing for {canary.FIRST_END_S:g} s")
-            self._retire(warm)
-        elif running:
-            warm.canary = self._loop.call_later(canary.FIRST_END_S, self._look_after, warm)
-        for attempt in hung:
-            warm.link.send({"op": "kill", **_named(attempt.order.key), "drop": True})
-
-    def _on_end(self, attempt: _Attempt, message: dict[str, Any]) -> None:
+    def _on_end(self, attempt: Attempt, message: dict[str, Any]) -> None:
         if attempt.warm is not None and attempt.stop is None:
-            attempt.warm.proven = True
-            attempt.warm.quiet()
+            self._warming.proven(attempt.warm)
         if message["trouble"]:
             self._on_note(message["trouble"])
         usage = {"cpu_s": message["cpu_s"], "max_rss_bytes": message["max_rss_bytes"]}
@@ -433,7 +308,7 @@ class Agent:
 
     def _record_end(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         content: Mapping[str, Any],
         tail: str,
         usage: Mapping[str, float],
@@ -442,19 +317,19 @@ class Agent:
     ) -> None:
         """Report an end, at once if its directory is ``kept``, else when the line about it is on disk."""
         if kept or attempt.disowned:
-            self._end(attempt, _result(content), tail, usage)
+            self._end(attempt, result_of(content), tail, usage)
             return
 
         def done(trouble: str) -> None:
             if trouble:
                 self._on_note(trouble)
-            self._end(attempt, _result(content), tail, usage)
+            self._end(attempt, result_of(content), tail, usage)
 
         attempt.told = True
         self._recorder.pack(attempt.order, content, tail, done)
 
     def _end(
-        self, attempt: _Attempt, result: Result, tail: str = "", usage: Mapping[str, float] | None = None
+        self, attempt: Attempt, result: Result, tail: str = "", usage: Mapping[str, float] | None = None
     ) -> None:
         key = attempt.order.key
         if self._attempts.pop(key, None) is None:
@@ -473,10 +348,7 @@ class Agent:
         self._links.discard(link)
         if link is self._starter:
             self._starter = None
-        warm = self._warm_of.pop(link, None)
-        if warm is not None:
-            self._interpreters.remove(warm)
-        self._keep(self._loop.create_task(self._bury(link, warm)))
+        self._keep(self._loop.create_task(self._bury(link, self._warming.gone(link))))
 
     async def _bury(self, link: Link, warm: Warm | None) -> None:
         """End what a dead keeper left, then report its attempts: by their result.json, or as lost."""
@@ -490,15 +362,10 @@ class Agent:
                 continue
             outcome, reason = attempt.stop or (Outcome.LOST, f"its keeper died ({how})")
             self._end(attempt, Result(outcome, reason=reason))
-        if warm is None or not warm.waiting:
-            return
-        waiting = [self._attempts[key] for key in warm.waiting if key in self._attempts]
-        if self._interpreters.crashed_before(warm.key):
-            self._unfit(warm, f"its import ended the interpreter: {how}")
-        for attempt in waiting:  # in processes of their own, which show what is wrong with the module
-            self._start_fresh(attempt)
+        if warm is not None:
+            self._warming.buried(warm, how)
 
-    def _clean_up(self, link: Link, orphans: list[_Attempt]) -> tuple[str, list[dict[str, Any] | None]]:
+    def _clean_up(self, link: Link, orphans: list[Attempt]) -> tuple[str, list[dict[str, Any] | None]]:
         """Blocking, in a thread: how the keeper ended, and what its attempts had left."""
         how = link.bury()
         if orphans:
@@ -508,20 +375,3 @@ class Agent:
             if attempt.place.mode == PACKED:
                 remains.remove(attempt.place.directory)
         return how, found
-
-
-def _named(key: Key) -> dict[str, Any]:
-    return {"job": key[0], "attempt": key[1]}
-
-
-def _result(content: Mapping[str, Any]) -> Result:
-    """The record of a result.json's content."""
-    return Result(
-        outcome=Outcome(content["outcome"]),
-        objective=None if content.get("objective") is None else float(content["objective"]),
-        metadata=content.get("metadata") or {},
-        reason=content.get("reason") or "",
-        return_code=content.get("return_code"),
-        start=content.get("start") or 0.0,
-        end=content.get("end") or 0.0,
-    )
