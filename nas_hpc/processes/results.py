@@ -280,9 +280,19 @@ def write(directory: str, result: dict[str, Any]) -> str:
 
 
 def _is_overtaken(directory: str, result: dict[str, Any]) -> bool:
+    """Whether the result of a later attempt is there, and such an attempt was started: a program may write
+    what it likes.
+    """
+    return all(
+        _attempt_of(os.path.join(directory, name), key, result["job"]) > result["attempt"]
+        for name, key in ((RESULT_FILE, "job"), ("job.json", "id"))
+    )
+
+
+def _attempt_of(path: str, key: str, job: str) -> int:
     try:
-        with open(os.path.join(directory, RESULT_FILE), "rb") as stream:
+        with open(path, "rb") as stream:
             found = json.loads(stream.read())
-        return bool(found["job"] == result["job"] and found["attempt"] > result["attempt"])
+        return int(found["attempt"]) if found[key] == job else 0
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        return False
+        return 0

@@ -114,7 +114,7 @@ class Host:
             key=(job, attempt),
             name=name,
             directory=str(self.path / "data" / f"{name}_{job[:8]}"),
-            job_json={"id": job},
+            job_json={"id": job, "attempt": attempt},
             environ=dict(os.environ),
             **more,
         )

@@ -698,7 +698,7 @@ def test_what_a_hung_node_ends_too_late_does_not_replace_the_result_of_the_next_
                 process.suspend()
             host.supervise(1)
             await launcher.hello(2)
-            second = replace(first, key=(first.key[0], 2))
+            second = replace(first, key=(first.key[0], 2), job_json={**first.job_json, "attempt": 2})
             (host.path / "go").touch()
             launcher.order(second, 1)
             await launcher.end_of(second.key)
