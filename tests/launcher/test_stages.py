@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -540,3 +542,51 @@ class TestWaiting:
         assert launcher.wait(20) == 0
         assert bench.state("j") == "JOB_FINISHED"
         launcher.communicate()
+
+
+@pytest.mark.slow
+def test_however_often_launchers_are_killed_every_job_goes_its_whole_way_in_order(
+    bench: Bench,
+) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    ledger = bench.directory / "ledger"
+    note = program(
+        bench, "note",
+        "import os, sys, time\n"
+        "def say(what):\n"
+        "    with open(sys.argv[1], 'a') as file:\n"
+        "        file.write(f\"{os.environ['BALSAM_JOB_ID']} {sys.argv[2]} {what}\\n\")\n"
+        "say('begins'); time.sleep(0.3); say('ends')\n",
+    )  # fmt: skip
+    scripts = [f"{note} {ledger} {what}" for what in ("pre", "run", "post")]
+    bench.nas(
+        "app", "--name", "A", "--exec", scripts[1], "--preprocess", scripts[0], "--postprocess", scripts[2]
+    )
+    ids: list[str] = []
+    for number in range(10):
+        parents = dice.sample(ids, min(len(ids), dice.randrange(3)))
+        ids.append(bench.job(f"j{number}", "A", "--parents", ",".join(parents)))
+    for _ in range(6):
+        launcher = bench.start("--job-mode", "serial", "--nodes", "5")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(dice.uniform(0.8, 4.0))
+        launcher.kill()
+        launcher.communicate(timeout=20)
+    bench.launch("--job-mode", "serial", "--nodes", "5", timeout_s=120)
+    lines = [line.split() for line in ledger.read_text().splitlines()]
+    for number, job in enumerate(ids):
+        recorded = states(bench, f"j{number}")
+        assert [state for state in recorded if state not in ("RUNNING", "RESTART_READY")] == [
+            "READY", "PREPROCESSED", "RUN_DONE", "POSTPROCESSED", "JOB_FINISHED",
+        ]  # fmt: skip
+        order = [what for one, *what in lines if one == job]
+        for stage in ("pre", "run", "post"):  # what was cut short is done again, what was not is not
+            assert order.count([stage, "ends"]) >= 1
+        assert order.index(["pre", "ends"]) < order.index(["run", "begins"])
+        assert order.index(["run", "ends"]) < order.index(["post", "begins"])
+    for path in bench.site.glob("data/W/j*/result.json"):
+        assert json.loads(path.read_text())["outcome"] == "ok"
+    last = {line["name"]: line["outcome"] for line in bench.attempts()}
+    assert set(last.values()) == {"ok"}
