@@ -82,7 +82,7 @@ HELP: Mapping[str, str] = {
     "interface": "network interface on which agents and searches reach the launcher; empty: all of them",
     "mpi": "absolute path of the machine's mpiexec, mpirun, srun or aprun; empty: looked for; none: without",
     "mpi_flags": "more flags for the MPI program, for every start",
-    "mpi_mode_packing": "jobs of one node that may share it in mpi mode",
+    "mpi_mode_packing": "so many one-node jobs may share a node in mpi mode if their packing count says so",
     "starts_per_s": "MPI starts per second at most; 0: no limit",
     "concurrent_starts": "MPI programs running at a time at most; 0: no limit (aprun: 1000)",
     "result_grace_s": "seconds to wait for a result that a file system shows late, after a program's success",

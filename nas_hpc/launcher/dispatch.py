@@ -7,9 +7,7 @@ its search. Ends and the claims that they make possible share one commit.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +17,7 @@ from nas_hpc.errors import PlacementError, WorkFailed
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.disk import results_on_disk
 from nas_hpc.launcher.endings import cancel_with, finish_of
+from nas_hpc.launcher.foresight import Foresight, like
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.mpi import Mpi
 from nas_hpc.launcher.options import LauncherOptions
@@ -32,7 +31,6 @@ from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.processes.start_failures import blames_node
 from nas_hpc.records import App, Attempt, Job, Node, Result
 from nas_hpc.resources import Placement, Pool, Request
-from nas_hpc.resources.slots import EndOf
 from nas_hpc.site import is_local
 from nas_hpc.states import FINAL, RAN, Outcome, State
 from nas_hpc.store.base import Claim, Finish, Finished, Store
@@ -93,7 +91,11 @@ class Dispatcher:
         self.apps: Mapping[str, App] = {}
         self.creators: dict[str, Job] = {}
         self.placing = Placing(pool, allocation.mode, options.mpi_mode_packing)
-        self.placing.ends_of, self.placing.latest_start = self._ends_of, self._latest_start
+        self.foresight = Foresight(is_search=self.is_search, has_evaluations=self.has_evaluations)
+        self.placing.latest_start = self.foresight.latest_start
+        self.placing.ends_of = lambda: self.foresight.ends_of(
+            (run.job, run.placement, run.claimed) for run in self.running.values()
+        )
         self.queue = JobQueue(patience=max(MIN_PATIENCE, 2 * pool.open_nodes()))
         self.running: dict[Key, Run] = {}
         self.persons: dict[Key, Run] = {}
@@ -103,8 +105,6 @@ class Dispatcher:
         self.deadlock = ""
         """What to say if nothing can move any more."""
         self._active: set[str] = set()
-        self.deadline = float("inf")
-        """Monotonic time at which running jobs are told to stop; nothing that would pass it is started."""
         self.stopping = False
         self._stopped_as = (Outcome.WALLTIME, "")
         self.mpi = Mpi(allocation, options, note=hooks.note, changed=self._mpi_changed)
@@ -118,7 +118,6 @@ class Dispatcher:
         self._flush_planned = False
         self._looks: set[asyncio.Task[None]] = set()
         """Looks for results on disk."""
-        self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=200))
         self.stages = Stages(
             allocation,
             sessions_log(allocation.site, allocation.lease),
@@ -158,8 +157,8 @@ class Dispatcher:
                 self.queue.remove(job.id)
                 continue
             need = job.resources
-            like = f"{_like(job)} {need.timeout_s} {need.wall_time_minutes} {need.ranks_per_node}"
-            self.queue.add(job, self.request_of(job), search=self.is_search(job), like=like)
+            kind = f"{like(job)} {need.timeout_s} {need.wall_time_minutes} {need.ranks_per_node}"
+            self.queue.add(job, self.request_of(job), search=self.is_search(job), like=kind)
         self.plan_flush()
 
     def _refuse(self, job: Job, why: str) -> None:
@@ -228,15 +227,12 @@ class Dispatcher:
         self.write(commit, partial(self._committed, runs, ended))
 
     def _take(self) -> list[tuple[Job, Placement]]:
-        def estimate(job: Job) -> float:
-            return 0.0 if self.is_search(job) else policy.estimate_s(job, self._durations[_like(job)])
-
         def may_start(job: Job) -> bool:
             return self.mpi.may_start(job, self.creators.get(job.creator))
 
-        placed = []
+        placed, look = [], self.foresight
         for job, placement in self.queue.take(
-            self.placing, self._fits, may_start=may_start, now=time.time(), estimate=estimate
+            self.placing, look.fits, may_start=may_start, now=time.time(), estimate=look.surely_s
         ):
             self.mpi.starts(job)
             placed.append((job, placement))
@@ -267,39 +263,13 @@ class Dispatcher:
         if not self.busy:
             self._hooks.changed()
 
-    def _ends_of(self) -> EndOf:
-        """When placements end, by what their jobs are thought to take.
-
-        A search is not waited for: its evaluations would be waiting, too. What nobody knows runs as long
-        again as it has run so far, for all we know.
-        """
-        runs = {id(run.placement): run for run in self.running.values()}
-        now = time.time()
-
-        def end_of(placement: Placement) -> tuple[float, bool]:
-            run = runs.get(id(placement))
-            if run is None:  # it is about to start
-                return now, True
-            if self.has_evaluations(run.job):
-                return math.inf, False
-            takes = policy.estimate_s(run.job, self._durations[_like(run.job)])
-            guess = takes == 0 or run.claimed + takes < now
-            return (2 * now - run.claimed if guess else run.claimed + takes), guess
-
-        return end_of
-
-    def _latest_start(self, job: Job) -> float:
-        """After that time (UTC) the job will not be started any more."""
-        left = self.deadline - self._loop.time()
-        return time.time() + left - policy.estimate_s(job, self._durations[_like(job)])
-
     def _look_for_deadlock(self) -> None:
         """Searches alone run, all have evaluations waiting, and none of these fits beside them."""
         searches = [run for run in self.persons.values() if self.has_evaluations(run.job)]
         stuck = bool(searches) and len(searches) == len(self.running) and len(self.queue) > 0
         if stuck and not (self._writes or self.stopping or self.placing.pool.aside or self.mpi.pending):
             waiting = {job.creator for job in self.queue}
-            firsts = [(job, request) for job, request in self.queue.firsts() if self._fits(job)]
+            firsts = [(job, request) for job, request in self.queue.firsts() if self.foresight.fits(job)]
             stuck = bool(firsts) and all(run.job.id in waiting for run in searches)
             if stuck:
                 said = deadlock([(run.job, run.placement) for run in searches], [r for _, r in firsts])
@@ -308,10 +278,6 @@ class Dispatcher:
                 self.deadlock = said
                 return
         self.deadlock = ""
-
-    def _fits(self, job: Job) -> bool:
-        remaining = self.deadline - self._loop.time()
-        return policy.may_start(job, self._durations[_like(job)], remaining, restartable=self.is_search(job))
 
     def _committed(self, runs: dict[str, Run], ended: list[tuple[Run, Ended]], done: _Exchanged) -> None:
         closed, won, cancelled = done
@@ -463,7 +429,7 @@ class Dispatcher:
         if outcome is not result.outcome:
             ended = replace(ended, result=replace(result, outcome=outcome))
         if outcome is Outcome.OK:
-            self._durations[_like(run.job)].append(result.end - result.start)
+            self.foresight.took(run.job, result.end - result.start)
         self._ended.append((run, ended))
         self.plan_flush()
 
@@ -537,9 +503,8 @@ class Dispatcher:
             return "it is not in this launcher's queue (another workflow?)"
         if self.stopping:
             return "the launcher is stopping"
-        if not self._fits(job):
-            left = max(0.0, self.deadline - self._loop.time())
-            need = policy.estimate_s(job, self._durations[_like(job)])
+        if not self.foresight.fits(job):
+            left, need = max(0.0, self.foresight.left_s()), self.foresight.estimate_s(job)
             return f"it takes about {need:.0f} s, and the allocation has {left:.0f} s left for jobs"
         request = self.request_of(job)
         next_one = self.queue.next
@@ -553,11 +518,3 @@ class Dispatcher:
             f"it waits for {request}; {len(self.running)} jobs are running and {ahead} others wait"
             f"{'; ' * bool(why)}{why}"
         )
-
-
-def _like(job: Job) -> str:
-    """Jobs of one kind have one name: their durations tell how long the next takes."""
-    evaluation = job.evaluation
-    if evaluation is None:
-        return f"{job.workflow}/{job.application}/{job.data.get('budget', '')}"
-    return f"{job.workflow}/{evaluation.run}/{job.application}/{evaluation.notes.get('budget', '')}"

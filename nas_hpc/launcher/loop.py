@@ -203,7 +203,7 @@ class Launcher:
         end = self.deadline_utc()
         if end:
             stop_in = max(0.0, end - time.time() - self.options.stop_margin_s)
-            self.dispatcher.deadline = self._loop.time() + stop_in
+            self.dispatcher.foresight.deadline = self._loop.time() + stop_in
             self._loop.call_later(stop_in, self.stop, "the allocation ends", Outcome.WALLTIME)
         self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
         self.dispatcher.write(

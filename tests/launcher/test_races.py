@@ -140,7 +140,7 @@ async def test_a_search_that_has_to_wait_for_parents_keeps_its_evaluations(stage
 
 @on_stage()
 async def test_jobs_of_one_application_are_held_to_their_own_estimates(stage: Stage) -> None:
-    stage.launcher.dispatcher.deadline = asyncio.get_running_loop().time() + 600
+    stage.launcher.dispatcher.foresight.deadline = asyncio.get_running_loop().time() + 600
     long, short = (program(resources=Resources(wall_time_minutes=m)) for m in (60.0, 5.0))
     stage.add(long, short)
     stage.wake()
