@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from nas_hpc.records import Job, Origin, new_id
+from nas_hpc.records import App, Evaluation, Job, Origin, Resources, new_id
 from nas_hpc.site import Site
 from nas_hpc.states import Actor
 from nas_hpc.store import open_store
 from tests.launcher.bench import REPOSITORY, Bench
 from tests.peers.mpi import MpiPeer
-from tests.support import TEST_ID
+from tests.peers.slurm import Slurm
+from tests.support import TEST_ID, processes_of, wait_until
 
 RUNS = """
 import json, os, random, sys, time
@@ -152,3 +155,264 @@ def test_an_evaluation_in_serial_mode_that_imports_mpi4py_is_alone(bench: Bench,
     add_search(bench, "alone", {"node_packing_count": 2}, [{"x": 1}, {"x": 2}])
     bench.launch("--job-mode", "serial", "--mpi", str(mpich.mpiexec))
     assert [one[:2] for one in results(bench)] == [["ok", 1.0], ["ok", 1.0]]
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_an_error_of_any_rank_is_the_evaluations_and_the_rest_goes_on(bench: Bench, mpich: MpiPeer) -> None:
+    configs = [{"x": 1, "who": 1}, {"x": 2, "who": 0}, {"x": 3, "who": 7}]
+    add_search(bench, "one_raises", {"ranks_per_node": 2}, configs)
+    bench.launch("--nodes", "2", "--mpi", str(mpich.mpiexec))
+    found = sorted(results(bench), key=str)
+    assert [one[0] for one in found] == ["error", "error", "ok"]
+    assert sorted(one[3] for one in found) == [
+        "",
+        "rank 0: ValueError: rank 0 does not like 2",
+        "rank 1: ValueError: rank 1 does not like 1",
+    ]
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.needs_openmpi
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mpich", "openmpi"])
+def test_no_rank_outlives_a_killed_launcher_and_the_next_one_runs_them_again(
+    bench: Bench, name: str, request: pytest.FixtureRequest
+) -> None:
+    peer: MpiPeer = request.getfixturevalue(name)
+
+    def ranks() -> list[int]:
+        return [
+            int(path.read_text() or 0) for path in bench.site.glob("data/W/task*/rank*") if path.suffix == ""
+        ]
+
+    add_search(bench, "waits", {"ranks_per_node": 2}, [{"x": 1}, {"x": 2}], peer.python)
+    for number in (1, 2):
+        launcher = bench.start("--nodes", "3", "--mpi", str(peer.mpiexec))
+        wait_until(lambda: len([pid for pid in ranks() if pid]) == 4, 60, "the ranks")
+        pids = ranks()
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        launcher.send_signal(signal.SIGKILL if number == 1 else signal.SIGTERM)
+        launcher.communicate(timeout=30)
+        wait_until(lambda: not processes_of(bench.test_id), 15, "the end of all ranks")
+        for path in bench.site.glob("data/W/task*/rank*"):
+            path.unlink()
+    outcomes = [line["outcome"] for line in bench.attempts() if line["creator"]]
+    assert sorted(outcomes) == ["lost", "lost", "walltime", "walltime"]
+
+
+HOSTS = """#!/bin/sh
+# Stands in for ssh: runs the command here, with the host's name in its environment.
+while [ "${1#-}" != "$1" ]; do shift; done
+host=$1; shift
+echo "$host" >> "$(dirname "$0")/hosts"
+FAKE_HOST=$host exec sh -c "$*"
+"""
+PLACES = """
+import os, sys
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+mine = [os.environ.get("FAKE_HOST", "here"), os.environ.get("NAS_HPC_RANK", "0"),
+        os.environ.get("NAS_HPC_LOCAL_RANK", "0"), os.environ["MARK"], world.size]
+everybody = world.gather(mine)
+if world.rank == 0:
+    for one in everybody:
+        print("place", *one)
+"""
+
+
+def places(bench: Bench, name: str) -> list[str]:
+    """What a job of PLACES printed of its ranks."""
+    return [line for line in bench.output(name).splitlines() if line.startswith("place")]
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_jobs_reach_other_hosts_by_the_mpi_program_with_their_ranks_on_each(
+    bench: Bench, mpich: MpiPeer
+) -> None:
+    """hydra starts its proxies by a stand-in for ssh that runs them on this machine."""
+    ssh = bench.directory / "ssh"
+    ssh.write_text(HOSTS)
+    ssh.chmod(0o755)
+    nodes = bench.directory / "nodes"
+    nodes.write_text("".join(f"{name}\n" for name in (os.uname().nodename, "far1", "far2")))
+    show = bench.script("PLACES", PLACES)
+    bench.job("big", show, "--num-nodes", "3", "--ranks-per-node", "2", "--env", "MARK=1")
+    bench.job("pair", show, "--num-nodes", "2", "--env", "MARK=2")
+    for number in range(3):
+        bench.job(f"single{number}", show, "--env", f"MARK={number}")
+    environ = {
+        **os.environ, "PYTHONPATH": str(REPOSITORY), "COBALT_JOBID": "7", "COBALT_NODEFILE": str(nodes),
+        "COBALT_ENDTIME": str(time.time() + 3600), "COBALT_PARTNAME": "x",
+        "NAS_HPC_MPI": str(mpich.mpiexec), "NAS_HPC_MPI_FLAGS": f"-launcher ssh -launcher-exec {ssh}",
+    }  # fmt: skip
+    launcher = bench.start(environ=environ)
+    log, _ = launcher.communicate(timeout=100)
+    assert launcher.returncode == 0, log
+    tried = (bench.directory / "hosts").read_text().split()[:2]
+    assert sorted(tried) == ["far1", "far2"], log
+    words = [line.split()[1:] for line in places(bench, "big")]
+    hosts = [word[0] for word in words]
+    assert hosts[::2] == hosts[1::2]
+    assert {*hosts} in ({"here", "far1", "far2"}, {os.uname().nodename, "far1", "far2"})
+    assert [word[1:] for word in words] == [[str(n), str(n % 2), "1", "6"] for n in range(6)]
+    assert len(places(bench, "pair")) == 2
+    singles = {places(bench, f"single{number}")[0].split()[1] for number in range(3)}
+    assert singles <= {"here", "far1", "far2"}
+    assert all(
+        places(bench, f"single{number}")[0].split()[2:] == ["0", "0", str(number), "1"] for number in range(3)
+    )
+
+
+@pytest.mark.needs_slurm
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_in_a_slurm_allocation_srun_starts_jobs_on_their_nodes_beside_each_other(
+    bench: Bench, slurm: Slurm, mpich: MpiPeer
+) -> None:
+    code = (
+        PLACES.replace('"FAKE_HOST", "here"', '"SLURMD_NODENAME", "node1"') + "import time; time.sleep(2)\n"
+    )
+    show = bench.script("PLACES", code)
+    bench.job("big", show, "--num-nodes", "2", "--ranks-per-node", "2", "--env", "MARK=1")
+    for number in range(4):
+        bench.job(f"single{number}", show, "--env", f"MARK={number}")
+    line = f"exec {sys.executable} -m nas_hpc.cli --site {bench.site} launcher"
+    script = f"export PYTHONPATH={REPOSITORY} {TEST_ID}={bench.test_id}\ncd {REPOSITORY}\n{line}"
+    job = slurm.sbatch(script, "--nodes=4", "--exclusive", "--time=5")
+    slurm.wait_job(job, timeout_s=100)
+    log = slurm.output(job)
+    assert "MPI: Slurm's srun" in log
+    assert "find each other" in log
+    big = places(bench, "big")
+    assert [one.split()[2:4] for one in big] == [["0", "0"], ["1", "1"], ["2", "0"], ["3", "1"]]
+    assert len({one.split()[1] for one in big}) == 2
+    lines = {one["name"]: one for one in bench.attempts()}
+    for name in ("big", *(f"single{number}" for number in range(4))):
+        assert lines[name]["outcome"] == "ok", (name, log)
+        assert {one.split()[1] for one in places(bench, name)} == set(lines[name]["nodes"])
+    spans = [(lines[f"single{n}"]["start"], lines[f"single{n}"]["end"]) for n in range(4)]
+    assert max(sum(begin < one[1] and one[0] < end for one in spans) for begin, end in spans) >= 2
+    assert not [line for line in log.splitlines() if "cannot run" in line]
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_an_evaluation_that_is_a_program_runs_on_its_ranks(bench: Bench, mpich: MpiPeer) -> None:
+    """As a job specification names it: an argv, or an application with its environment script."""
+    setup = bench.directory / "my setup.sh"
+    setup.write_text('export FROM_SETUP="it was sourced"; [ -n "$WRONG" ] && return 7; true\n')
+    code = (
+        "import os\nfrom mpi4py import MPI\nworld = MPI.COMM_WORLD\n"
+        "total = world.allreduce(world.rank + 1)\n"
+        "if world.rank == 0: print(os.environ.get('FROM_SETUP')); print('DH-OUTPUT:', total)\n"
+    )
+    (bench.directory / "sums.py").write_text(code)
+    job = add_search(bench, "together", {}, [])
+    store = open_store(Site(bench.site).database)
+    app = App("SUMS", f"{sys.executable} {bench.directory}/sums.py", environment_script=str(setup))
+    store.put_app(app, replace=True)
+    argv = (sys.executable, str(bench.directory / "sums.py"))
+    kinds = [("", argv, {}), ("SUMS", (), {}), ("SUMS", (), {"WRONG": "1"})]
+    jobs = [
+        Job(new_id(), f"task{seq}", "W", application, evaluation=Evaluation("", {}, 1, words), environ=environ,
+            creator=job.id, seq=seq, resources=Resources(ranks_per_node=2))
+        for seq, (application, words, environ) in enumerate(kinds, 1)
+    ]  # fmt: skip
+    store.add_jobs(jobs, Actor.SEARCH)
+    store.close()
+    log = bench.launch("--nodes", "2", "--mpi", str(mpich.mpiexec))
+    ended = {line["name"]: (line["outcome"], line["objective"]) for line in bench.attempts()}
+    assert ended["task1"] == ("ok", 3.0), log
+    assert ended["task2"] == ("ok", 3.0), log
+    assert "it was sourced" in bench.output("task2")
+    assert ended["task3"] == ("error", None), log
+
+
+FICKLE = """#!/bin/sh
+# Fails to start ranks of jobs on its first node, as a node does that nobody reaches.
+case "$*:$NAS_HPC_JOB_ID" in
+    *--version*|*:mpi-check*) exec {mpiexec} "$@";;
+esac
+echo "[mpiexec@vm] ui_cmd_cb (pmiserv_pmci.c:51): Launch proxy failed." >&2
+exit 255
+"""
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_a_failed_start_is_tried_again_and_a_node_where_all_fail_is_not_used_any_more(
+    bench: Bench, mpich: MpiPeer
+) -> None:
+    fickle = bench.directory / "mpiexec"
+    fickle.write_text(FICKLE.format(mpiexec=mpich.mpiexec))
+    fickle.chmod(0o755)
+    show = bench.script("SHOW", "print('it runs')")
+    bench.job("two", show, "--ranks-per-node", "2")
+    for number in range(3):
+        bench.job(f"one{number}", show)
+    log = bench.launch("--mpi", str(fickle), code=1)
+    assert [line["outcome"] for line in bench.attempts() if line["name"] == "two"] == ["start_failed"] * 3
+    assert "Launch proxy failed" in bench.listing("two")["state"] + log
+    assert bench.states("two")[-1] == "FAILED"
+    assert "nothing more is started on" in log
+    assert all(bench.state(f"one{number}") == "JOB_FINISHED" for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("missing", "cannot be started: No such file or directory (setting mpi)"),
+        ("garbage", "is no MPI program that is known: to --version it said 'what?'"),
+        ("broken", "was tried: it does not start two ranks: I am tired (exit code 3)"),
+    ],
+)
+def test_with_an_mpi_program_of_no_use_jobs_of_one_rank_run_and_others_are_named(
+    bench: Bench, setting: str, said: str
+) -> None:
+    path = bench.directory / "mpiexec"
+    hydra = "HYDRA build details:\n    Version:  4.1\n"
+    if setting != "missing":
+        known = f"[ $1 = --version ] && printf '{hydra}' && exit 0\n" if setting == "broken" else ""
+        path.write_text(f"#!/bin/sh\n{known}echo {'I am tired' if known else 'what?'}\nexit 3\n")
+        path.chmod(0o755)
+    show = bench.script("SHOW", "print('it runs')")
+    bench.job("one", show)
+    two = bench.job("two", show, "--num-nodes", "2")
+    log = bench.launch("--nodes", "2", "--mpi", str(path), code=1)
+    assert bench.state("one") == "JOB_FINISHED"
+    assert bench.state("two") == "READY"
+    assert said in log
+    assert "job two" in log
+    assert "no launcher is running" in bench.nas("why", two)
+
+
+def test_in_serial_mode_several_ranks_are_named_with_what_would_be_right(bench: Bench) -> None:
+    show = bench.script("SHOW", "print('it runs')")
+    bench.job("one", show)
+    two = bench.job("two", show, "--num-nodes", "2", "--ranks-per-node", "3")
+    log = bench.launch("--job-mode", "serial", "--nodes", "3", code=1)
+    assert (
+        f"cannot run here: it has 2 nodes x 3 ranks, and serial mode runs one rank on one node: use "
+        f"--job-mode mpi, or nas-hpc modify {two[:8]} --num-nodes 1 --ranks-per-node 1" in log
+    )
+    assert bench.state("one") == "JOB_FINISHED"
+    assert bench.state("two") == "READY"
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_mpi_starts_keep_to_the_rate_and_to_the_number_at_a_time(bench: Bench, mpich: MpiPeer) -> None:
+    show = bench.script("SHOW", "import time; time.sleep(1.5)")
+    for number in range(4):
+        bench.job(f"two{number}", show, "--ranks-per-node", "2")
+    limits = {"NAS_HPC_STARTS_PER_S": "1", "NAS_HPC_CONCURRENT_STARTS": "2"}
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), **limits}
+    launcher = bench.start("--nodes", "5", "--mpi", str(mpich.mpiexec), environ=environ)
+    log, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, log
+    spans = sorted((line["start"], line["end"]) for line in bench.attempts())
+    assert spans[1][0] - spans[0][0] > 0.4  # a second apart when they were placed
+    assert spans[3][0] - spans[0][0] > 2
+    assert max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans) == 2
