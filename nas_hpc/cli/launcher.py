@@ -162,7 +162,7 @@ def _end(before: Mapping[State, int], after: Mapping[State, int], searches: int)
 
 def start(site: Site, options: LauncherOptions) -> int:
     """Run a launcher in this process; returns the exit code."""
-    from nas_hpc.launcher.loop import run_launcher
+    from nas_hpc.launcher.start import run_launcher
 
     return run_launcher(site, options)
 

@@ -8,16 +8,12 @@ place and presents it neither as running nor as ended, or when nothing was heard
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from dataclasses import fields as fields_of
-from typing import Any
+from dataclasses import dataclass
 
 from nas_hpc import __version__
+from nas_hpc.launcher.remotes import Remote, Task, ended_of, never_began, order_body, stop_of
 from nas_hpc.processes.orders import Ended, Key, Order, Runner, Started
-from nas_hpc.processes.sessions import MARKER_VARIABLE
-from nas_hpc.records import Result
 from nas_hpc.states import Outcome
 from nas_hpc.wire import (
     PROTOCOL,
@@ -33,50 +29,11 @@ from nas_hpc.wire import (
     RunOrder,
     RunsSettled,
     RunStarted,
-    RunStop,
 )
 
 SILENCE_S = 30.0
 """So long after the last word of an agent it is taken for lost."""
 PULSE_S = 10.0
-
-
-@dataclass(slots=True)
-class _Task:
-    """An attempt whose end a remote agent has not reported."""
-
-    order: Order | None
-    """Until it is known to have arrived."""
-    sent_to: str = ""
-    """The incarnation that it was sent to; empty: none yet."""
-    stop: tuple[Outcome, str, bool] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Remote:
-    """The agent of some nodes, as the launcher knows it; it lives in another process."""
-
-    number: int
-    nodes: tuple[str, ...]
-    state: str = "expected"
-    """expected: never seen; here; away: its connection broke; lost: silent for too long."""
-    host: str = ""
-    label: int = 0
-    """The number by which it was started; an MPI program may have another order of nodes than we."""
-    incarnation: str = ""
-    peer: bytes = b""
-    welcomed: bool = False
-    heard: float = 0.0
-    """Loop time of its last word."""
-    tasks: dict[Key, _Task] = field(default_factory=dict)
-    early: list[Message] = field(default_factory=list)
-    """What it said before it was welcomed."""
-
-    @property
-    def name(self) -> str:
-        """For a person."""
-        where = f" on {self.host}" if self.host else ""
-        return f"agent {self.number}{where} ({_span(self.nodes)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +97,7 @@ class Crew:
         if remote is None:
             self._local.start(order)
             return
-        remote.tasks[order.key] = _Task(order)
+        remote.tasks[order.key] = Task(order)
         self._of_key[order.key] = remote
         if remote.welcomed:
             self._order(remote, order.key)
@@ -158,8 +115,8 @@ class Crew:
         task.stop = (outcome, reason, False)
         if not task.sent_to:
             self._forget(key)
-            self._hooks.ended(_never_began(key, outcome, reason))
-        elif not (remote.welcomed and self._tell(remote, _stop_of(key, task))):
+            self._hooks.ended(never_began(key, outcome, reason))
+        elif not (remote.welcomed and self._tell(remote, stop_of(key, task))):
             self._loop.call_later(self._grace_s, self._give_up, key)
 
     def kill_all(self) -> None:
@@ -169,7 +126,7 @@ class Crew:
             task = remote.tasks[key]
             outcome, reason, _ = task.stop or (Outcome.LOST, "its launcher ended at once", True)
             task.stop = (outcome, reason, True)
-            if not (remote.welcomed and self._tell(remote, _stop_of(key, task))):
+            if not (remote.welcomed and self._tell(remote, stop_of(key, task))):
                 self._give_up(key)
 
     def running(self) -> set[Key]:
@@ -286,7 +243,7 @@ class Crew:
     def adopt(self, remote: Remote, incarnation: str, keys: Iterable[Key]) -> None:
         """That process of the agent presented these attempts of an earlier launcher; they are ours now."""
         for key in keys:
-            remote.tasks[key] = _Task(None, incarnation)
+            remote.tasks[key] = Task(None, incarnation)
             self._of_key[key] = remote
 
     def welcome(self, remote: Remote, hello: AgentHello) -> None:
@@ -311,7 +268,7 @@ class Crew:
             if not task.sent_to:
                 self._order(remote, key)
             elif task.stop is not None:
-                self._tell(remote, _stop_of(key, task))
+                self._tell(remote, stop_of(key, task))
 
     def _take(self, remote: Remote, message: Message) -> None:
         if isinstance(message, RunStarted):
@@ -324,7 +281,7 @@ class Crew:
             if key in remote.tasks:
                 self._forget(key)
                 self._reported[key] = remote
-                self._hooks.ended(_ended(message))
+                self._hooks.ended(ended_of(message))
             elif key not in self._reported:
                 self._tell(remote, RunsSettled((key,)))
 
@@ -388,36 +345,3 @@ class Crew:
 
     def _now(self) -> float:
         return self._loop.time()
-
-
-def order_body(order: Order) -> dict[str, Any]:
-    """The order as a message has it. The agent's own marker takes the place of the launcher's: what it runs
-    outlives this launcher."""
-    body = {one.name: getattr(order, one.name) for one in fields_of(order)}
-    if order.call is not None:
-        body["call"] = {one.name: getattr(order.call, one.name) for one in fields_of(order.call)}
-    body["environ"] = {name: value for name, value in order.environ.items() if name != MARKER_VARIABLE}
-    return body
-
-
-def _stop_of(key: Key, task: _Task) -> RunStop:
-    assert task.stop is not None
-    outcome, reason, now = task.stop
-    return RunStop(key[0], key[1], outcome.value, reason, now)
-
-
-def _never_began(key: Key, outcome: Outcome, reason: str) -> Ended:
-    now = time.time()
-    return Ended(key, Result(outcome, reason=reason, start=now, end=now))
-
-
-def _ended(message: RunEnded) -> Ended:
-    result = Result(
-        Outcome(message.outcome), message.objective, message.metadata, message.reason, message.return_code,
-        message.start, message.end,
-    )  # fmt: skip
-    return Ended((message.job, message.attempt), result, message.tail, message.usage)
-
-
-def _span(nodes: Sequence[str]) -> str:
-    return nodes[0] if len(nodes) == 1 else f"{nodes[0]} to {nodes[-1]}"

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from nas_hpc.errors import WorkFailed
-from nas_hpc.launcher.crew import Crew, CrewHooks, Remote
+from nas_hpc.launcher.crew import Crew, CrewHooks
 from nas_hpc.launcher.dispatch import Dispatcher
 from nas_hpc.launcher.ensemble import Ensemble, EnsembleHooks
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.ownership import Left, take_over
 from nas_hpc.launcher.policy import LAUNCHER_GONE
+from nas_hpc.launcher.remotes import Remote
 from nas_hpc.launcher.roster import Roster
 from nas_hpc.processes import sessions, traces
 from nas_hpc.processes.orders import Key, Runner

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -12,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nas_hpc.errors import LeaseLost, StoreError, WorkFailed, WrongCall
-from nas_hpc.launcher import ensemble, ownership, roster, view, visitors
+from nas_hpc.errors import LeaseLost, StoreError, WorkFailed
+from nas_hpc.launcher import ownership, view, visitors
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher, Hooks
 from nas_hpc.launcher.endings import SEARCH_ENDED
-from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer, listen_on
+from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer
 from nas_hpc.launcher.fleet import Fleet, FleetHooks
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
@@ -26,16 +25,14 @@ from nas_hpc.launcher.ownership import Left
 from nas_hpc.launcher.roster import Roster
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
 from nas_hpc.launcher.visitors import Visitors
-from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.processes.orders import Key
 from nas_hpc.records import App, Job, Lease
-from nas_hpc.resources import Found, Pool, discover
+from nas_hpc.resources import Pool
 from nas_hpc.site import Site
 from nas_hpc.states import FINAL, RAN, RUNNABLE, Outcome, State
 from nas_hpc.store import open_store
 from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.writer import Writer
-from nas_hpc.units import format_duration
 from nas_hpc.wire import (
     PROTOCOL,
     Accepted,
@@ -53,39 +50,6 @@ from nas_hpc.wire import (
 SWITCH_S = 0.0005
 """How long one of the loop's and the database's threads may keep the other waiting; Python's default of 5 ms
 would be most of the time between an evaluation's end and its search's knowing."""
-
-
-def run_launcher(site: Site, options: LauncherOptions) -> int:
-    """Run jobs of ``site`` until there is nothing (more) to do or the allocation ends.
-
-    Returns 0, or 1 when a job that a person added failed or cannot run here. Raises SiteError when another
-    launcher has the site, LeaseLost when another took over, StoreError when the database is gone.
-    """
-    site.check_writable()
-    found = discover(
-        nodes=options.nodes,
-        cores_per_node=options.cores_per_node,
-        gpus_per_node=options.gpus_per_node,
-        ask_end=not options.time_limit_s,
-    )
-    _check_end(found, options)
-    wanted = ensemble.wanted(options, found)
-    listen = listen_on(found.elsewhere, options.interface)
-    store = open_store(site.database)
-    try:
-        lease, dead = ownership.take_site(store, site, options)
-        agents, served = roster.succeed(site, wanted, say)
-        left = ownership.adopt(store, site, lease, options, served)
-    finally:
-        store.close()
-    guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
-    try:
-        allocation = Allocation(site, lease.id, options.job_mode, found, options.fresh_interpreter)
-        return asyncio.run(Launcher(site, options, lease, dead, allocation, agents, left, listen).run())
-    finally:
-        os.close(line)  # the guardian ends whatever is left, and itself
-        guardian.wait()
-        ownership.sessions_log(site, lease.id).unlink(missing_ok=True)
 
 
 class Launcher:
@@ -112,12 +76,12 @@ class Launcher:
         self._failed: set[str] = set()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stop_signals = 0
-        self._progress_planned = False
         self._ready = False
         self._children_wait = False
         """Whether a job waits for its parents: it may be ready when a person's job has ended."""
         self._reload_planned = False
         self.meter = view.Meter()
+        self._display = view.Display(self)
 
     # -- life ----------------------------------------------------------------------------------------
     async def run(self) -> int:
@@ -167,6 +131,11 @@ class Launcher:
         if self._error is not None:
             raise self._error
         return 1 if self._failed or self.dispatcher.never else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is ending: nothing is started or taken in any more."""
+        return self._end.is_set()
 
     def masters_nodes(self) -> list[str]:
         """In serial mode the first of several nodes is the launcher's alone."""
@@ -226,9 +195,9 @@ class Launcher:
         complete = await asyncio.to_thread(self.journal.close)
         if complete and not isinstance(self._error, LeaseLost):
             with contextlib.suppress(StoreError):
-                await self.writer.submit(partial(_close_lease, self.lease.id))
+                await self.writer.submit(partial(ownership.close_lease, self.lease.id))
         await asyncio.to_thread(self.writer.close)
-        self._tell_progress()
+        self._display.show()
 
     async def _close_runners(self) -> None:
         """End what runs. Agents in other processes go with a launcher that ends in order; one that lost its
@@ -376,7 +345,7 @@ class Launcher:
         self.dispatcher.write(self._renewal(), lambda _: self.endpoint.restore())
 
     def _renewal(self) -> Callable[[Store], None]:
-        return partial(_renew, self.lease.id, time.time() + self.options.lease_s)
+        return partial(ownership.renew_lease, self.lease.id, time.time() + self.options.lease_s)
 
     def _log_capacity(self, workflow: str, line: dict[str, object]) -> None:
         """Into launchers.jsonl, but only while the lease holds: a superseded launcher writes nothing."""
@@ -385,7 +354,7 @@ class Launcher:
     def _changed(self) -> None:
         self.searches.update_capacity()
         self.meter.update(self._loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
-        self._plan_progress()
+        self._display.plan()
         waits = self.fleet is not None and self.fleet.unsettled
         if not self._ready or self._reload_planned or self.dispatcher.busy or waits:
             self._cancel_idle()
@@ -428,23 +397,6 @@ class Launcher:
         """What is going on, as JSON."""
         return view.of_launcher(self, job)
 
-    def _plan_progress(self) -> None:
-        if self.options.progress is not None and not self._progress_planned:
-            self._progress_planned = True
-            self._loop.call_later(self.options.progress_s, self._show_progress)
-
-    def _show_progress(self) -> None:
-        self._progress_planned = False
-        if not self._end.is_set():
-            self._tell_progress()
-            if self.dispatcher.busy:
-                self._loop.call_later(1.0, self._plan_progress)
-
-    def _tell_progress(self) -> None:
-        if self.options.progress is not None:
-            with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
-                self.options.progress(self.view())
-
 
 def say(line: str) -> None:
     """Print a line for the launcher's log."""
@@ -453,25 +405,3 @@ def say(line: str) -> None:
 
 
 _CHILDREN = frozenset({State.AWAITING_PARENTS})
-
-
-def _check_end(found: Found, options: LauncherOptions) -> None:
-    """Raise WrongCall if the batch job is over, or as good as over."""
-    left_s = found.ends - time.time()
-    if found.ends and left_s <= options.stop_margin_s:
-        span = format_duration(round(abs(left_s)))
-        over = f"ends in {span}" if left_s > 0 else f"ended {span} ago (by its variables)"
-        raise WrongCall(
-            f"{found.source} job {found.job} {over}, and jobs are told to stop {options.stop_margin_s:g} s "
-            "before (stop_margin_s): start the launcher in a job that runs"
-        )
-
-
-def _close_lease(lease: str, store: Store) -> None:
-    """Give the lease up, unless jobs are left RUNNING under it: those a successor settles."""
-    if not store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING}), limit=1)):
-        store.close_lease(lease, time.time())
-
-
-def _renew(lease: str, expires: float, store: Store) -> None:
-    store.renew_lease(lease, expires)

@@ -106,6 +106,17 @@ def _write_owner(site: Site, lease: Lease) -> None:
     os.replace(temporary, site.owner)
 
 
+def close_lease(lease: str, store: Store) -> None:
+    """Give the lease up, unless jobs are left RUNNING under it: those a successor settles."""
+    if not store.jobs(JobFilter(lease=lease, states=frozenset({State.RUNNING}), limit=1)):
+        store.close_lease(lease, time.time())
+
+
+def renew_lease(lease: str, expires: float, store: Store) -> None:
+    """Raises LeaseLost."""
+    store.renew_lease(lease, expires)
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """An attempt that a dead launcher left RUNNING with an agent that may live."""

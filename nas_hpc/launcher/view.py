@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +54,34 @@ class Meter:
     def utilization(self) -> float | None:
         """Busy share of the available evaluator-seconds; None before the first evaluation."""
         return self.busy_s / self.available_s if self.available_s > 0 else None
+
+
+class Display:
+    """Shows the launcher to ``options.progress``: not too often, and each second while something runs."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._planned = False
+
+    def plan(self) -> None:
+        """Something has changed. Called in the loop."""
+        if self._launcher.options.progress is not None and not self._planned:
+            self._planned = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._launcher.options.progress_s, self._show_and_plan)
+
+    def _show_and_plan(self) -> None:
+        self._planned = False
+        if not self._launcher.ended:
+            self.show()
+            if self._launcher.dispatcher.busy:
+                asyncio.get_running_loop().call_later(1.0, self.plan)
+
+    def show(self) -> None:
+        """Show it now."""
+        if self._launcher.options.progress is not None:
+            with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
+                self._launcher.options.progress(of_launcher(self._launcher))
 
 
 def of_launcher(launcher: Launcher, job: str = "") -> Mapping[str, object]:

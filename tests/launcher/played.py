@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from nas_hpc.launcher.crew import order_body
 from nas_hpc.launcher.endpoint import EndpointServer
+from nas_hpc.launcher.remotes import order_body
 from nas_hpc.processes import boot
 from nas_hpc.processes.orders import Call, Key, Order
 from nas_hpc.wire import (

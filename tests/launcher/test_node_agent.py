@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from nas_hpc import __version__
-from nas_hpc.launcher import crew
+from nas_hpc.launcher.remotes import order_body
 from nas_hpc.processes import sessions
 from nas_hpc.wire import (
     PROTOCOL,
@@ -153,7 +153,7 @@ def test_an_order_that_makes_no_sense_is_reported_as_a_failed_start(host: Host) 
         async with playing(host) as launcher:
             host.supervise()
             await launcher.hello()
-            body = crew.order_body(run_order(host))
+            body = order_body(run_order(host))
             launcher.say(RunOrder({**body, "colour": "red"}))
             ended = await launcher.end_of(tuple(body["key"]))
             assert ended.outcome == "start_failed"

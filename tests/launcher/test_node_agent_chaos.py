@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_hpc.launcher.crew import order_body
+from nas_hpc.launcher.remotes import order_body
 from nas_hpc.processes.orders import Key, Order
 from nas_hpc.wire import AgentHello, AgentWelcome, End, Message, RunEnded, RunOrder, RunsSettled
 from tests.launcher.played import Host, Played, alive, until

@@ -1,0 +1,64 @@
+"""Becoming a launcher: from the allocation and a site that may have had one to the launcher's life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from nas_hpc.errors import WrongCall
+from nas_hpc.launcher import ensemble, ownership, roster
+from nas_hpc.launcher.endpoint import listen_on
+from nas_hpc.launcher.loop import Launcher, say
+from nas_hpc.launcher.options import LauncherOptions
+from nas_hpc.launcher.orders import Allocation
+from nas_hpc.processes.guardian import start_guardian
+from nas_hpc.resources import Found, discover
+from nas_hpc.site import Site
+from nas_hpc.store import open_store
+from nas_hpc.units import format_duration
+
+
+def run_launcher(site: Site, options: LauncherOptions) -> int:
+    """Run jobs of ``site`` until there is nothing (more) to do or the allocation ends.
+
+    Returns 0, or 1 when a job that a person added failed or cannot run here. Raises SiteError when another
+    launcher has the site, LeaseLost when another took over, StoreError when the database is gone.
+    """
+    site.check_writable()
+    found = discover(
+        nodes=options.nodes,
+        cores_per_node=options.cores_per_node,
+        gpus_per_node=options.gpus_per_node,
+        ask_end=not options.time_limit_s,
+    )
+    _check_end(found, options)
+    wanted = ensemble.wanted(options, found)
+    listen = listen_on(found.elsewhere, options.interface)
+    store = open_store(site.database)
+    try:
+        lease, dead = ownership.take_site(store, site, options)
+        agents, served = roster.succeed(site, wanted, say)
+        left = ownership.adopt(store, site, lease, options, served)
+    finally:
+        store.close()
+    guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
+    try:
+        allocation = Allocation(site, lease.id, options.job_mode, found, options.fresh_interpreter)
+        return asyncio.run(Launcher(site, options, lease, dead, allocation, agents, left, listen).run())
+    finally:
+        os.close(line)  # the guardian ends whatever is left, and itself
+        guardian.wait()
+        ownership.sessions_log(site, lease.id).unlink(missing_ok=True)
+
+
+def _check_end(found: Found, options: LauncherOptions) -> None:
+    """Raise WrongCall if the batch job is over, or as good as over."""
+    left_s = found.ends - time.time()
+    if found.ends and left_s <= options.stop_margin_s:
+        span = format_duration(round(abs(left_s)))
+        over = f"ends in {span}" if left_s > 0 else f"ended {span} ago (by its variables)"
+        raise WrongCall(
+            f"{found.source} job {found.job} {over}, and jobs are told to stop {options.stop_margin_s:g} s "
+            "before (stop_margin_s): start the launcher in a job that runs"
+        )
