@@ -22,7 +22,7 @@ from nas_hpc.store.base import JobFilter
 from nas_hpc.wire import PROTOCOL, Ask, KillJobs, Submit
 from tests.launcher.bench import Bench
 from tests.launcher.stage import SHAPE, Stage, on_stage, program, staged
-from tests.support import TEST_ID, processes_of, stays
+from tests.support import TEST_ID, describe, processes_of, stays
 
 S = State
 WAIT = """
@@ -64,7 +64,8 @@ async def begun(stage: Stage, job: Job, name: str = "preprocess") -> None:
 
 
 def lives() -> bool:
-    return any(sys.executable in process.cmdline() for process in processes_of(os.environ[TEST_ID]))
+    """Whether a script of this test runs."""
+    return f"{sys.executable} " in describe(processes_of(os.environ[TEST_ID]))
 
 
 @on_stage()

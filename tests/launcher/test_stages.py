@@ -21,7 +21,7 @@ from nas_hpc.site import Site
 from nas_hpc.states import Actor, State, is_path
 from nas_hpc.store import open_store
 from tests.launcher.bench import Bench
-from tests.support import processes_of, wait_until
+from tests.support import describe, processes_of, wait_until
 
 TOLD = """
 import json, os, sys
@@ -386,7 +386,7 @@ class TestDeath:
         bench.nas("kill", job)
         assert bench.state("j") == "USER_KILLED"
         wait_until(
-            lambda: not [p for p in processes_of(bench.test_id) if "wait.py" in " ".join(p.cmdline())],
+            lambda: "wait.py" not in describe(processes_of(bench.test_id)),
             10, "the script's end",
         )  # fmt: skip
         flag.touch()
