@@ -77,7 +77,7 @@ HELP: Mapping[str, str] = {
     "fresh_interpreter": "start a new Python for each evaluation instead of forking a warm one",
     "agents": "agent processes for the virtual nodes of one machine; 0: the launcher does their work",
     "agent_start": "ensemble: one MPI start for the agents of all nodes; per_node: one each; auto: ensemble",
-    "agent_deadline_s": "seconds that agents go on without a launcher before they end",
+    "agent_deadline_s": "seconds that agents and launcher wait for each other before they give up",
     "use_master_node": "serial mode: let jobs run on the launcher's own node, too, when there are several",
     "interface": "network interface on which agents and searches reach the launcher; empty: all of them",
     "mpi": "absolute path of the machine's mpiexec, mpirun, srun or aprun; empty: looked for; none: without",
