@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ from nas_hpc.site import Site
 from nas_hpc.states import Actor, State, is_path
 from nas_hpc.store import open_store
 from tests.launcher.bench import Bench
-from tests.support import describe, processes_of, wait_until
+from tests.support import processes_of, wait_until
 
 TOLD = """
 import json, os, sys
@@ -65,6 +66,15 @@ def history(bench: Bench, name: str) -> list[str]:
 
 def children_of(bench: Bench) -> list[int]:
     return [process.pid for process in processes_of(bench.test_id)]
+
+
+def commands_of(bench: Bench) -> list[bytes]:
+    """Command lines of the test's processes."""
+    found = []
+    for pid in children_of(bench):
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return found
 
 
 def wait_for(bench: Bench, name: str, stage: str) -> None:
@@ -386,7 +396,7 @@ class TestDeath:
         bench.nas("kill", job)
         assert bench.state("j") == "USER_KILLED"
         wait_until(
-            lambda: "wait.py" not in describe(processes_of(bench.test_id)),
+            lambda: not any(b"wait.py" in words for words in commands_of(bench)),
             10, "the script's end",
         )  # fmt: skip
         flag.touch()
