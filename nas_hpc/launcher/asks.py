@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nas_hpc.records import App, Evaluation, Job, Resources, Result, new_id
-from nas_hpc.states import Outcome
+from nas_hpc.states import Outcome, State
+from nas_hpc.store.base import Claim, Finish, Finished, Store
 from nas_hpc.wire import Ask, Shape
 
 
@@ -68,7 +70,7 @@ def sort(search: Job, asks: Iterable[Ask], now: float, never_here: Callable[[Job
             verdicts[job.resources] = never_here(job)
         why = verdicts[job.resources]
         if why and is_program(job):
-            failed.append((job, failure(f"it cannot run here: {why}", now)))
+            failed.append((job, failure(_cannot(why), now)))
         else:
             refusal = refusal or why
             fresh.append(job)
@@ -95,6 +97,33 @@ def job_of(search: Job, ask: Ask, now: float) -> Job:
     )
 
 
+def probe(search: Job, shape: Shape) -> Job:
+    """An evaluation of ``search`` with that shape, as far as it matters where it may run."""
+    nothing = Evaluation("", {}, 0)
+    return Job("", "", search.workflow, creator=search.id, evaluation=nothing, resources=resources_of(shape))
+
+
+def fail_waiting(store: Store, lease: str, reasons: Mapping[str, tuple[Job, str]]) -> list[Finished]:
+    """In the store's thread: these waiting programs have failed, as they can never run here.
+
+    They are claimed and ended at once, so that the reason stands in an attempt. Raises LeaseLost.
+    """
+    claimed = store.claim(lease, [Claim(identifier) for identifier in reasons])
+    now = time.time()
+    path = (State.RUN_ERROR, State.FAILED)
+    return store.finish(
+        lease,
+        [
+            Finish(job.id, job.attempt, lease, failure(_cannot(reasons[job.id][1]), now), path)
+            for job in claimed
+        ],
+    )
+
+
+def _cannot(why: str) -> str:
+    return f"it cannot run here: {why}"
+
+
 def resources_of(shape: Shape, timeout_s: float = 0.0, wall_time_minutes: float = 0.0) -> Resources:
     """What a job of that shape occupies."""
     return Resources(
@@ -110,8 +139,8 @@ def resources_of(shape: Shape, timeout_s: float = 0.0, wall_time_minutes: float 
 
 
 def is_program(job: Job) -> bool:
-    """Whether the evaluation is a program that a job specification named."""
-    return bool(job.application or (job.evaluation is not None and job.evaluation.argv))
+    """Whether the job is an evaluation by a program that a job specification named."""
+    return job.evaluation is not None and bool(job.application or job.evaluation.argv)
 
 
 def failure(reason: str, now: float) -> Result:

@@ -66,6 +66,8 @@ class Hooks:
     fatal: Callable[[BaseException], None]
     """The lease is lost, the database is gone, or the launcher itself is broken."""
     note: Callable[[str], None]
+    unfit: Callable[[Mapping[str, tuple[Job, str]]], None]
+    """These waited, and now it is known that they can never run here, and why."""
 
 
 _Exchanged = tuple[list[Finished], list[Job], list[Job]]
@@ -192,10 +194,10 @@ class Dispatcher:
         self.plan_flush()
 
     def _refuse_what_cannot_run(self) -> None:
-        for job in list(self.queue):
-            why = self.never_here(job)
-            if why:
-                self._refuse(job, why)
+        unfit = {job.id: (job, why) for job in self.queue if (why := self.never_here(job))}
+        for job, why in unfit.values():
+            self._refuse(job, why)
+        self._hooks.unfit(unfit)
 
     # -- placing and committing ----------------------------------------------------------------------
     def plan_flush(self) -> None:

@@ -95,7 +95,14 @@ class Launcher:
         pool = Pool(self.allocation.nodes, self.masters_nodes(), self.allocation.found.guessed)
         for name in self.allocation.found.elsewhere:
             pool.set_aside(name)  # until somebody there runs what is placed on it
-        hooks = Hooks(self._finished, self._changed, self._overtaken, self._fatal, self.note)
+        hooks = Hooks(
+            self._finished,
+            self._changed,
+            self._overtaken,
+            self._fatal,
+            self.note,
+            lambda unfit: self.searches.unfit(unfit),
+        )
         self.dispatcher = Dispatcher(self.allocation, self.options, pool, self.writer, self.journal, hooks)
         self.dispatcher.placing.agents = self._agents is not None
         self.pool = pool

@@ -68,10 +68,9 @@ class Mpi:
         if self._allocation.mode != "mpi":
             if ranks == 1:
                 return ""
-            return (
-                f"it has {_shape(need)}, and serial mode runs one rank "
-                "on one node: use --job-mode mpi, or "
-                f"nas-hpc modify {job.id[:8]} --num-nodes 1 --ranks-per-node 1"
+            change = f"nas-hpc modify {job.id[:8]} --num-nodes 1 --ranks-per-node 1"
+            return f"it has {_shape(need)}, and serial mode runs one rank on one node: use --job-mode mpi" + (
+                f", or {change}" if not job.creator else ""
             )
         if self.problem and ranks > 1:
             return f"it has {_shape(need)}, which need an MPI program, and there is none: {self.problem}"

@@ -8,7 +8,7 @@ new attempt of it, misses nothing and gets nothing twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -133,7 +133,7 @@ class Searches:
         for other in [s for s in self.sessions.values() if s.job.id == hello.job]:
             settled = min(settled, other.settled)
             self._drop(other)
-        probe = Job(id="", name="", workflow="", creator="-", resources=asks.resources_of(hello.shape))
+        probe = asks.probe(job, hello.shape)
         why = self.dispatcher.never_here(probe)
         if why:
             self.outside.send(peer, End(f"none of its evaluations can run here: {why}"))
@@ -275,6 +275,24 @@ class Searches:
         for session in [s for s in self.sessions.values() if s.job.id in creators]:
             news = partial(_after, session.job.id, session.settled)
             self.dispatcher.write(news, partial(self._deliver_all, session))
+
+    def unfit(self, jobs: Mapping[str, tuple[Job, str]]) -> None:
+        """What waited can never run here, as is known now: searches of which that is all are ended; of the
+        others the programs that job specifications named have failed."""
+        for session in list(self.sessions.values()):
+            why = self.dispatcher.never_here(asks.probe(session.job, session.shape))
+            if why:
+                self.sessions.pop(session.peer, None)
+                self.outside.send(session.peer, End(f"none of its evaluations can run here: {why}"))
+        programs = {id_: (job, why) for id_, (job, why) in jobs.items() if asks.is_program(job)}
+        if programs:
+            fail = partial(asks.fail_waiting, lease=self.allocation.lease, reasons=programs)
+            self.dispatcher.write(fail, self._failed)
+
+    def _failed(self, over: list[Finished]) -> None:
+        self.dispatcher.forget(one.job.id for one in over)
+        self.journal.attempts((one.job, one.attempt) for one in over if one.attempt is not None)
+        self.finished(over)
 
     def _part_with(self, search: Job) -> None:
         for session in [s for s in self.sessions.values() if s.job.id == search.id]:
