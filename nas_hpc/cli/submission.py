@@ -84,16 +84,17 @@ def check_ranks(resources: Resources, settings: Settings) -> None:
 def record_origin() -> Origin:
     """Where this call comes from: what the job needs to run as if it were started here."""
     from nas_hpc.processes.environment import recordable
+    from nas_hpc.processes.staging import original
 
     cwd = working_directory()
     entries = [str(cwd)]
     for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         if entry:
-            entries.append(os.path.normpath(cwd / Path(entry)))
+            entries.append(original(os.path.normpath(cwd / Path(entry)), os.environ))
     return Origin(
         directory=str(cwd),
         sys_path=tuple(dict.fromkeys(entries)),
-        interpreter=os.path.abspath(sys.executable),
+        interpreter=original(os.path.abspath(sys.executable), os.environ),
         environ=recordable(os.environ),
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.attempt import Attempt, message_of, named, result_of
 from nas_hpc.launcher.recording import Recorder
+from nas_hpc.launcher.staged import Staging
 from nas_hpc.launcher.warming import Warming, WarmingHooks
 from nas_hpc.processes import remains, results, sessions
 from nas_hpc.processes.environment import recordable
@@ -24,6 +25,7 @@ from nas_hpc.processes.interpreters import Warm
 from nas_hpc.processes.link import Link
 from nas_hpc.processes.orders import Ended, Key, Order, Started
 from nas_hpc.processes.packed import PACKED
+from nas_hpc.processes.staging import STAGED_VARIABLE
 from nas_hpc.records import Result
 from nas_hpc.states import Outcome
 
@@ -53,6 +55,7 @@ class Agent:
         grace_s: float = 10.0,
         result_grace_s: float = 10.0,
         task_directories: str = "each",
+        stage_environment: str = "",
         nofile: int = 0,
     ) -> None:
         self._marker = marker
@@ -74,6 +77,10 @@ class Agent:
         self._warming = Warming(self._attempts, hooks)
         self._burials: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._held: list[Attempt] = []
+        """Attempts that wait for the environment's copy."""
+        self._staging = Staging(on_note, self._on_staged)
+        self._staging.use(stage_environment)
 
     # -- what a launcher asks ------------------------------------------------------------------------------
 
@@ -91,6 +98,21 @@ class Agent:
             "NAS_HPC_JOB_DIR": place.directory,
         }
         attempt = self._attempts[order.key] = Attempt(order, place, environ)
+        if self._staging.pending and self._staging.concerns(order):
+            self._held.append(attempt)
+        else:
+            self._begin(attempt)
+
+    def _on_staged(self) -> None:
+        held, self._held = self._held, []
+        for attempt in held:
+            if self._attempts.get(attempt.order.key) is attempt and attempt.stop is None:
+                self._begin(attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        order = attempt.order = self._staging.relocate(attempt.order)
+        if STAGED_VARIABLE in order.environ:
+            attempt.environ[STAGED_VARIABLE] = order.environ[STAGED_VARIABLE]
         if order.timeout_s:
             self._limit(attempt, f"its module was still being imported after {order.timeout_s:g} s")
         if order.call is not None and order.call.warm and not self._fresh_only:
@@ -162,10 +184,12 @@ class Agent:
         fresh_only: bool,
         result_grace_s: float = 10.0,
         task_directories: str = "each",
+        stage_environment: str = "",
     ) -> None:
         """What another launcher has decided; for attempts from now on."""
         self._grace_s, self._fresh_only, self._result_grace_s = grace_s, fresh_only, result_grace_s
         self._recorder.use(task_directories)
+        self._staging.use(stage_environment)
 
     def settled(self, keys: Iterable[Key]) -> None:
         """Nothing to forget here: who is told is the launcher itself."""
@@ -181,6 +205,7 @@ class Agent:
         self._links.clear()
         await asyncio.gather(*(link.end(_CLOSE_S) for link in links), *self._burials)
         await self._recorder.close()
+        await self._staging.close()
         os.close(self._log_fd)
 
     # -- starting ------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ class Launcher:
             grace_s=self.options.grace_s,
             result_grace_s=self.options.result_grace_s,
             task_directories=self.options.task_directories,
+            stage_environment=self.options.stage_environment,
         )
         self.dispatcher.agent = self.agent
         if self._agents is not None:

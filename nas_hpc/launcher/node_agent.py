@@ -214,6 +214,7 @@ class NodeAgent:
             fresh_only=message.fresh_interpreter,
             result_grace_s=message.result_grace_s,
             task_directories=message.task_directories,
+            stage_environment=message.stage_environment,
         )
         for key in message.stop:
             self._agent.disown(key)

@@ -135,7 +135,13 @@ def remove(directory: str) -> None:
         if entry.is_dir(follow_symlinks=False):
             remove(entry.path)
             continue
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(entry.path)
+        except PermissionError:  # of the directory
+            with contextlib.suppress(OSError):
+                os.chmod(directory, stat.S_IRWXU)
+                os.unlink(entry.path)
+        except OSError:
+            continue
     with contextlib.suppress(OSError):
         os.rmdir(directory)
