@@ -26,7 +26,7 @@ from nas_hpc.launcher.ownership import sessions_log
 from nas_hpc.launcher.placing import Placing, deadlock
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.launcher.stages import StageHooks, Stages
-from nas_hpc.launcher.strikes import Strikes, blames_place
+from nas_hpc.launcher.strikes import Strikes, blames_machine, blames_place
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
 from nas_hpc.processes.start_failures import blames_node
 from nas_hpc.records import App, Attempt, Job, Node, Result
@@ -436,8 +436,8 @@ class Dispatcher:
         self.plan_flush()
 
     def _blame(self, run: Run, result: Result) -> None:
-        """Nodes on which starts fail again and again are not used any more: by MPI programs any starts, else
-        those of different jobs."""
+        """Nodes on which starts fail again and again are not used any more: by MPI programs, or
+        where a file system is at its end, any starts, else those of different jobs."""
         names, job = run.placement.nodes, run.job
         by_mpi = self._allocation.starts_by_mpi(len(names) * job.resources.ranks_per_node, names)
         if result.outcome is not Outcome.START_FAILED:
@@ -446,7 +446,8 @@ class Dispatcher:
             return
         if not (blames_node if by_mpi else blames_place)(result.reason):
             return
-        for name in self._strikes.failed(names, result.reason, None if by_mpi else job.id):
+        alone = by_mpi or blames_machine(result.reason)
+        for name in self._strikes.failed(names, result.reason, None if alone else job.id):
             self._hooks.note(f"nothing more is started on {name}: {result.reason}")
             self.placing.pool.set_aside(name)
             self.capacity_changed()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from nas_hpc.errors import WrongCall
+from nas_hpc.launcher.strikes import blames_machine
 from nas_hpc.records import App, Attempt, Job, Node, Resources, Result
 from nas_hpc.resources import Request
 from nas_hpc.states import RAN, Outcome, State
@@ -78,8 +79,9 @@ def follow(
     """The states that a RUNNING job enters when an attempt ends with ``outcome``.
 
     ``earlier`` are the job's attempts before this one. Only faults of the program use up its retries;
-    only losses that it may have caused (its node or keeper died) count towards ``lost_limit``; and a search
-    that ``got_on`` (its evaluations ended) before it was lost goes on however often that happens.
+    only losses and failed starts that it may have caused (its node or keeper died) count towards
+    ``lost_limit``; and a search that ``got_on`` (its evaluations ended) before it was lost goes on however
+    often that happens.
     """
     if outcome is Outcome.OK:
         return (State.RUN_DONE, State.JOB_FINISHED)
@@ -93,6 +95,8 @@ def follow(
         final = reason != LAUNCHER_GONE and not got_on and losses + 1 >= lost_limit
         return (State.FAILED,) if final else (State.RESTART_READY,)
     if outcome is Outcome.START_FAILED:
+        if blames_machine(reason):
+            return (State.RESTART_READY,)
         failed = sum(r.outcome is Outcome.START_FAILED for r in results)
         return (State.FAILED,) if failed + 1 >= lost_limit else (State.RESTART_READY,)
     faults = sum(r.outcome in _OWN_FAULT for r in results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import asyncio
 import os
 import time
@@ -49,7 +50,8 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     finally:
         os.close(line)  # the guardian ends whatever is left, and itself
         guardian.wait()
-        ownership.sessions_log(site, lease.id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a site that is read-only by now: the next launcher removes it
+            ownership.sessions_log(site, lease.id).unlink(missing_ok=True)
 
 
 def _check_end(found: Found, options: LauncherOptions) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection, Iterable, Sequence
 
 LIMIT = 3
@@ -10,6 +12,20 @@ _OF_PLACE = (
     "cannot fork", "cannot start a keeper ",
 )  # fmt: skip
 """How the reasons begin for which a start without an MPI program failed through no fault of the job's."""
+
+_OF_MACHINE = tuple(
+    os.strerror(number)
+    for number in (
+        errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN,
+        errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+    )
+)  # fmt: skip
+"""What the system says when a whole file system or machine is at its end, and no job has caused it."""
+
+
+def blames_machine(reason: str) -> bool:
+    """Whether any other job would have failed to start there, too."""
+    return blames_place(reason) and reason.endswith(_OF_MACHINE)
 
 
 def blames_place(reason: str) -> bool:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,6 @@ def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
     attempt may start after that. A ledger's end without it is an attempt that was killed between the two,
     and may be repeated.
     """
-    lines = read(ledger)
     results = {}
     for path in workflow.glob("task*/result.json"):
         body = json.loads(path.read_text())
@@ -80,22 +80,26 @@ def judge(ledger: Path, workflow: Path, max_evals: int) -> int:
         assert line["id"] not in results, f"{line['id']} finished twice"
         results[line["id"]] = line["result"]
     assert len(results) == max_evals, f"{len(results)} results on disk of {max_evals} evaluations"
-    for job, numbers in lines.started.items():
-        assert len(numbers) == len(set(numbers)), f"{job}: an attempt started twice: {numbers}"
-        assert max(numbers) == results[job]["attempt"], (
-            f"{job}: {numbers} started, but {results[job]} is its result"
-        )
-        assert results[job]["outcome"] == "ok", results[job]
-        assert results[job]["attempt"] in lines.ended[job], f"{job}: a result of an attempt that did not end"
-    assert set(lines.started) == set(results), "every result comes from an attempt that ran"
+    assert all(body["outcome"] == "ok" for body in results.values())
     judge_rows(workflow, max_evals)
     judge_attempts(workflow, results)
-    return sum(len(numbers) for numbers in lines.started.values()) - max_evals
+    return judge_starts(ledger, {job: body["attempt"] for job, body in results.items()})
 
 
-def judge_store(site: Path, workflow: str, max_evals: int) -> None:
+def judge_starts(ledger: Path, last: Mapping[str, int]) -> int:
+    """No attempt started after the finished one (``last``, by job), which ended; returns how many before."""
+    lines = read(ledger)
+    assert set(lines.started) == set(last), "every result comes from an attempt that ran"
+    for job, numbers in lines.started.items():
+        assert len(numbers) == len(set(numbers)), f"{job}: an attempt started twice: {numbers}"
+        assert max(numbers) == last[job], f"{job}: {numbers} started, but {last[job]} is its last attempt"
+        assert last[job] in lines.ended[job], f"{job}: a success of an attempt that did not end"
+    return sum(len(numbers) for numbers in lines.started.values()) - len(last)
+
+
+def judge_store(site: Path, workflow: str, max_evals: int) -> dict[str, int]:
     """The database has every evaluation once and finished, by one success of its last attempt, over recorded
-    states that the table knows."""
+    states that the table knows; returns its number by job."""
     store = open_store(site / "db.sqlite3", read_only=True)
     try:
         jobs = [job for job in store.jobs(JobFilter(workflow=workflow)) if job.creator]
@@ -114,6 +118,7 @@ def judge_store(site: Path, workflow: str, max_evals: int) -> None:
         assert [attempt.number for attempt in own] == list(range(1, job.attempt + 1)), job.name
         good = [one.number for one in own if one.result is not None and one.result.outcome is Outcome.OK]
         assert good == [job.attempt], f"{job.name}: successes {good} of {job.attempt} attempts"
+    return {job.id: job.attempt for job in jobs}
 
 
 def judge_rows(workflow: Path, max_evals: int) -> None:

@@ -1,4 +1,4 @@
-"""A disk that fills up, a database that others hold: nothing is lost."""
+"""A disk that fills up, a site that becomes read-only, a database that others hold: nothing is lost."""
 
 from __future__ import annotations
 
@@ -37,42 +37,72 @@ def fill(disk: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.needs_root
 @pytest.mark.needs_program("mount")
+def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, test_id: str, disk: Path) -> None:
+    scene = Scene(tmp_path, test_id, EVALUATIONS, disk)
+    scene.prepare(run="tests.failure.functions.gated")
+    launcher = scene.launcher()
+    wait_until(lambda: scene.started() >= 3, 60, "the first evaluations")
+    fill(disk)
+    scene.gate.touch()
+    wait_until(lambda: "full" in scene.log() or launcher.poll() is not None, 30, "it to be felt")
+    (disk / "filler").unlink()
+    assert launcher.wait(60) == 0, scene.log()
+    scene.judge(files=False)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.needs_program("mount")
 @pytest.mark.parametrize("when", [3, 17, 40])
-def test_a_disk_that_fills_up_during_a_run_costs_what_was_running(
+def test_a_disk_that_stays_full_ends_the_launcher_and_costs_what_was_running(
     tmp_path: Path, test_id: str, disk: Path, when: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NAS_HPC_LEASE_S", "4")  # so long the launcher tries again
+    monkeypatch.setenv("NAS_HPC_LEASE_S", "5")
     monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "1")
     scene = Scene(tmp_path, test_id, EVALUATIONS, disk)
     scene.prepare()
     launcher = scene.launcher()
     wait_until(lambda: scene.ended() >= when, 60, f"{when} ends")
     fill(disk)
-    wait_until(lambda: launcher.poll() is not None or scene.ended() >= when + 10, 60, "it to be felt")
+    wait_until(lambda: launcher.poll() is not None or "full" in scene.log(), 60, "it to be felt")
     fill(disk)
-    code = launcher.wait(60)
-    assert code == 1, "a launcher that can record nothing ends"
-    assert "full" in scene.log()
+    assert launcher.wait(60) == 1, "a launcher that can record nothing ends"
     assert "Traceback" not in scene.log()
+    assert "--debug" not in scene.log()
     (disk / "filler").unlink()
     scene.finish()
-    scene.judge()
+    scene.judge(files=False)
 
 
 @pytest.mark.slow
 @pytest.mark.needs_root
 @pytest.mark.needs_program("mount")
-def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, test_id: str, disk: Path) -> None:
+def test_a_site_that_becomes_read_only_during_a_run_is_told_and_goes_on_when_it_is_writable(
+    tmp_path: Path, test_id: str, disk: Path
+) -> None:
     scene = Scene(tmp_path, test_id, EVALUATIONS, disk)
     scene.prepare()
     launcher = scene.launcher()
-    wait_until(lambda: scene.ended() >= 10, 60, "some ends")
-    fill(disk)
-    wait_until(lambda: "it is tried again" in scene.log() or launcher.poll() is not None, 30, "the trouble")
-    (disk / "filler").unlink()
-    assert launcher.wait(60) == 0, scene.log()
-    assert "the job database works again" in scene.log()
-    assert "JOB_FINISHED" in scene.command("ls", "jobs", "--name", "search")
+    wait_until(lambda: scene.ended() >= 10, 60, "the first evaluations")
+    with read_only(disk, tmp_path / "aside"):
+        assert launcher.wait(60) == 1
+        assert "read-only" in scene.log().lower()
+        assert "Traceback" not in scene.log()
+        assert "--debug" not in scene.log()
+    scene.finish()
+    scene.judge(files=False)
+
+
+@contextlib.contextmanager
+def read_only(disk: Path, aside: Path) -> Iterator[None]:
+    """Whoever opens a file there from now on cannot write it; what is open stays as it was."""
+    aside.mkdir()
+    for argv in (["--bind", disk, aside], ["-o", "remount,bind,ro", aside], ["--move", aside, disk]):
+        subprocess.run(["mount", *map(str, argv)], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=10)
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from nas_hpc.launcher.strikes import Strikes, blames_place
+from nas_hpc.launcher.policy import follow
+from nas_hpc.launcher.strikes import Strikes, blames_machine, blames_place
+from nas_hpc.records import Attempt, Result
 from nas_hpc.states import Outcome, State
-from tests.launcher.stage import Stage, on_stage
+from tests.launcher.stage import Stage, on_stage, program
 
 PLACE = "cannot make the directory /site/data/W/task1_0: Read-only file system"
 JOB = "cannot start /no/such/program: no such file"
@@ -42,6 +44,29 @@ def test_reasons_of_the_place_are_told_from_those_of_the_job() -> None:
     assert blames_place(PLACE)
     assert blames_place("cannot fork: Resource temporarily unavailable")
     assert not blames_place(JOB)
+
+
+def test_a_file_system_at_its_end_is_nothing_that_a_job_has_caused() -> None:
+    assert blames_machine(PLACE)
+    assert not blames_machine("cannot make the directory /site/data/W/task1_0: Not a directory")
+    assert not blames_machine("cannot start ./x: Input/output error")
+    failed = Attempt("a", 1, "l", result=Result(Outcome.START_FAILED, reason=PLACE))
+    for reason, state in ((PLACE, State.RESTART_READY), (JOB, State.FAILED)):
+        path = follow(Outcome.START_FAILED, [failed] * 5, retries=0, lost_limit=3, reason=reason)
+        assert path == (state,)
+
+
+@on_stage()
+async def test_one_job_alone_that_meets_a_read_only_site_is_not_burnt(stage: Stage) -> None:
+    [job] = stage.add(program())
+    stage.wake()
+    for number in (1, 2, 3):
+        await stage.until(lambda: (job.id, number) in stage.agent.orders, "its start")  # noqa: B023
+        stage.agent.end((job.id, number), Outcome.START_FAILED, reason=PLACE)
+    await asyncio.wait([stage.task], timeout=5)
+    assert "nothing can be started on any node" in str(stage.task.exception())
+    [now] = stage.jobs(ids=(job.id,))
+    assert now.state is State.RESTART_READY
 
 
 @on_stage()
