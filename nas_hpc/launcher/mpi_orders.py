@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 from nas_hpc.errors import WorkFailed
 from nas_hpc.processes import boot
-from nas_hpc.processes.mpi import MpiProgram, Start, command
+from nas_hpc.processes.mpi import MpiProgram, Start, command, step_name
 from nas_hpc.processes.orders import Order
 from nas_hpc.processes.ranks import RANKS_PER_NODE_VARIABLE, RANKS_VARIABLE
+from nas_hpc.processes.sessions import MARKER_VARIABLE
 from nas_hpc.records import Job
 from nas_hpc.resources import Placement
 
@@ -68,6 +69,7 @@ def mpi_order(
         mem_per_cpu_mb=around.mem_per_cpu_mb,
         forward=() if local else tuple(name for name in _FORWARDED if name in environ),
         as_root=os.geteuid() == 0,
+        name=step_name(environ.get(MARKER_VARIABLE, "")),
     )
     return replace(
         order,

@@ -17,6 +17,7 @@ from nas_hpc.launcher.endings import cancel_with
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions
+from nas_hpc.processes.mpi import end_left_steps
 from nas_hpc.records import App, Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
@@ -52,8 +53,11 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
     except LeaseLost as error:
         raise SiteError(f"another launcher took {site.path} at the same moment: {error}") from error
     _write_owner(site, lease)
-    for log in site.run.glob("sessions-*.log"):  # of one that died while it took over, too
-        sessions.end_recorded(log, log.stem.removeprefix("sessions-"))
+    left = {log.stem.removeprefix("sessions-"): log for log in site.run.glob("sessions-*.log")}
+    for marker, log in left.items():  # of one that died while it took over, too
+        sessions.end_recorded(log, marker)
+    end_left_steps(left, os.environ)
+    for log in left.values():
         log.unlink(missing_ok=True)
     return lease, [other for other, _ in dead]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from nas_hpc.store import open_store
 from tests.launcher.bench import REPOSITORY, Bench
 from tests.peers.mpi import MpiPeer
 from tests.peers.slurm import Slurm
-from tests.support import TEST_ID, processes_of, wait_until
+from tests.support import TEST_ID, processes_of, stays, wait_until
 
 RUNS = """
 import json, os, random, sys, time
@@ -201,6 +202,16 @@ def test_no_rank_outlives_a_killed_launcher_and_the_next_one_runs_them_again(
     assert sorted(outcomes) == ["lost", "lost", "walltime", "walltime"]
 
 
+def running(bench: Bench, *words: str) -> list[int]:
+    """Pids of the test's processes with one of the words in their command lines."""
+    found = []
+    for process in processes_of(bench.test_id):
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            found += [process.pid] if any(word in line for word in words) else []
+    return found
+
+
 HOSTS = """#!/bin/sh
 # Stands in for ssh: runs the command here, with the host's name in its environment.
 while [ "${1#-}" != "$1" ]; do shift; done
@@ -297,6 +308,75 @@ def test_in_a_slurm_allocation_srun_starts_jobs_on_their_nodes_beside_each_other
     assert not [line for line in log.splitlines() if "cannot run" in line]
 
 
+@pytest.mark.needs_slurm
+@pytest.mark.slow
+def test_steps_of_srun_end_with_a_killed_launcher_while_the_allocation_goes_on(
+    bench: Bench, slurm: Slurm
+) -> None:
+    code = "import os, time; open('at' + os.environ['NAS_HPC_RANK'], 'w').close(); time.sleep(600)"
+    bench.job("big", bench.script("WAITS", code), "--num-nodes", "2", "--ranks-per-node", "2")
+    line = f"{sys.executable} -m nas_hpc.cli --site {bench.site} launcher --mpi $(command -v srun)"
+    script = (
+        f"export PYTHONPATH={REPOSITORY} {TEST_ID}={bench.test_id}\ncd {REPOSITORY}\n{line}\nexec sleep 600"
+    )
+    job = slurm.sbatch(script, "--nodes=2", "--exclusive", "--time=5")
+    try:
+        wait_until(lambda: len(list(bench.site.glob("data/W/big_*/at*"))) == 4, 60, slurm.output(job))
+        owner = json.loads((bench.site / "run" / "owner.json").read_text())
+        os.kill(owner["pid"], signal.SIGKILL)
+
+        wait_until(lambda: not running(bench, "waits.py"), 20, "the end of the ranks")
+
+        def steps() -> list[str]:
+            listed = slurm.run("squeue", "-h", "-s", "-j", str(job), "-o", "%i").stdout.split()
+            return [step for step in listed if not step.endswith((".batch", ".extern"))]
+
+        wait_until(lambda: not steps(), 20, "the end of the steps")
+        assert slurm.job(job)["JobState"] == "RUNNING"
+    finally:
+        slurm.cancel(job)
+
+
+@pytest.mark.needs_slurm
+@pytest.mark.slow
+def test_steps_that_outlived_launcher_guardian_and_srun_are_ended_before_anything_runs_again(
+    bench: Bench, slurm: Slurm
+) -> None:
+    code = (
+        "import os, time; open(f'at{os.getpid()}', 'w').close()\n"
+        "time.sleep(0 if os.environ['NAS_HPC_ATTEMPT'] == '2' else 600)\n"
+    )
+    bench.job("big", bench.script("WAITS", code), "--num-nodes", "2")
+    line = f"{sys.executable} -m nas_hpc.cli --site {bench.site} launcher --mpi $(command -v srun)"
+    go = bench.directory / "go"
+    script = (
+        f"export PYTHONPATH={REPOSITORY} {TEST_ID}={bench.test_id}\ncd {REPOSITORY}\n{line}\n"
+        f"while [ ! -e {go} ]; do sleep 0.1; done\n{line}\n"
+    )
+    job = slurm.sbatch(script, "--nodes=2", "--exclusive", "--time=5")
+
+    def ranks() -> list[int]:
+        return [int(path.name[2:]) for path in bench.site.glob("data/W/big_*/at*")]
+
+    wait_until(lambda: len(ranks()) == 2, 60, slurm.output(job))
+    first = ranks()
+    victims = [pid for pid in running(bench, "nas_hpc", "srun") if pid not in first]
+    for number in (
+        signal.SIGSTOP,
+        signal.SIGKILL,
+    ):  # the launcher's host dies; nobody reacts to another's end
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+    stays(lambda: all(psutil.pid_exists(pid) for pid in first), 2.0, "the ranks' life")
+    go.touch()
+    slurm.wait_job(job, timeout_s=100)
+    log = slurm.output(job)
+    assert bench.state("big") == "JOB_FINISHED", log
+    assert not [pid for pid in first if psutil.pid_exists(pid)]
+    assert [one["outcome"] for one in bench.attempts()] == ["lost", "ok"]
+
+
 @pytest.mark.needs_mpich
 @pytest.mark.slow
 def test_an_evaluation_that_is_a_program_runs_on_its_ranks(bench: Bench, mpich: MpiPeer) -> None:
@@ -316,8 +396,8 @@ def test_an_evaluation_that_is_a_program_runs_on_its_ranks(bench: Bench, mpich: 
     argv = (sys.executable, str(bench.directory / "sums.py"))
     kinds = [("", argv, {}), ("SUMS", (), {}), ("SUMS", (), {"WRONG": "1"})]
     jobs = [
-        Job(new_id(), f"task{seq}", "W", application, evaluation=Evaluation("", {}, 1, words), environ=environ,
-            creator=job.id, seq=seq, resources=Resources(ranks_per_node=2))
+        Job(new_id(), f"task{seq}", "W", application, evaluation=Evaluation("", {}, 1, words),
+            environ=environ, creator=job.id, seq=seq, resources=Resources(ranks_per_node=2))
         for seq, (application, words, environ) in enumerate(kinds, 1)
     ]  # fmt: skip
     store.add_jobs(jobs, Actor.SEARCH)

@@ -48,10 +48,10 @@ def built(flavour: str, *flags: str, **fields: Any) -> str:
          "/opt/slurm --exact --nodes=2 --nodelist=nid00012,nid00345 --ntasks=8 --ntasks-per-node=4 "
          "--distribution=block --cpus-per-task=2 --threads-per-core=1 --mem-per-cpu=500M --gpus-per-task=1 "
          "--cpu-bind=cores --kill-on-bad-exit=1 --export=ALL prog 'a b'"),
-        ("slurm", {"environ": {"A": "1"}, "hosts": ("n1", "n1"), "threads_per_core": 2},
-         "/opt/slurm --exact --nodes=1 --nodelist=n1 --ntasks=8 --ntasks-per-node=8 --distribution=block "
-         "--cpus-per-task=1 --threads-per-core=2 --mem=0 --gres=none --kill-on-bad-exit=1 "
-         "--export=ALL,A=1 prog 'a b'"),
+        ("slurm", {"environ": {"A": "1"}, "hosts": ("n1", "n1"), "threads_per_core": 2, "name": "mine"},
+         "/opt/slurm --exact --job-name=mine --nodes=1 --nodelist=n1 --ntasks=8 --ntasks-per-node=8 "
+         "--distribution=block --cpus-per-task=1 --threads-per-core=2 --mem=0 --gres=none "
+         "--kill-on-bad-exit=1 --export=ALL,A=1 prog 'a b'"),
         ("aprun",
          {"pin": True, "threads_per_rank": 16, "threads_per_core": 2, "environ": {"A": "1", "B": "2"}},
          "/opt/aprun -n 8 -N 4 -L 12,345 -cc depth -d 16 -j 2 -e A=1 -e B=2 prog 'a b'"),

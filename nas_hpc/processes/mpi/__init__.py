@@ -4,6 +4,7 @@ from nas_hpc.processes.mpi.builders import agents_command, command, outlives_one
 from nas_hpc.processes.mpi.check import Checked, check
 from nas_hpc.processes.mpi.find import Found, find_program
 from nas_hpc.processes.mpi.program import FLAVOURS, MpiProgram, Start
+from nas_hpc.processes.mpi.steps import end_left_steps, step_name
 from nas_hpc.processes.mpi.surroundings import memory_per_cpu_mb, of_batch_job, slurm_has_gpus
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "agents_command",
     "check",
     "command",
+    "end_left_steps",
     "find_program",
     "memory_per_cpu_mb",
     "of_batch_job",
     "outlives_one",
     "slurm_has_gpus",
+    "step_name",
 ]

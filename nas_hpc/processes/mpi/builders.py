@@ -134,8 +134,9 @@ def _slurm(program: MpiProgram, start: Start) -> list[str]:
         raise WrongCall(f"srun takes no comma in the value of a variable: {dict(start.environ)}")
     cores = (f"--cpus-per-task={start.threads_per_rank}", f"--threads-per-core={start.threads_per_core}")
     bind = ["--cpu-bind=cores"] if start.pin else []
+    name = [f"--job-name={start.name}"] if start.name else []
     flags = [*_slurm_where(start), *cores, memory, gpus, *bind, "--kill-on-bad-exit=1", f"--export={export}"]
-    return ["--exact", *flags, *program.flags]
+    return ["--exact", *name, *flags, *program.flags]
 
 
 def _slurm_where(start: Start) -> list[str]:

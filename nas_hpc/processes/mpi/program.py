@@ -58,6 +58,8 @@ class Start:
     forward: tuple[str, ...] = ()
     """Variables that ranks on other hosts need of the MPI program's; only Open MPI has to be told."""
     as_root: bool = False
+    name: str = ""
+    """For Slurm: what it calls the step."""
 
     @property
     def ranks(self) -> int:
