@@ -12,7 +12,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,44 +23,17 @@ from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.roster import Process, Roster
 from nas_hpc.processes import boot, sessions, traces
 from nas_hpc.processes.mpi import MpiProgram, agents_command, find_program
-from nas_hpc.records import new_id
-from nas_hpc.resources import Found
 from nas_hpc.site import Site
 from nas_hpc.wire import AgentHello
 
 BACK_OFF_S = (0.2, 30.0)
 """First and longest pause before an agent is started again; it doubles in between."""
 TRIES = 6
-"""An agent that never said Hello after so many starts is given up."""
+"""An agent that did not say Hello after so many starts is given up."""
 PROVEN_S = 30.0
 """An agent that lived so long is no failed start."""
 FAREWELL_S = 10.0
 _POLL_S = 1.0
-
-
-def wanted(options: LauncherOptions, found: Found) -> Roster | None:
-    """The agents that an allocation is to have; None where the launcher does all itself.
-
-    Virtual nodes of one machine are shared out among ``options.agents`` agents in blocks; of several machines
-    each has one. The first of several nodes is the master's and has none; if jobs may use it
-    (``use_master_node``), the launcher serves it itself where it is its own.
-    """
-    if options.job_mode != "serial" or not (found.elsewhere or options.agents):
-        return None
-    nodes = [node.name for node in found.nodes]
-    free = len(nodes) == 1 or (options.use_master_node and nodes[0] != found.here)
-    names = nodes if free else nodes[1:]
-    count = len(names) if found.elsewhere else min(options.agents, len(names))
-    blocks = tuple(tuple(names[_cut(k, count, names) : _cut(k + 1, count, names)]) for k in range(count))
-    start = "direct"
-    if found.elsewhere or options.agent_start == "ensemble":
-        start = "per_node" if options.agent_start == "per_node" else "ensemble"
-    named = f"{found.source} {found.job}" if found.job else f"{socket.gethostname()} {sessions.boot_id()}"
-    return Roster(new_id(), named, start, blocks, time=time.time())
-
-
-def _cut(part: int, parts: int, names: Sequence[str]) -> int:
-    return part * len(names) // parts
 
 
 def supervisor_command(
@@ -132,6 +104,9 @@ class Ensemble:
         self._agents: dict[int, _Watched] = {}
         """Agents on this host: one can outlive its supervisor."""
         self._tries: dict[int, int] = {}
+        """Starts since an agent last lived for a while: they come ever more slowly."""
+        self._fruitless: dict[int, int] = {}
+        """Starts since it last said Hello."""
         self._arrived: dict[int, float] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -233,6 +208,7 @@ class Ensemble:
     def arrived(self, number: int, hello: AgentHello) -> None:
         """The agent has said Hello."""
         self._arrived[number] = self._loop.time()
+        self._fruitless.pop(number, None)
         process = Process(hello.host, hello.boot_id, hello.pid, hello.start_ticks, (number,))
         known = self._agents.get(number)
         if hello.boot_id == sessions.boot_id() and (known is None or known.process != process):
@@ -312,7 +288,7 @@ class Ensemble:
         """These ended, or could not be started."""
         if self._closing or not numbers:
             return
-        hopeless = [n for n in numbers if self._tries.get(n, 0) >= TRIES and not self._hooks.is_here(n)]
+        hopeless = [n for n in numbers if self._fruitless.get(n, 0) >= TRIES and not self._hooks.is_here(n)]
         if hopeless:
             self._hooks.given_up(hopeless, how)
         again = [number for number in numbers if number not in hopeless]
@@ -335,6 +311,7 @@ class Ensemble:
         groups = self._starts(missing)
         for number in missing:
             self._tries[number] = self._tries.get(number, 0) + 1
+            self._fruitless[number] = self._fruitless.get(number, 0) + 1
         if groups:
             self._keep(self._start(groups))
 
@@ -342,6 +319,11 @@ class Ensemble:
         how = "gone" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         last = last_line(self.log, output_from)
         return f"{how}: {last}" if last else f"{how}, see {self.log}"
+
+    def last_words(self) -> str:
+        """The last line of what supervisors or agents of this start printed."""
+        words = sorted(self.log.parent.glob(f"{self.log.stem}*.log"), key=lambda path: path.stat().st_mtime)
+        return next(filter(None, map(last_line, reversed(words))), "")
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

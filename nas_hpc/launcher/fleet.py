@@ -62,7 +62,7 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._allocation, self._options, self._pool, self._hooks = allocation, options, pool, hooks
         self._dispatcher = dispatcher
-        nodes = {node.name: node for node in allocation.nodes}
+        nodes = self._nodes = {node.name: node for node in allocation.nodes}
         self._hosts = [nodes[names[0]].address for names in roster.nodes]
         self._real = bool(allocation.found.elsewhere)
         crew_hooks = CrewHooks(
@@ -103,7 +103,10 @@ class Fleet:
         self._absent_since = dict.fromkeys(range(len(roster.nodes)), self._loop.time())
         self._named: set[int] = set()
         self._closing = False
-        for name in self.nodes():
+        served = self.nodes()
+        self._own_nodes = bool({node.name for node in pool.job_nodes}.difference(served))
+        """Whether the launcher serves nodes for jobs itself."""
+        for name in served:
             pool.set_aside(name)
 
     @staticmethod
@@ -172,7 +175,7 @@ class Fleet:
         """Cores and GPUs of a machine are what its agent found there."""
         if not self._real or not hello.cores:
             return
-        for node in [one for one in self._allocation.nodes if one.name in remote.nodes]:
+        for node in map(self._nodes.__getitem__, remote.nodes):
             reported = as_reported(
                 node,
                 cores=hello.cores,
@@ -309,10 +312,11 @@ class Fleet:
         fresh = [one for one in overdue if one.number not in self._named | self._hopeless.keys()]
         self._named.update(one.number for one in fresh)
         waited = f"{self._options.agent_deadline_s:g} s"
-        all_gone = len(overdue) == len(self.crew.remotes)
+        all_gone = len(overdue) == len(self.crew.remotes) and not self._own_nodes
         if all_gone and (self._dispatcher.running or len(self._dispatcher.queue)):
             why = next(iter(self._hopeless.values()), "")
-            said = f"no agent has reached the launcher for {waited}: see {self.ensemble.log}"
+            last = self.ensemble.last_words() or f"see {self.ensemble.log}"
+            said = f"no agent has reached the launcher for {waited}: {last}"
             self._hooks.fatal(WorkFailed(f"no agent can be started: {why}" if why else said))
         elif fresh:
             names = ", ".join(name for one in fresh[:8] for name in one.nodes[:8])

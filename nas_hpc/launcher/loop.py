@@ -363,8 +363,7 @@ class Launcher:
         self.searches.update_capacity()
         self.meter.update(self._loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
         self._display.plan()
-        waits = self.fleet is not None and self.fleet.unsettled
-        if not self._ready or self._reload_planned or self.dispatcher.busy or waits:
+        if not self._ready or self._reload_planned or self.dispatcher.busy or self._waits_for_agents():
             self._cancel_idle()
             return
         # What still waits does not fit into the time left or into the allocation, or it would be running;
@@ -380,6 +379,9 @@ class Launcher:
         elif self._idle_timer is None:
             self._idle_timer = self._loop.call_later(self.options.idle_timeout_s, self._idle_is_over)
 
+    def _waits_for_agents(self) -> bool:
+        return self.fleet is not None and self.fleet.unsettled
+
     def _cancel_idle(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -387,7 +389,7 @@ class Launcher:
 
     def _idle_is_over(self) -> None:
         self._idle_timer = None
-        if not self.dispatcher.busy:
+        if not self.dispatcher.busy and not self._waits_for_agents():
             self._end.set()
 
     # -- what it tells -------------------------------------------------------------------------------

@@ -10,13 +10,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas_hpc import __version__
 from nas_hpc.launcher import steps
+from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions, traces
+from nas_hpc.records import new_id
+from nas_hpc.resources import Found
 from nas_hpc.site import Site
 from nas_hpc.wire import PROTOCOL
 
@@ -72,6 +75,31 @@ class Roster:
     def with_processes(self, processes: Iterable[Process]) -> Roster:
         """The same ensemble, run by these."""
         return replace(self, processes=tuple(processes))
+
+
+def wanted(options: LauncherOptions, found: Found) -> Roster | None:
+    """The agents that an allocation is to have; None where the launcher does all itself.
+
+    Virtual nodes of one machine are shared out among ``options.agents`` agents in blocks; of several machines
+    each has one. The first of several nodes is the master's and has none; if jobs may use it
+    (``use_master_node``), the launcher serves it itself where it is its own.
+    """
+    if options.job_mode != "serial" or not (found.elsewhere or options.agents):
+        return None
+    nodes = [node.name for node in found.nodes]
+    free = len(nodes) == 1 or (options.use_master_node and nodes[0] != found.here)
+    names = nodes if free else nodes[1:]
+    count = len(names) if found.elsewhere else min(options.agents, len(names))
+    blocks = tuple(tuple(names[_cut(k, count, names) : _cut(k + 1, count, names)]) for k in range(count))
+    start = "direct"
+    if found.elsewhere or options.agent_start == "ensemble":
+        start = "per_node" if options.agent_start == "per_node" else "ensemble"
+    named = f"{found.source} {found.job}" if found.job else f"{socket.gethostname()} {sessions.boot_id()}"
+    return Roster(new_id(), named, start, blocks, time=time.time())
+
+
+def _cut(part: int, parts: int, names: Sequence[str]) -> int:
+    return part * len(names) // parts
 
 
 def file_of(site: Site) -> Path:

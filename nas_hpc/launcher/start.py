@@ -8,7 +8,7 @@ import os
 import time
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.launcher import ensemble, ownership, roster
+from nas_hpc.launcher import ownership, roster
 from nas_hpc.launcher.endpoint import listen_on
 from nas_hpc.launcher.loop import Launcher, say
 from nas_hpc.launcher.options import LauncherOptions
@@ -34,7 +34,7 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
         ask_end=not options.time_limit_s,
     )
     _check_end(found, options)
-    wanted = ensemble.wanted(options, found)
+    wanted = roster.wanted(options, found)
     listen = listen_on(found.elsewhere, options.interface)
     store = open_store(site.database)
     try:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nas_hpc import __version__
-from nas_hpc.launcher import LauncherOptions, ensemble, fleet, loop, ownership
+from nas_hpc.launcher import LauncherOptions, fleet, loop, ownership, roster
 from nas_hpc.launcher.ensemble import EnsembleHooks
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.roster import Roster
@@ -100,6 +100,9 @@ class Playbill:
     def arrived(self, number: int, hello: AgentHello) -> None: ...
 
     def missing(self, number: int) -> None: ...
+
+    def last_words(self) -> str:
+        return "an agent's last words"
 
     async def end(self) -> None: ...
 
@@ -253,7 +256,7 @@ async def staged(
         store.put_app(App("PLAIN", "plain"), replace=True)
         before(store)
         lease, dead = ownership.take_site(store, site, chosen)
-        agents = ensemble.wanted(chosen, found)
+        agents = roster.wanted(chosen, found)
         served = [node.name for node in nodes] if agents is not None else []
         left = ownership.adopt(store, site, lease, chosen, served)
         allocation = Allocation(site, lease.id, chosen.job_mode, found, False)

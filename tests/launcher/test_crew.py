@@ -369,8 +369,9 @@ async def test_an_end_before_the_welcome_is_not_passed_over(stage: Stage) -> Non
     [job] = stage.jobs()
     peer = stage.arrives(0, running=[(job.id, 1)])
     stage.says(ends((job.id, 1)), peer)
-    await stage.until(lambda: stage.jobs()[0].state is State.JOB_FINISHED, "the end")
+    await stage.until(lambda: stage.told(peer, RunsSettled), "the settlement")
     assert stage.told(peer, RunsSettled) == [RunsSettled(((job.id, 1),))]
+    assert stage.jobs()[0].state is State.JOB_FINISHED
 
 
 @after_death(packed())
@@ -408,7 +409,8 @@ async def test_a_launcher_whose_agents_never_come_says_so_and_fails(stage: Stage
     stage.add(program())
     stage.wake()
     await asyncio.wait([stage.task], timeout=fleet.LOOK_S)
-    assert "no agent has reached the launcher for 0.3 s" in str(stage.task.exception())
+    said = str(stage.task.exception())
+    assert said == "no agent has reached the launcher for 0.3 s: an agent's last words"
 
 
 def one_job(store: Store) -> None:
