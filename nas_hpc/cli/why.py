@@ -14,7 +14,7 @@ from nas_hpc.errors import LauncherGone, ProtocolError, WorkFailed
 from nas_hpc.processes import results
 from nas_hpc.records import Attempt, Event, Job, ParentFailure
 from nas_hpc.site import Site
-from nas_hpc.states import FINAL, RUNNABLE, State
+from nas_hpc.states import FINAL, RUNNABLE, Outcome, State
 from nas_hpc.store.base import JobFilter, Store
 
 TAIL = 10
@@ -98,6 +98,10 @@ def _state_lines(job: Job, attempts: list[Attempt], events: list[Event]) -> list
     took = f" after {show_duration(result.end - result.start)}" if result.end else ""
     reason = f": {result.reason}" if result.reason else ""
     code = f" (return code {result.return_code})" if result.return_code else ""
+    if attempt.number == 0:
+        known = "; its result is that of an equal configuration" if result.outcome is Outcome.OK else reason
+        lines.append(f"it was not run{known}")
+        return lines
     lines.append(f"attempt {attempt.number}{where} ended {result.outcome.value}{took}{code}{reason}")
     lines += [f"| {line}" for line in attempt.tail.splitlines()[-TAIL:]]
     return lines

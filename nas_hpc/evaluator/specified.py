@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nas_hpc import wire
+from nas_hpc import specification, wire
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import one_line
 from nas_hpc.plain import check_text
@@ -77,11 +77,9 @@ def _reason(error: BaseException) -> str:
 
 def _tell(ask: wire.Ask, reason: str, error: BaseException) -> None:
     kind = reason.partition(":")[0]
-    _log.warning(
-        "evaluation %d cannot be specified by %s: %s",
-        ask.seq,
-        ask.run,
-        reason,
-        exc_info=None if kind in _told else error,
-    )
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, specification.__file__):
+        trace = trace.tb_next  # our own frames tell the user nothing
+    shown = None if kind in _told else (type(error), error, trace)
+    _log.warning("evaluation %d cannot be specified by %s: %s", ask.seq, ask.run, reason, exc_info=shown)
     _told.add(kind)

@@ -109,12 +109,15 @@ def test_a_search_runs_the_programs_that_its_job_specification_names(bench: Benc
     assert found["fails"]["reason"] == "exit code 4"
     assert bench.states("task6") == bench.states("task7") == ["CREATED", "FAILED"]
     assert bench.states("task1") == ["CREATED", "READY", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
-    assert "OSError: no licence for this" in bench.nas("why", "W/task6")
-    assert "cannot be specified by mine.run: OSError" in bench.output("s")
+    assert "it was not run: OSError: no licence for this" in bench.nas("why", "W/task6")
+    said = bench.output("s")
+    assert "cannot be specified by mine.run: OSError" in said
+    assert 'mine.py", line ' in said
+    assert 'specification.py", line ' not in said, "the traceback is of the user's frames"
     assert len((bench.directory / "ledger").read_text().split()) == 6, "two never ran"
-    said = told(bench, "task2", "job.json")
-    assert (said["run"], said["config"]) == ("mine.run", {"x": 1, "way": "printed"})
-    assert (said["argv"][2:], said["data"]) == (["--way", "printed", "--value", "1"], {"told": "mine"})
+    record = told(bench, "task2", "job.json")
+    assert (record["run"], record["config"]) == ("mine.run", {"x": 1, "way": "printed"})
+    assert (record["argv"][2:], record["data"]) == (["--way", "printed", "--value", "1"], {"told": "mine"})
     assert told(bench, "task3", "result.json")["metadata"] == {"epochs": 12}
     lines = {line["name"]: line for line in bench.attempts()}
     assert {name: line["cached"] for name, line in lines.items()} == dict.fromkeys(lines, False)
