@@ -14,7 +14,7 @@ from typing import Any
 from nas_hpc.errors import LeaseLost, StoreError, WorkFailed
 from nas_hpc.launcher import ownership, view, visitors
 from nas_hpc.launcher.agent import Agent
-from nas_hpc.launcher.dispatch import Dispatcher, Hooks
+from nas_hpc.launcher.dispatch import Dispatcher
 from nas_hpc.launcher.endings import SEARCH_ENDED
 from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer
 from nas_hpc.launcher.fleet import Fleet, FleetHooks
@@ -25,6 +25,7 @@ from nas_hpc.launcher.ownership import Left
 from nas_hpc.launcher.roster import Roster
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
 from nas_hpc.launcher.visitors import Visitors
+from nas_hpc.launcher.waiting import Hooks
 from nas_hpc.processes.orders import Key
 from nas_hpc.records import App, Job, Lease
 from nas_hpc.resources import Pool
