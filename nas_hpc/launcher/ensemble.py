@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.launcher import roster as rosters
-from nas_hpc.launcher import steps
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.roster import Process, Roster
 from nas_hpc.processes import boot, sessions, traces
-from nas_hpc.processes.mpi import MpiProgram, agents_command, find_program
+from nas_hpc.processes.mpi import MpiProgram, agents_command, find_program, step_name
 from nas_hpc.site import Site
 from nas_hpc.wire import AgentHello
 
@@ -143,7 +142,7 @@ class Ensemble:
         """Slurm's steps get a name by which they can be found."""
         if program is None or program.flavour != "slurm":
             return program
-        return replace(program, flags=(*program.flags, f"--job-name={steps.name_of(self.id)}"))
+        return replace(program, flags=(*program.flags, f"--job-name={step_name(self.id)}"))
 
     async def _find_mpi(self) -> str:
         """Find the MPI program, once; why there is none, or ""."""

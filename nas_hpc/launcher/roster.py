@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas_hpc import __version__
-from nas_hpc.launcher import steps
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions, traces
+from nas_hpc.processes.mpi import end_left_steps
 from nas_hpc.records import new_id
 from nas_hpc.resources import Found
 from nas_hpc.site import Site
@@ -215,7 +215,9 @@ def end(site: Site, roster: Roster, note: Callable[[str], None]) -> None:
         sessions.end_process(one.pid, one.start_ticks)
     source, _, job = roster.allocation.partition(" ")
     if source == "slurm" and roster.start != "direct" and (left or not mine):
-        steps.end(job, roster.id, note)  # the ranks of a killed srun can live on
+        count = end_left_steps([roster.id], {"SLURM_JOB_ID": job})  # ranks of a killed srun can live on
+        if count:
+            note(f"{count} steps of an earlier launch were cancelled")
     ended = traces.end_left(site.run, roster.id)
     if left or ended:
         note(f"{len(left)} supervisors did not end by themselves; {ended} processes of agents were killed")
