@@ -376,11 +376,25 @@ async def _live(place: Place, machine: Machine) -> int:
     return await NodeAgent(place, machine).run()
 
 
+def _is_wanted(place: Place) -> bool:
+    """Whether the supervisor still lives. From here on the agent goes on without; but before, nobody could
+    know of it.
+    """
+    try:
+        os.write(place.supervisor_fd, supervisor.BEGUN)
+    except BrokenPipeError:
+        return False
+    return True
+
+
 def main(arguments: list[str]) -> None:
     """Entry of the process that a supervisor starts: see ``Place``."""
     place = Place.of(arguments)
     os.set_inheritable(place.supervisor_fd, False)
     traces.begin(place.sessions_log, place.number)
+    if not _is_wanted(place):
+        place.sessions_log.unlink()
+        sys.exit(DONE)
     traces.end_left(place.run, place.ensemble, place.number, spare=place.incarnation)
     watcher, line = guardian.start_guardian(place.sessions_log, traces.marker_of(place.sessions_log))
     code = BROKEN

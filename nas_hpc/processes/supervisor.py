@@ -28,8 +28,8 @@ PROVEN_S = 60.0
 """An agent that lived so long is no failed start."""
 END_S = 8.0
 """So long an agent may take after SIGTERM to end itself and what it runs."""
-THERE, AWAY = b"+", b"-"
-"""What the agent writes into the pipe: a launcher is there, is gone."""
+BEGUN, THERE, AWAY = b".", b"+", b"-"
+"""What the agent writes into the pipe: it has recorded itself; a launcher is there; it is gone."""
 _SHORT = 8
 _WORDS = 2000
 
@@ -67,6 +67,12 @@ class Supervisor:
             self._say(f"ended ({how}), starting again")
             self._wait(max(0.0, min(self._pause_s, self._left_s())))
             self._pause_s = min(2 * self._pause_s, BACK_OFF_S[1])
+        if self._stops:
+            self._end_left()
+
+    def _end_left(self) -> None:
+        """End what is left of this agent, and of earlier ones of its number."""
+        traces.end_left(self._site / "run", self._ensemble, self._number)
 
     # -- one agent -----------------------------------------------------------------------------------------
     def _agent_s_life(self) -> str:
@@ -140,7 +146,6 @@ class Supervisor:
             code = child.poll()
         if code is None:
             child.kill()
-        traces.end_left(self._site / "run", self._ensemble, self._number)
         with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in a file system
             child.wait(END_S)
         return 0

@@ -14,10 +14,10 @@ import pytest
 
 from nas_hpc.launcher.remotes import order_body
 from nas_hpc.processes.orders import Key, Order
-from nas_hpc.wire import AgentHello, AgentWelcome, End, Message, RunEnded, RunOrder, RunsSettled
+from nas_hpc.wire import AgentHello, AgentWelcome, Dismiss, End, Message, RunEnded, RunOrder, RunsSettled
 from tests.launcher.played import Host, Played, alive, until
 
-JOBS, AGENTS, EVENTS = 60, 3, 14
+JOBS, AGENTS, EVENTS = 200, 3, 14
 
 
 class Book:
@@ -130,6 +130,15 @@ async def disturb(masters: list[Master], book: Book, choice: random.Random) -> s
     return what
 
 
+async def dismiss(master: Master) -> None:
+    """As a launcher does at its end: who comes late is dismissed, too."""
+    master.answer = lambda hello: Dismiss("done")  # type: ignore[assignment, return-value]
+    for peer in master.peer_of.values():
+        master.server.send(peer, Dismiss("done"))
+    await until(lambda: not any(s.poll() is None for s in master.host.supervisors), what="supervisors")
+    await until(lambda: not master.host.logs(), what="the agents without one")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, random.randrange(1 << 32)], ids=["first", "second", "random"])
 def test_every_job_finishes_once_whatever_ends_meanwhile(site_dir: Path, seed: int) -> None:
@@ -164,6 +173,7 @@ def test_every_job_finishes_once_whatever_ends_meanwhile(site_dir: Path, seed: i
                 happened.append(await disturb(masters, book, choice))
             await until(lambda: not book.open(), 60, f"the rest of {len(book.open())} (seed {seed})")
             print(f"{happened}: {book.lost} attempts were lost")
+            await dismiss(masters[-1])
         finally:
             await asyncio.to_thread(host.end)
             masters[-1].close()

@@ -123,6 +123,20 @@ def test_nothing_of_mpi_is_loaded_by_the_supervisor(host: Host) -> None:
     asyncio.run(scenario())
 
 
+def test_an_agent_whose_supervisor_dies_before_it_has_begun_does_not_begin(host: Host, test_id: str) -> None:
+    supervisor = host.supervise()
+    wait_until(lambda: len(processes_of(test_id)) == 2, 20, "the agent's process")
+    agent = next(process for process in processes_of(test_id) if process.pid != supervisor.pid)
+    agent.suspend()
+    early = not host.logs()
+    supervisor.kill()
+    supervisor.wait()
+    agent.resume()
+    assert early, "this machine is too slow for the test"
+    wait_until(lambda: not processes_of(test_id), 20, "the agent's end")
+    assert not host.logs()
+
+
 async def _agents_of_a_start(host: Host, peer: MpiPeer, test_id: str) -> None:
     """A whole start: one supervisor dies, then the MPI program; what runs goes on, and all are dismissed."""
     argv = boot.command(sys.executable, "supervisor", host.path, host.ensemble, "0,1,2", "30", isolated=True)
