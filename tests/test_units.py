@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.units import format_duration, format_memory, parse_duration, parse_memory
+from nas_hpc.units import format_duration, format_memory, parse_duration, parse_memory, parse_time_left
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,18 @@ def test_written_memory_is_read_to_within_a_twentieth(amount: int) -> None:
 def test_a_negative_amount_is_not_written() -> None:
     with pytest.raises(WrongCall, match="-1 bytes"):
         format_memory(-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("59:30", 3570), ("0:45", 45), ("1:00:00", 3600), ("1-00:00:00", 86400), ("02:03:04:05", 183845),
+     ("UNLIMITED", float("inf")), (" infinite\n", float("inf"))],
+)  # fmt: skip
+def test_the_time_that_a_batch_system_says_is_left_is_read(text: str, seconds: float) -> None:
+    assert parse_time_left(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["INVALID", "NOT_SET", "N/A", "", "-", "1:2:3:4:5"])
+def test_a_time_left_that_nobody_knows_is_not_for_ever(text: str) -> None:
+    with pytest.raises(WrongCall, match="is no duration"):
+        parse_time_left(text)
