@@ -17,7 +17,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.attempt import Attempt, message_of, named, result_of
 from nas_hpc.launcher.recording import Recorder
 from nas_hpc.launcher.staged import Staging
-from nas_hpc.launcher.warming import Warming, WarmingHooks
+from nas_hpc.launcher.warming import FAREWELL_S, Warming, WarmingHooks
 from nas_hpc.processes import remains, results, sessions
 from nas_hpc.processes.environment import recordable
 from nas_hpc.processes.family import MPI_GRACE_S
@@ -28,8 +28,6 @@ from nas_hpc.processes.packed import PACKED
 from nas_hpc.processes.staging import STAGED_VARIABLE
 from nas_hpc.records import Result
 from nas_hpc.states import Outcome
-
-_CLOSE_S = 10.0
 
 
 class Agent:
@@ -203,7 +201,7 @@ class Agent:
         self._attempts.clear()
         links = list(self._links)
         self._links.clear()
-        await asyncio.gather(*(link.end(_CLOSE_S) for link in links), *self._burials)
+        await asyncio.gather(*(link.end(FAREWELL_S) for link in links), *self._burials)
         await self._recorder.close()
         await self._staging.close()
         os.close(self._log_fd)

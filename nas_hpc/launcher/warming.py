@@ -14,7 +14,7 @@ from nas_hpc.processes.link import Link
 from nas_hpc.processes.orders import Key
 
 FAREWELL_S = 10.0
-"""A discarded interpreter whose import is done gets so long to end by itself."""
+"""A keeper that is not needed any more gets so long to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 
 import pytest
 
 from nas_hpc.errors import ConfigError, LauncherGone, PlacementError, ProtocolError, Superseded
-from nas_hpc.evaluator import LauncherEvaluator
+from nas_hpc.evaluator import LauncherEvaluator, connection
 from nas_hpc.evaluator.client import Client, reconnect_seconds
 from nas_hpc.wire import PROTOCOL, Shape
 from tests.evaluator.conftest import Connect
@@ -186,6 +188,65 @@ def test_the_time_to_wait_comes_from_the_environment() -> None:
 def test_a_time_to_wait_that_is_none_is_refused_with_its_value(value: str) -> None:
     with pytest.raises(ConfigError, match=value):
         reconnect_seconds({"NAS_HPC_RECONNECT_S": value})
+
+
+class Cable:
+    """A TCP connection between evaluators and a peer that can stop carrying anything, without an end."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.made = 0
+        self.silent = threading.Event()
+        """What is connected now carries nothing any more; new connections do."""
+        self._ends: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._ends += [near, far]
+                silent, self.made = self.silent, self.made + 1
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, target, silent), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket, silent: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if not silent.is_set():
+                    target.sendall(data)
+
+    def fall_silent(self) -> None:
+        before, self.silent = self.silent, threading.Event()
+        before.set()
+
+    def close(self) -> None:
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_a_launcher_whose_heartbeat_stops_is_left_though_its_connection_stands(
+    peer: Peer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(connection, "SILENCE_S", 0.5)
+    text = peer.path.read_text()
+    address = text.split('"addresses": ["')[1].split('"')[0]
+    cable = Cable(int(address.rpartition(":")[2]))
+    peer.path.write_text(text.replace(address, cable.address))
+    evaluator = connect()
+    cable.fall_silent()
+    evaluator.submit([{"x": 1}])
+    assert [r.objective for r in evaluator.gather("all", 20)] == [2.0]
+    assert cable.made == 2
+    assert _all_ran_once(peer, 1)
+    cable.close()
 
 
 def test_waiting_for_a_long_evaluation_costs_next_to_no_processor_time(peer: Peer, connect: Connect) -> None:
