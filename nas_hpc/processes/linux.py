@@ -11,6 +11,7 @@ import os
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_MADV_COLLAPSE = 25
 _SIGKILL = 9
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +41,11 @@ def adopt_orphans() -> None:
 def flush_c_output() -> None:
     """Write out what C libraries hold in their stdio buffers; ``os._exit`` would lose it."""
     _libc.fflush(None)
+
+
+def collapse(address: int, length: int) -> bool:
+    """Have the kernel make huge pages of a range of this process's memory; whether it did."""
+    return not _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_COLLAPSE)
 
 
 def stat_fields(pid: int | str) -> list[str]:

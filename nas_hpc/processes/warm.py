@@ -12,7 +12,7 @@ import re
 import sys
 import time
 
-from nas_hpc.processes import call
+from nas_hpc.processes import call, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ class WarmModule:
         gc.collect()
         gc.freeze()  # a collection in a child must not touch, and so copy, what it shares with the others
         gc.disable()
+        if self.error is None and not self.unsafe:
+            memory.gather()
 
     def load(self) -> Callable[[Any], Any]:
         """The run function; raises what its import raised."""
