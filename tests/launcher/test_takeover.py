@@ -168,3 +168,23 @@ def test_a_launcher_that_wants_other_agents_ends_those_that_are_there(
     field.finish(launcher)
     ledger.judge(field.ledger, field.workflow, 12)
     assert not field.record.exists()
+
+
+def test_a_launcher_stopped_beyond_its_lease_loses_its_agents_and_does_not_touch_them(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_HPC_LEASE_S", "2")
+    monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "0.5")
+    first = field.begun(running=4)
+    agents, supervisors = field.agents(), field.supervisors()
+    first.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    wait_until(lambda: time.monotonic() - stopped > 2.5, 10, "the lease to run out")
+    second = field.launch()
+    until_taken_over(field, second, agents=2)
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(20) == 1
+    assert "lease" in field.said()
+    assert (field.agents(), field.supervisors()) == (agents, supervisors)
+    field.finish(second)
+    assert ledger.judge(field.ledger, field.workflow, 30) == 0
