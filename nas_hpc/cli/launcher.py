@@ -116,6 +116,9 @@ def launcher(
             "fresh_interpreter": fresh_interpreter,
         },
     )
+    if (agents or use_master_node) and settings.job_mode.value == "mpi":
+        given = "--agents" if agents else "--use-master-node"
+        raise WrongCall(f"{given} is about serial mode, and the job mode is mpi: add --job-mode serial")
     with call.store(write=False) as (_, store):
         if workflow:
             _check_workflow(store, workflow)

@@ -319,6 +319,10 @@ CASES = [
     Case(("launcher", "--time-limit-minutes", "-5"), ("-5", "above 0")),
     Case(("launcher", "--nodes", "0"), ("'--nodes'", "0 is not allowed")),
     Case(("launcher", "--idle-timeout", "-1"), ("'--idle-timeout'", "0 or more")),
+    Case(("launcher", "--agents", "4"), ("--agents", "serial mode", "--job-mode serial")),
+    Case(("launcher", "--agents", "-1"), ("'--agents'", "-1 is not allowed")),
+    Case(("launcher", "--use-master-node"), ("--use-master-node", "--job-mode serial")),
+    Case(("launcher", "--agent-start", "pairs"), ("'pairs'", "'ensemble', 'per_node'")),
     Case(("launcher", "--consume-all", "--wf-filter", "W"), ("do not go together",)),
     Case(("launcher", "--wf-filter", "nosuch"), ("'nosuch'", "W")),
     Case(
