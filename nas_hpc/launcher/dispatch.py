@@ -20,6 +20,7 @@ from nas_hpc.launcher.endings import cancel_with, finish_of
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
+from nas_hpc.launcher.resting import Resting
 from nas_hpc.launcher.strikes import Strikes, blames_machine, blames_place
 from nas_hpc.launcher.waiting import Hooks, Run, Waiting
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
@@ -58,6 +59,7 @@ class Dispatcher(Waiting):
         """Evaluations whose process exists."""
         self._stopped_as = (Outcome.WALLTIME, "")
         self._strikes = Strikes()
+        self.resting = Resting(pool, self.capacity_changed)
         self._ended: list[tuple[Run, Ended]] = []
         self._writes = 0
         self._flush_planned = False
@@ -269,7 +271,11 @@ class Dispatcher(Waiting):
         if not (blames_node if by_mpi else blames_place)(result.reason):
             return
         alone = by_mpi or blames_machine(result.reason)
-        for name in self._strikes.failed(names, result.reason, None if alone else job.id):
+        over = self._strikes.failed(names, result.reason, None if alone else job.id)
+        if by_mpi and not over:
+            self.resting.rest(names, result.reason)
+        for name in over:
+            self.resting.give_up(name)
             self._hooks.note(f"nothing more is started on {name}: {result.reason}")
             self.placing.pool.set_aside(name)
             self.capacity_changed()
@@ -302,7 +308,8 @@ class Dispatcher(Waiting):
     def busy(self) -> bool:
         """Whether anything runs, waits for the database or is about to be placed."""
         mine = self.running or self._writes or self._ended or self._flush_planned
-        return bool(mine or self.stages.busy or (len(self.queue) > 0 and self.mpi.pending))
+        soon = len(self.queue) > 0 and (self.mpi.pending or self.resting.pending)
+        return bool(mine or self.stages.busy or soon)
 
     def evaluations_of(self, search: str) -> int:
         """How many evaluations of a search are running."""

@@ -216,6 +216,7 @@ class Launcher:
             fleet.crew.dismiss("the launcher has ended" if self._error is None else str(self._error))
         self.endpoint.close()
         await self.dispatcher.stages.close()
+        self.dispatcher.resting.close()
         await self.dispatcher.mpi.close()
         await self.agent.close()
         if fleet is not None:

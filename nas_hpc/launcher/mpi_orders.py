@@ -28,8 +28,8 @@ class Surroundings:
     """Of the nodes, by name."""
     here: Callable[[Sequence[str]], bool]
     """Whether nodes are this machine."""
-    real: bool
-    """Core ids are this machine's."""
+    pins: Callable[[str], bool]
+    """Whether a node's core ids are its machine's."""
     environ: Mapping[str, str]
     """Of the batch job, for the MPI program."""
     mem_per_cpu_mb: int = 0
@@ -53,7 +53,7 @@ def mpi_order(
     ranks = len(placement.nodes) * need.ranks_per_node
     room = min(map(len, placement.cores), default=0) * need.threads_per_core
     whole = placement.share == 1 and order.threads * need.ranks_per_node <= room
-    by_wrapper = local and around.real and not slurm
+    by_wrapper = local and all(map(around.pins, placement.nodes)) and not slurm
     gpus_by_mpi = slurm and around.slurm_has_gpus
     place = {RANKS_VARIABLE: str(ranks), RANKS_PER_NODE_VARIABLE: str(need.ranks_per_node)}
     environ = {**around.environ, **order.environ, **place}

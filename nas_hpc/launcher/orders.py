@@ -43,11 +43,6 @@ class Allocation:
         """As they were found; what their agents reported since stands in the pool."""
         return self.found.nodes
 
-    @property
-    def pin(self) -> bool:
-        """Node core ids are this machine's, so that processes may be pinned to them."""
-        return self.found.pinned
-
     def pins(self, name: str) -> bool:
         """Whether a node's core ids are those of its machine, so that processes there may be pinned."""
         if name == self.found.here:
@@ -92,7 +87,7 @@ class Allocation:
         return Surroundings(
             addresses={node.name: node.address for node in self.nodes},
             here=self.is_here,
-            real=self.pin,
+            pins=self.pins,
             environ=of_batch_job(os.environ),
             mem_per_cpu_mb=memory_per_cpu_mb(os.environ),
             slurm_has_gpus=slurm_has_gpus(os.environ),

@@ -53,11 +53,11 @@ class Strikes:
         failed too often now. A node that the reason names is the one to blame, else all are.
         """
         what = object() if what is None else what
-        named = [name for name in nodes if _names(reason, name)]
+        blamed = named(nodes, reason) or nodes
         before = {name for name in nodes if self._is_over(name)}
-        for name in named or nodes:
+        for name in blamed:
             self._failed.setdefault(name, []).append(what)
-        return [name for name in named or nodes if self._is_over(name) and name not in before]
+        return [name for name in blamed if self._is_over(name) and name not in before]
 
     def covers(self, nodes: Collection[str]) -> bool:
         """Whether all of these have failed too often."""
@@ -68,6 +68,7 @@ class Strikes:
         return len(failed) >= self._limit and len(set(failed)) > 1
 
 
-def _names(text: str, node: str) -> bool:
+def named(nodes: Iterable[str], text: str) -> list[str]:
+    """Those of ``nodes`` that a text names, in full or by their short names."""
     words = text.replace('"', " ").replace("'", " ").replace(":", " ").replace(",", " ").split()
-    return node in words or node.split(".")[0] in words
+    return [node for node in nodes if node in words or node.split(".")[0] in words]

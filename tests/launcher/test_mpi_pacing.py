@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_hpc.launcher import resting as resting_module
 from nas_hpc.launcher.pacing import Pacer
+from nas_hpc.launcher.resting import Resting
 from nas_hpc.launcher.strikes import Strikes
+from nas_hpc.records import Node
+from nas_hpc.resources import Pool
+from tests.processes.bench import eventually, go
 
 
 def test_without_limits_everything_starts_at_once() -> None:
@@ -81,3 +88,33 @@ def test_of_several_nodes_the_one_that_the_reason_names_is_to_blame() -> None:
     assert strikes.failed(["n2", "n3.site", "n4"], "ssh: connect to host n3 port 22: refused") == ["n3.site"]
     assert strikes.failed(["n2", "n4"], "n3 is not among them") == []
     assert sorted(strikes.failed(["n2", "n4"], "")) == ["n2", "n4"]
+
+
+def test_a_node_rests_after_a_failed_start_and_comes_back_unless_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resting_module, "REST_S", 0.02)
+    pool = Pool([Node("n1", (0,)), Node("n2", (0,))])
+    returns: list[tuple[str, ...]] = []
+
+    async def scenario() -> None:
+        resting = Resting(pool, lambda: returns.append(tuple(pool.aside)))
+        for nodes, reason in ((["n1"], "Launch proxy failed"), (["n1", "n2"], "connect to host n1 port 22")):
+            resting.rest(nodes, reason)
+            assert tuple(pool.aside) == ("n1",)
+            assert resting.pending
+            await eventually(lambda: not resting.pending, 5, "the node's return")
+            assert not pool.aside
+        resting.rest(["n1", "n2"], "nobody knows who is at fault")
+        assert not pool.aside
+        resting.rest(["n1"], "")
+        resting.give_up("n1")
+        assert not resting.pending
+        assert tuple(pool.aside) == ("n1",)
+        resting.rest(["n2"], "")
+        resting.close()
+        await asyncio.sleep(0.05)
+        assert sorted(pool.aside) == ["n1", "n2"]
+
+    go(scenario())
+    assert returns == [(), ()]

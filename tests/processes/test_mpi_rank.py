@@ -152,7 +152,7 @@ def ranks_order(
     cores, gpus = around.pop("cores", ((),) * nodes), around.pop("gpus", ((),) * nodes)
     placement = Placement(names, 1, cores, gpus)  # type: ignore[arg-type]
     surroundings = Surroundings(
-        {name: "me" for name in names}, lambda _: True, around.pop("real", False), environ={}
+        {name: "me" for name in names}, lambda _: True, lambda _: bool(around.pop("real", False)), environ={}
     )
     return mpi_order(order, job, placement, surroundings, MpiProgram(str(peer.mpiexec), peer.name))
 
