@@ -6,6 +6,7 @@ or function in a process of its own, a result file moved into place. Keys:
 external_per_s           no-op programs (/bin/true) by this launcher; external_cpu_ms its CPU time for each
 xargs_per_s, parsl_per_s the same work by ``xargs -P`` and by Parsl's bash_app (when Parsl is installed)
 python_isolated_per_s    no-op run functions, each in a process forked from a warm interpreter
+python_packed_per_s      the same with a line in a file for each instead of a directory
 fresh_interpreter_per_s  the same with a fresh interpreter for each
 latency_p50_ms, _p95_ms  end of an evaluation -> seen by the search, at no more than 100 ends per second
 """
@@ -130,11 +131,13 @@ def measure(count: int, workers: int) -> dict[str, Any]:
     figures["xargs_per_s"] = xargs(count, workers) if shutil.which("xargs") else None
     figures["parsl_per_s"] = parsl(count, workers)
     figures["python_isolated_per_s"] = functions(count, workers)
+    figures["python_packed_per_s"] = functions(count, workers, "--task-directories", "packed")
     figures["fresh_interpreter_per_s"] = functions(max(20, count // 10), workers, "--fresh-interpreter")
     figures |= latency()
     for peer in ("xargs_per_s", "parsl_per_s"):
         if figures[peer]:
             figures[f"external_over_{peer[:-6]}"] = figures["external_per_s"] / figures[peer]
+    figures["packed_over_isolated"] = figures["python_packed_per_s"] / figures["python_isolated_per_s"]
     figures["isolated_over_fresh"] = figures["python_isolated_per_s"] / figures["fresh_interpreter_per_s"]
     return figures
 

@@ -199,6 +199,9 @@ def _read_directories(location: Location, known: set[str]) -> tuple[list[dict[st
     unfinished = damaged = foreign = 0
     for path in _directories(location.directory, known):
         job = read_object(path / JOB)
+        if job is None and _is_of_running(path):
+            unfinished += not location.search
+            continue
         if job is None:
             damaged, foreign = (damaged + 1, foreign) if (path / JOB).exists() else (damaged, foreign + 1)
             continue
@@ -215,6 +218,12 @@ def _read_directories(location: Location, known: set[str]) -> tuple[list[dict[st
             unfinished += 1
             damaged += (path / RESULT).exists()
     return rows, unfinished, Damage(directories=damaged, foreign=foreign)
+
+
+def _is_of_running(path: Path) -> bool:
+    """Whether an evaluation runs there that leaves its directory only if it fails."""
+    name = path.name[:-9]
+    return (path / f"{name}.out").exists() and not (path / JOB).exists() and not (path / RESULT).exists()
 
 
 def _packed_rows(location: Location, known: Mapping[tuple[str, int], object]) -> Iterator[dict[str, Any]]:

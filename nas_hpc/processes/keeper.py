@@ -27,6 +27,7 @@ import time
 from nas_hpc.processes import child, family, linux, remains, results
 from nas_hpc.processes.attempts import Attempt, Late, finish
 from nas_hpc.processes.channel import Channel
+from nas_hpc.processes.line import Gone, Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Keeper:
     """The loop. ``orders`` is the socket to the agent, ``log_fd`` the launcher's log of sessions."""
 
     def __init__(self, orders: socket.socket, log_fd: int, parent: int) -> None:
-        self.orders = orders
+        self.agent = Line(orders)
         self.parent = parent
         self.log_fd = log_fd
         self.pid = os.getpid()
@@ -65,19 +66,23 @@ class Keeper:
         self.stray_deadline = 0.0
         self.serial = 0
         self.retiring = False
-        self._received = bytearray()
-        self._unsent = bytearray()
         self._wake, self._wake_writer = socket.socketpair()
-        for end in (self.orders, self._wake, self._wake_writer):
+        for end in (self._wake, self._wake_writer):
             end.setblocking(False)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
     def run(self) -> NoReturn:
         """Serve until the agent's end of the socket closes, or until retired and done."""
+        try:
+            self._serve()
+        except Gone:
+            self._farewell()
+
+    def _serve(self) -> NoReturn:
         self._take_signals()
         assert self.channel.receiving is not None
-        wake, orders = self._wake.fileno(), self.orders.fileno()
+        wake, orders = self._wake.fileno(), self.agent.end.fileno()
         poll = select.poll()
         poll.register(wake, select.POLLIN)
         poll.register(self.channel.receiving.fileno(), select.POLLIN)
@@ -85,22 +90,23 @@ class Keeper:
         gc.freeze()
         gc.disable()
         while True:
-            poll.register(orders, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+            poll.register(orders, select.POLLIN | (select.POLLOUT if self.agent.unsent else 0))
             woken = False
             for fd, _ in poll.poll(self._patience_ms()):
                 if fd == wake:
                     woken = bool(self._wake.recv(4096))
                 elif fd == orders:
-                    self._send()
-                    self._receive()
+                    self.agent.flush()
+                    for message in self.agent.receive():
+                        getattr(self, "on_" + message["op"])(message)
             if self.workers is not None:
                 self._start_prepared(self.workers)
                 self._look_again(self.workers)
             self._hear()
             if woken or self.ended:
                 self._collect()
-            if self.retiring and not self.open and not self._unsent:
-                self._farewell()
+            if self.retiring and not self.open and not self.agent.unsent:
+                raise Gone
 
     def _patience_ms(self) -> float | None:
         """How long to wait for something to happen."""
@@ -115,40 +121,6 @@ class Keeper:
         signal.signal(signal.SIGINT, _ignore)
         signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
 
-    def _receive(self) -> None:
-        try:
-            data = self.orders.recv(1 << 18)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._farewell()
-        self._received += data
-        if b"\n" not in data:
-            return
-        lines = self._received.split(b"\n")
-        self._received = lines.pop()
-        for line in lines:
-            message = json.loads(line)
-            getattr(self, "on_" + message["op"])(message)
-
-    def say(self, message: dict[str, Any]) -> None:
-        """Send one message to the agent."""
-        self._unsent += json.dumps(message).encode("ascii") + b"\n"
-        self._send()
-
-    def _send(self) -> None:
-        if not self._unsent:
-            return
-        try:
-            sent = self.orders.send(self._unsent)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._farewell()
-        del self._unsent[:sent]
-
     # -- orders --------------------------------------------------------------------------------------------
 
     def on_warm(self, message: dict[str, Any]) -> None:
@@ -160,14 +132,16 @@ class Keeper:
         linux.outlive_parent()
         self._take_signals()  # the import may have taken them
         self.helpers.update(linux.children())  # what the module started stays as long as the module
-        self.say({"op": "ready", "unsafe": self.warm.unsafe, "failed": self.warm.error is not None})
+        self.agent.say({"op": "ready", "unsafe": self.warm.unsafe, "failed": self.warm.error is not None})
 
     def on_start(self, order: dict[str, Any]) -> None:
         """Start an attempt."""
         if self.warm is not None:
             changed = self.warm.watch.changed(bool(self.live))
             if changed:
-                self.say({"op": "stale", "job": order["job"], "attempt": order["attempt"], "file": changed})
+                self.agent.say(
+                    {"op": "stale", "job": order["job"], "attempt": order["attempt"], "file": changed}
+                )
                 return
         self.serial += 1
         attempt = Attempt(order, self.serial)
@@ -226,7 +200,9 @@ class Keeper:
             attempt.order["job_json"] = ""  # written
         self.live[pid] = attempt
         job, number = attempt.key
-        self.say({"op": "started", "job": job, "attempt": number, "pid": pid, "time": attempt.order["start"]})
+        self.agent.say(
+            {"op": "started", "job": job, "attempt": number, "pid": pid, "time": attempt.order["start"]}
+        )
 
     def _in_child(self, order: dict[str, Any]) -> NoReturn:
         assert self.warm is not None
@@ -247,7 +223,7 @@ class Keeper:
     def _close_inherited(self) -> None:
         """A child must not hold open what tells the agent of the keeper's end."""
         assert self.channel.receiving is not None
-        for end in (self.orders, self._wake, self._wake_writer, self.channel.receiving):
+        for end in (self.agent.end, self._wake, self._wake_writer, self.channel.receiving):
             _socket.socket.close(end)
         os.close(self.log_fd)
 
@@ -410,7 +386,7 @@ class Keeper:
         if attempt.drop and not attempt.result:
             if attempt.order["record"] == "packed":
                 remains.remove(attempt.order["dir"])
-            self.say({"op": "dropped", "job": job, "attempt": number})
+            self.agent.say({"op": "dropped", "job": job, "attempt": number})
             return
         head = {
             "op": "ended",
@@ -422,9 +398,7 @@ class Keeper:
             "cpu_s": attempt.cpu_s,
             "max_rss_bytes": attempt.rss,
         }
-        line = json.dumps(head).encode("ascii")
-        self._unsent += line[:-1] + b', "result": ' + attempt.result + b"}\n"
-        self._send()
+        self.agent.say(head, attempt.result)
 
     def _farewell(self) -> NoReturn:
         """The agent is gone: end every session, and exit."""

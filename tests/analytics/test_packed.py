@@ -73,6 +73,16 @@ def test_a_workflow_that_has_only_packed_files_is_one(tmp_path: Path) -> None:
     assert summarize(tmp_path).n_evaluations == 40
 
 
+def test_an_evaluation_that_runs_where_only_failures_keep_their_directories_is_unfinished(
+    workflow: Path,
+) -> None:
+    before = summarize(workflow)
+    (workflow / "task99_0000ffff").mkdir()
+    (workflow / "task99_0000ffff" / "task99.out").touch()
+    after = summarize(workflow)
+    assert (after.n_unfinished, after.damage) == (before.n_unfinished + 1, before.damage)
+
+
 def test_other_searches_lines_are_not_a_searchs_own(workflow: Path) -> None:
     pack(workflow)
     (workflow / "attempts.jsonl").unlink()

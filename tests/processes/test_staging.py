@@ -39,9 +39,8 @@ def environment(template: Path, tmp_path: Path) -> Path:
     """One of the test's own, where ``python -m venv`` would have made it."""
     path = tmp_path / "project" / "env"
     shutil.copytree(template, path, symlinks=True)
-    for name in ("activate",):
-        file = path / "bin" / name
-        file.write_text(file.read_text().replace(str(template), str(path)))
+    activate = path / "bin" / "activate"
+    activate.write_text(activate.read_text().replace(str(template), str(path)))
     [packages] = path.glob("lib/python*/site-packages")
     (packages / "staged_module.py").write_text(MODULE)
     return path
