@@ -19,6 +19,7 @@ from nas_hpc.launcher.endings import SEARCH_ENDED
 from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer
 from nas_hpc.launcher.fleet import Fleet, FleetHooks
 from nas_hpc.launcher.journal import Journal
+from nas_hpc.launcher.looking import Seen, look
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.ownership import Left
@@ -26,13 +27,12 @@ from nas_hpc.launcher.roster import Roster
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
 from nas_hpc.launcher.visitors import Visitors
 from nas_hpc.launcher.waiting import Hooks
-from nas_hpc.processes.orders import Key
-from nas_hpc.records import App, Job, Lease
+from nas_hpc.records import Job, Lease
 from nas_hpc.resources import Pool
 from nas_hpc.site import Site
-from nas_hpc.states import FINAL, RAN, RUNNABLE, Outcome, State
+from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store import open_store
-from nas_hpc.store.base import Finished, JobFilter, Store
+from nas_hpc.store.base import Finished, Store
 from nas_hpc.store.writer import Writer
 from nas_hpc.wire import (
     PROTOCOL,
@@ -122,8 +122,9 @@ class Launcher:
         self.dispatcher.agent = self.agent
         if self._agents is not None:
             self._begin_fleet(self._agents)
+        expects = self.fleet.expects if self.fleet is not None else lambda key: False
         outside = Outside(
-            self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, self._expects
+            self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, expects
         )
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
         self.visitors = Visitors(self.dispatcher, self.lease.id, self._for_visitors())
@@ -170,9 +171,6 @@ class Launcher:
             hooks=hooks,
         )
         self.dispatcher.agent = self.fleet.crew
-
-    def _expects(self, key: Key) -> bool:
-        return self.fleet is not None and self.fleet.expects(key)
 
     async def _begin(self) -> None:
         self.note(f"it has {self.allocation.found}")
@@ -225,29 +223,23 @@ class Launcher:
     # -- what there is to do -------------------------------------------------------------------------
     def _reload(self, peer: bytes = b"", request: int = 0) -> None:
         """Look into the database for what commands have changed; then answer who asked for it."""
-        workflow, lease = self.options.workflow, self.lease.id
 
-        def read(store: Store) -> tuple[list[App], list[Job], list[Job], list[Job], list[Job]]:
-            waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE | RAN))
-            creators = sorted({job.creator for job in waiting if job.creator})
-            known = [job for job in creators if job not in self.dispatcher.creators]
-            mine = store.jobs(JobFilter(lease=lease))
-            parents = store.jobs(JobFilter(ids=tuple(known))) if known else []
-            limit = 1 if self._ready else 0  # later ones are told by who adds them
-            children = store.jobs(JobFilter(workflow=workflow, states=_CHILDREN, limit=limit))
-            return store.apps(), waiting, parents, mine, children
+        def read(store: Store) -> Seen:
+            # Later children are told by who adds them.
+            known = self.dispatcher.creators
+            return look(store, self.options.workflow, self.lease.id, known, all_children=not self._ready)
 
-        def then(found: tuple[list[App], list[Job], list[Job], list[Job], list[Job]]) -> None:
-            apps, waiting, creators, mine, children = found
-            self._children_wait = bool(children)
-            self.visitors.await_parents(children)
-            self.dispatcher.apps = {app.name: app for app in apps}
-            self.dispatcher.creators |= {job.id: job for job in creators}
-            over = [job for job in creators if job.state in FINAL]  # evaluations of these run for nobody
-            self.searches.killed([*self.dispatcher.gone(waiting, mine), *over], "killed by a command")
-            self.dispatcher.stages.keep(mine)
+        def then(seen: Seen) -> None:
+            self._children_wait = bool(seen.children)
+            self.visitors.await_parents(seen.children)
+            self.dispatcher.apps = {app.name: app for app in seen.apps}
+            self.dispatcher.creators |= {job.id: job for job in seen.creators}
+            over = [job for job in seen.creators if job.state in FINAL]  # their evaluations run for nobody
+            gone = self.dispatcher.gone(seen.waiting, seen.mine)
+            self.searches.killed([*gone, *over], "killed by a command")
+            self.dispatcher.stages.keep(seen.mine)
             nobodys = {job.id for job in over}
-            self.dispatcher.add(job for job in waiting if job.creator not in nobodys)
+            self.dispatcher.add(job for job in seen.waiting if job.creator not in nobodys)
             self._ready = True
             if peer:
                 self._send(peer, Accepted(request))
@@ -403,17 +395,8 @@ class Launcher:
 
     def note(self, line: str) -> None:
         """A line for the launcher's log; nothing if nobody reads it any more."""
-        say(line)
+        view.say(line)
 
     def view(self, job: str = "") -> Mapping[str, object]:
         """What is going on, as JSON."""
         return view.of_launcher(self, job)
-
-
-def say(line: str) -> None:
-    """Print a line for the launcher's log."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
-
-
-_CHILDREN = frozenset({State.AWAITING_PARENTS})

@@ -10,9 +10,10 @@ import time
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher import ownership, roster
 from nas_hpc.launcher.endpoint import listen_on
-from nas_hpc.launcher.loop import Launcher, say
+from nas_hpc.launcher.loop import Launcher
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
+from nas_hpc.launcher.view import say
 from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.resources import Found, discover
 from nas_hpc.site import Site

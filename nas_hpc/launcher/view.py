@@ -56,6 +56,12 @@ class Meter:
         return self.busy_s / self.available_s if self.available_s > 0 else None
 
 
+def say(line: str) -> None:
+    """Print a line for the launcher's log; nothing if nobody reads it any more."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
 class Display:
     """Shows the launcher to ``options.progress``: not too often, and each second while something runs."""
 
