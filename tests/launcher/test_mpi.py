@@ -495,3 +495,72 @@ def test_mpi_starts_keep_to_the_rate_and_to_the_number_at_a_time(bench: Bench, m
     spans = sorted((line["start"], line["end"]) for line in bench.attempts())
     assert spans[3][0] - spans[0][0] > 2  # placed a second apart
     assert max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans) == 2
+
+
+FRONT = """#!/bin/sh
+# Takes the flags of aprun or of PALS mpiexec and starts the ranks by hydra on this machine.
+[ "$1" = --version ] && {{ echo '{version}'; exit 0; }}
+echo "$@" | head -c 200 | tr '\\n' ' ' >> "$(dirname "$0")/lines"; echo >> "$(dirname "$0")/lines"
+while :; do
+    case $1 in
+        -n) count=$2; shift 2;;
+        -N|--ppn) per=$2; shift 2;;
+        -L|--hosts) hosts=$2; shift 2;;
+        -cc|-d|-j|--depth|--cpu-bind) shift 2;;
+        *) break;;
+    esac
+done
+PER=$per HOSTS=$hosts exec {mpiexec} -rmk user -launcher fork -n "$count" {python} -c '
+import os, sys
+number, per = int(os.environ["PMI_RANK"]), int(os.environ["PER"])
+os.environ["AT"] = os.environ["HOSTS"].split(",")[number // per]
+os.environ.update({{"{rank}": str(number), **{more}}})
+os.execv(sys.argv[1], sys.argv[1:])' "$@"
+"""
+FRONTS = {
+    "aprun": ("aprun (ALPS) 6.6.59", "ALPS_APP_PE", "{}", "-n 6 -N 2 -L 3,4,12 -cc depth -d 1 -j 1"),
+    "pals": (
+        "mpiexec version 1.8.0 revision 1234", "PALS_RANKID", '{"PALS_LOCAL_RANKID": str(number % per)}',
+        "-n 6 --ppn 2 --hosts nid00003,nid00004,nid00012 --depth 1 --cpu-bind depth",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRONTS)
+def test_where_no_node_is_the_launchers_own_the_machines_program_starts_everything(
+    bench: Bench, mpich: MpiPeer, name: str
+) -> None:
+    """As on a head node: jobs, a search and its evaluations, of one rank and of several."""
+    version, rank, more, line = FRONTS[name]
+    front = bench.directory / "bin" / ("aprun" if name == "aprun" else "mpiexec")
+    front.parent.mkdir()
+    front.write_text(
+        FRONT.format(version=version, rank=rank, more=more, mpiexec=mpich.mpiexec, python=sys.executable)
+    )
+    front.chmod(0o755)
+    show = bench.script("PLACES", PLACES.replace('"FAKE_HOST", "here"', '"AT", "?"'))
+    bench.job("big", show, "--num-nodes", "3", "--ranks-per-node", "2", "--env", "MARK=1")
+    bench.job("one", show, "--env", "MARK=2")
+    add_search(bench, "together", {}, [{"x": 1.0}, {"x": 2.0}, {"y": 0.0}])
+    environ = {
+        **os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": f"{front.parent}:{os.environ['PATH']}",
+        "COBALT_JOBID": "7", "COBALT_PARTNAME": "3-4,12", "COBALT_JOBSIZE": "3",
+        "COBALT_ENDTIME": str(time.time() + 3600), "NAS_HPC_CORES_PER_NODE": "2",
+    }  # fmt: skip
+    launcher = bench.start("--wf-filter", "W", environ=environ)
+    log, _ = launcher.communicate(timeout=110)
+    assert launcher.returncode == 0, log
+    assert f"MPI: {'ALPS aprun' if name == 'aprun' else 'PALS mpiexec'}" in log
+    assert any(said.startswith(line) for said in (front.parent / "lines").read_text().splitlines()), log
+    words = [said.split()[1:] for said in places(bench, "big")]
+    ids = ["3", "3", "4", "4", "12", "12"] if name == "aprun" else [
+        "nid00003", "nid00003", "nid00004", "nid00004", "nid00012", "nid00012"
+    ]  # fmt: skip
+    assert words == [[ids[n], str(n), str(n % 2), "1", "6"] for n in range(6)]
+    assert len(places(bench, "one")) == 1
+    found = sorted(results(bench), key=str)
+    assert [one[0] for one in found] == ["error", "ok", "ok"]
+    assert sorted(one[1] for one in found[1:]) == [1.0, 2.0]
+    assert found[0][3] == "KeyError: 'x'"
