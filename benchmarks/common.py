@@ -62,6 +62,8 @@ class Load:
     workers_per_node: int = 2
     spread: float = 0.0
     """Each takes between (1 - spread) and (1 + spread) of ``seconds``, so that ends do not come in bursts."""
+    program: bool = False
+    """Programs, by a job specification, instead of a run function in forks of a warm interpreter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import Load
-from nas_hpc.evaluator import create
+from nas_hpc import JobSpec, job_specification
+from nas_hpc.evaluator import Settings, create
 
 
 def sleep(config: dict[str, float]) -> float:
@@ -19,12 +20,21 @@ def sleep(config: dict[str, float]) -> float:
     return 0.0
 
 
+@job_specification
+def program(config: dict[str, float]) -> JobSpec:
+    """The same as a program: a shell that sleeps and prints an objective."""
+    return JobSpec(argv=("/bin/sh", "-c", 'sleep "$0"; echo DH-OUTPUT: 0', str(config["seconds"])))
+
+
 def main() -> None:
     load = Load(**json.loads(sys.argv[1]))
     seen: dict[int, tuple[float, float]] = {}
     left = load.count
     chance = random.Random(0)
-    with create("auto", run="benchmarks.driver.sleep") as evaluator:
+    settings = Settings(run="benchmarks.driver.sleep")
+    if load.program:
+        settings = Settings(run="benchmarks.driver.program", specify=program)
+    with create("auto", settings) as evaluator:
 
         def submit(number: int) -> None:
             nonlocal left

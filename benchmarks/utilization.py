@@ -62,12 +62,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--evaluations", type=int, default=200)
     parser.add_argument("--spread", type=float, default=0.0, help="share by which the seconds differ")
+    parser.add_argument("--program", action="store_true", help="programs instead of a run function")
     parser.add_argument("--agents", type=int, default=0)
     parser.add_argument("--task-directories", default="each")
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
     load = Load(
-        flags.evaluations, flags.seconds, workers_per_node=flags.workers_per_node, spread=flags.spread
+        flags.evaluations,
+        flags.seconds,
+        workers_per_node=flags.workers_per_node,
+        spread=flags.spread,
+        program=flags.program,
     )
     more = ("--agents", str(flags.agents), "--task-directories", flags.task_directories)
     show(measure(load, "--nodes", str(flags.nodes), *more), flags.json)
