@@ -335,11 +335,15 @@ class Ensemble:
         async with self._turn:
             if not self._watched:
                 self._all_ended.set()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._all_ended.wait(), FAREWELL_S)
+            if self._arrived:  # who never said Hello has not heard that it is over
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._all_ended.wait(), FAREWELL_S)
             await asyncio.to_thread(rosters.end, self._site, self._roster, self._hooks.note)
         for one in list(self._watched):
             self._ended(one)
+        with contextlib.suppress(OSError):
+            if not self.log.stat().st_size:
+                self.log.unlink()
 
     async def abandon(self) -> None:
         """They belong to another launcher now."""

@@ -224,7 +224,8 @@ class Fleet:
             for one in won
         }
         if runs:
-            self._hooks.note(f"{remote.name} goes on with {len(runs)} attempts of the last launcher")
+            count = "1 attempt" if len(runs) == 1 else f"{len(runs)} attempts"
+            self._hooks.note(f"{remote.name} goes on with {count} of the last launcher")
         goes_on = [key for key in runs if kept[key]]
         self.crew.adopt(remote, incarnation, goes_on)
         if self._dispatcher.stopping:

@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from nas_hpc import __version__
+from nas_hpc.launcher.ensemble import FAREWELL_S
 from nas_hpc.records import new_id
 from nas_hpc.wire import PROTOCOL, AgentHello, Dismiss, End, Endpoint, Message, pack, read_endpoint, unpack
 from tests.failure import ledger
@@ -211,6 +212,24 @@ def test_agents_that_never_come_end_the_launcher_after_its_deadline(
     assert last.startswith("nas-hpc: error: no agent has reached the launcher for 3 s")
     assert not processes_of(field.bench.test_id), "the MPI program is ended, too"
     assert field.bench.state("search") == "READY"
+
+
+def test_agents_that_have_not_come_yet_do_not_hold_up_the_end(field: Field) -> None:
+    field.bench.searches()
+    field.ledger.touch()  # nothing to run
+    program = imposter(field.bench.directory / "mpiexec", "exec sleep 60")
+    field.flags = (*MANY, "--mpi", program)
+    began = time.monotonic()
+    launcher = field.launch("--persistent")
+    wait_until(lambda: field.recorded().get("processes"), 20, f"the start: {field.said()}")
+    launcher.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    assert launcher.wait(30) == 0
+    print(f"started within {told - began:.1f} s, ended {time.monotonic() - told:.1f} s later")
+    assert time.monotonic() - told < FAREWELL_S
+    assert not processes_of(field.bench.test_id)
+    assert not field.record.exists()
+    assert not list((field.site / "log").iterdir()), "nobody printed anything"
 
 
 # -- by a real MPI program -------------------------------------------------------------------------------
