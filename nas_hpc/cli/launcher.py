@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     help="One MPI start for all agents, or one for each node.",
 )
 @click.option("--use-master-node", is_flag=True, default=None, help="Run jobs on the launcher's node, too.")
-@click.option("--mpi", default=None, metavar="PATH", help="The machine's MPI program, or none.")
+@click.option("--mpi", default=None, metavar="PATH", help="The machine's MPI program (absolute), or none.")
 @click.option(
     "--task-directories",
     type=click.Choice(["each", "failed", "packed"]),
@@ -95,6 +95,12 @@ def launcher(
     Examples:
       nas-hpc launcher --job-mode serial --wf-filter TEST
       nas-hpc launcher --consume-all --time-limit-minutes 55 --nodes 4
+      nas-hpc launcher --job-mode serial --nodes 4 --agents 2
+      nas-hpc launcher --mpi /usr/bin/srun --persistent
+
+    \b
+    Settings that have no flag (interface, mpi_flags ...) stand in site.toml;
+    nas-hpc doctor lists them all.
     """
     if consume_all and workflow:
         raise WrongCall(f"--consume-all and --wf-filter {workflow!r} do not go together; give one of them")

@@ -32,6 +32,9 @@ TRIES = 6
 PROVEN_S = 30.0
 """An agent that lived so long is no failed start."""
 FAREWELL_S = 10.0
+"""So long agents have to end by themselves, once they are dismissed."""
+SHORT_FAREWELL_S = 1.0
+"""The same if some have not said Hello: those have not heard that it is over, and end only when told."""
 _POLL_S = 1.0
 
 
@@ -335,9 +338,9 @@ class Ensemble:
         async with self._turn:
             if not self._watched:
                 self._all_ended.set()
-            if self._arrived:  # who never said Hello has not heard that it is over
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._all_ended.wait(), FAREWELL_S)
+            heard = len(self._arrived) == len(self._roster.nodes)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._all_ended.wait(), FAREWELL_S if heard else SHORT_FAREWELL_S)
             await asyncio.to_thread(rosters.end, self._site, self._roster, self._hooks.note)
         for one in list(self._watched):
             self._ended(one)

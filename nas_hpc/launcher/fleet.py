@@ -309,6 +309,8 @@ class Fleet:
 
     def check_hope(self) -> None:
         """Name, once, the agents that did not come; without any there is nothing left to wait for."""
+        if self._closing:
+            return  # they were dismissed
         overdue = [one for one in self.crew.remotes if not one.peer and not self._may_come(one)]
         fresh = [one for one in overdue if one.number not in self._named | self._hopeless.keys()]
         self._named.update(one.number for one in fresh)
@@ -322,7 +324,8 @@ class Fleet:
         elif fresh:
             names = ", ".join(name for one in fresh[:8] for name in one.nodes[:8])
             more = ", …" if len(fresh) > 8 else ""
-            self._hooks.note(f"{len(fresh)} agents did not come within {waited} (nodes {names}{more})")
+            agents = "1 agent" if len(fresh) == 1 else f"{len(fresh)} agents"
+            self._hooks.note(f"{agents} did not come within {waited} (nodes {names}{more})")
             self._dispatcher.plan_flush()  # what waited for them alone is not waited for any more
 
     # -- what is shown -------------------------------------------------------------------------------------

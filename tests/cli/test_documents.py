@@ -10,6 +10,7 @@ import pytest
 
 from nas_hpc.analytics.cli import analytics
 from nas_hpc.cli.main import COMMANDS, nas_hpc
+from nas_hpc.config import Settings
 from nas_hpc.problem import load_problem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,20 @@ def test_a_call_in_a_document_names_a_command_and_flags_that_there_are(line: str
     }
     given = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
     assert given <= known | {"--site", "--debug"}
+
+
+def test_every_setting_is_explained_with_its_default() -> None:
+    explained: dict[str, str] = {}
+    for line in (ROOT / "docs" / "settings.md").read_text().splitlines():
+        if line.startswith("| `"):
+            names, defaults = (cell.strip() for cell in line.split("|")[1:3])
+            values = [value.strip(" `") for value in defaults.split(",")]
+            found = re.findall(r"`(\w+)`", names)
+            explained |= dict(zip(found, values * len(found) if len(values) == 1 else values, strict=True))
+    shown = {name: one.value for name, one in Settings().items()}
+    said = {n: str(v).lower() if isinstance(v, bool) else f"{v:g}" if isinstance(v, float) else str(v)
+            for n, v in shown.items()}  # fmt: skip
+    assert explained == said
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:

@@ -152,6 +152,14 @@ def test_end_is_raised_after_the_results_that_came_before_it(
     assert len(evaluator.history) == 1
 
 
+def test_of_two_ends_the_first_has_the_reason(peer: Peer, connect: Connect) -> None:
+    evaluator = connect()
+    for reason in ("none of its evaluations can run here", *["this launcher does not know you"] * 3):
+        peer.end(reason)  # as for each message that crosses the first
+    with pytest.raises(LauncherGone, match="none of its evaluations"):
+        wait_until(lambda: evaluator.gather(0) and False, what="the end")
+
+
 def test_a_search_that_the_launcher_cannot_serve_is_refused_with_the_reason(
     peer: Peer, connect: Connect
 ) -> None:
