@@ -57,6 +57,7 @@ install_checkout() {
     site_packages=$("$packages/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     printf 'import site; site.addsitedir(%s)\n' "'$site_packages'" \
         >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checks.pth"
+    ln -s "$packages"/lib/libmpi* "$venv/lib/" # mpi4py looks for an MPI library below its interpreter's prefix
     "$packages/bin/python" -m pip --python "$venv/bin/python" install --no-deps --no-build-isolation -e "$root"
     printf '%s\n' "$checkout_key" >"$venv/.nas-hpc-key"
 }
@@ -90,7 +91,7 @@ find "$cache" -maxdepth 1 -name '*-*' -mtime +30 -exec rm -rf -- {} +
 flock -u 9
 exec 9>&-
 
-checkout_key=$(key_of "$python" setup.cfg pyproject.toml "$root" "$packages" launch_scripts/nas-hpc-activate)
+checkout_key=$(key_of "$python" setup.cfg pyproject.toml "$root" "$packages" launch_scripts/nas-hpc-activate launch_scripts/run_tests.sh)
 if ! runs "$venv" || [ "$(cat "$venv/.nas-hpc-key" 2>/dev/null)" != "$checkout_key" ]; then
     announce "Installing the checkout into .venv-test" install_checkout
 fi
