@@ -17,8 +17,13 @@ TEST_ID = "NAS_HPC_TEST_ID"
 """Environment variable that everything a test starts inherits."""
 
 
-def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = "the condition") -> T:
-    """Return the first true value of ``predicate()``; fail with ``what`` when ``timeout_s`` have passed."""
+def wait_until(
+    predicate: Callable[[], T], timeout_s: float = 10.0, what: str | Callable[[], str] = "the condition"
+) -> T:
+    """Return the first true value of ``predicate()``; fail with ``what`` when ``timeout_s`` have passed.
+
+    A ``what`` that is called tells what is the case then.
+    """
     deadline = time.monotonic() + timeout_s
     pause_s = 0.002
     while True:
@@ -26,7 +31,8 @@ def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = 
         if value:
             return value
         if time.monotonic() >= deadline:
-            raise AssertionError(f"waited {timeout_s:g} s for {what}; the last value was {value!r}")
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {timeout_s:g} s for {told}; the last value was {value!r}")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.05)
 

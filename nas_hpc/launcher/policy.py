@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.strikes import blames_machine
+from nas_hpc.processes.start_failures import blames_node
 from nas_hpc.records import App, Attempt, Job, Node, Resources, Result
 from nas_hpc.resources import Request
 from nas_hpc.states import RAN, Outcome, State
@@ -17,6 +18,8 @@ LAUNCHER_GONE = "its launcher was gone"
 RESTART_MARGIN_S = 120.0
 """A restartable application starts only if so much time remains."""
 ENOUGH_SAMPLES = 10
+STARTS_LIMIT = 100
+"""A job that could not be started so often, however innocent, keeps nobody busy any longer."""
 
 _OWN_FAULT = (Outcome.ERROR, Outcome.INVALID_RESULT, Outcome.TIMEOUT)
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -95,10 +98,10 @@ def follow(
         final = reason != LAUNCHER_GONE and not got_on and losses + 1 >= lost_limit
         return (State.FAILED,) if final else (State.RESTART_READY,)
     if outcome is Outcome.START_FAILED:
-        if blames_machine(reason):
-            return (State.RESTART_READY,)
-        failed = sum(r.outcome is Outcome.START_FAILED for r in results)
-        return (State.FAILED,) if failed + 1 >= lost_limit else (State.RESTART_READY,)
+        starts = [*(r.reason for r in results if r.outcome is Outcome.START_FAILED), reason]
+        own = [one for one in starts if not (blames_machine(one) or blames_node(one))]
+        final = len(own) >= lost_limit or len(starts) >= STARTS_LIMIT
+        return (State.FAILED,) if final else (State.RESTART_READY,)
     faults = sum(r.outcome in _OWN_FAULT for r in results)
     return (State.RUN_ERROR, State.RESTART_READY if faults < retries else State.FAILED)
 

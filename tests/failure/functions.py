@@ -14,16 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.failure.ledger import GATE, note
+from tests.failure.ledger import GATE, WORK_S, note
 
 
 def gated(config: dict[str, Any]) -> float:
-    """Ends as soon as the file named in the environment is there."""
+    """Ends when it has worked and the file named in the environment is there."""
     note("start")
-    while not Path(os.environ[GATE]).exists():
-        time.sleep(0.01)
+    work()
     note("end")
     return float(config["e0"])
+
+
+def work() -> None:
+    """Take as long as the environment says, and until the gate is open."""
+    time.sleep(float(os.environ.get(WORK_S, "0.03")))
+    while not Path(os.environ[GATE]).exists():
+        time.sleep(0.01)
 
 
 def raises() -> None:
@@ -121,3 +127,18 @@ def unlucky(config: dict[str, Any]) -> Any:
     value = KINDS[(int(match.group(1)) - 1) % len(KINDS)][0]()
     note("end")
     return value
+
+
+def pair(config: dict[str, Any]) -> float | None:
+    """Two ranks that have to meet."""
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    if comm.rank == 0:
+        note("start")
+    total = comm.allreduce(comm.rank + 1)
+    work()
+    comm.barrier()
+    if comm.rank == 0:
+        note("end")
+    return float(config["e0"]) if total == 3 else None

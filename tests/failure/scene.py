@@ -19,6 +19,7 @@ from tests.support import TEST_ID, end_processes, processes_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VICTIMS: dict[str, Callable[[str], bool]] = {
+    "launcher": lambda words: " -m nas_hpc.cli " in words and " launcher " in words,
     "search": lambda words: " -m nas_hpc.apps." in words,
     "warm interpreter": lambda words: "nas_hpc.processes.keeper" in words and " -I " not in words,
     "starter": lambda words: "nas_hpc.processes.keeper" in words and " -I " in words,
@@ -63,7 +64,7 @@ class Scene:
     def command(self, *arguments: str, code: int = 0) -> str:
         """Run ``nas-hpc`` to its end; its output."""
         done = subprocess.run(
-            self._argv(*arguments), **self._how(), capture_output=True, text=True, timeout=60, check=False
+            self.argv(*arguments), **self._how(), capture_output=True, text=True, timeout=60, check=False
         )
         said = f"nas-hpc {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}"
         assert done.returncode == code, said
@@ -72,6 +73,7 @@ class Scene:
     def prepare(
         self, application: str = "random_search", *, workers: int = 3, seed: int = 1,
         run: str = "tests.failure.ledger.run", flags: str = "", environ: Mapping[str, str] | None = None,
+        job_flags: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Make the search's job, and the site. ``flags`` are the search's, ``environ`` its evaluations'."""
         if not self.site.exists():
@@ -87,7 +89,7 @@ class Scene:
         }
         self.command(
             "job", "--name", "search", "--workflow", self.name, "--app", f"{application}-{self.name}",
-            *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")),
+            *job_flags, *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")),
             "--args", f"--problem nas_hpc.problems.hps.polynome2.Problem --run {run} "
             f"--max-evals {self.max_evals} --seed {seed} {flags}",
         )  # fmt: skip
@@ -101,7 +103,7 @@ class Scene:
         how = self._how() if environ is None else {**self._how(), "env": dict(environ)}
         with (self.directory / "launcher.log").open("ab") as log:
             return subprocess.Popen(
-                [*before, *self._argv("launcher", "--job-mode", "serial", *which, *flags)],
+                [*before, *self.argv("launcher", "--job-mode", "serial", *which, *flags)],
                 **how, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -141,7 +143,8 @@ class Scene:
 
     def log(self) -> str:
         """What the launchers printed."""
-        return (self.directory / "launcher.log").read_text()
+        path = self.directory / "launcher.log"
+        return path.read_text() if path.exists() else ""
 
     def finish(self, *flags: str, timeout_s: float = 60) -> None:
         """Run launchers, as a user would the same command, until the search is done."""
@@ -179,7 +182,8 @@ class Scene:
         launcher.wait()
         return self.launcher(*flags)
 
-    def _argv(self, *arguments: str) -> list[str]:
+    def argv(self, *arguments: str) -> list[str]:
+        """The argv of a command of ``nas-hpc`` on the site."""
         site = [] if arguments[0] == "init" else ["--site", str(self.site)]
         return [sys.executable, "-m", "nas_hpc.cli", *site, *arguments]
 

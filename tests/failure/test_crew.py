@@ -41,7 +41,7 @@ def next_moment(scene: Scene, chance: random.Random) -> None:
     """Wait for the moment of the next kill: mostly after some progress, sometimes before there is any."""
     if chance.random() < 0.7:
         until = min(scene.ended() + chance.randint(1, 25), EVALUATIONS - 20)
-        wait_until(lambda: scene.ended() >= until, 90, f"{until} ends: {scene.log()[-3000:]}")
+        wait_until(lambda: scene.ended() >= until, 90, lambda: f"{until} ends: {scene.log()[-3000:]}")
     pause_s, begun = chance.uniform(0, 1), time.monotonic()
     wait_until(lambda: time.monotonic() - begun >= pause_s, 10, "a while")
 
@@ -52,7 +52,7 @@ def begun(tmp_path: Path, test_id: str, seed: int) -> tuple[Scene, subprocess.Po
     scene = Scene(tmp_path, test_id, EVALUATIONS)
     scene.prepare(workers=2, seed=seed, environ={ledger.WORK_S: "0.8"})
     launcher = scene.launcher(*FLAGS)
-    wait_until(lambda: scene.ended() >= 10, 60, f"the first evaluations: {scene.log()}")
+    wait_until(lambda: scene.ended() >= 10, 60, lambda: f"the first evaluations: {scene.log()}")
     return scene, launcher
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 from nas_hpc.launcher.policy import follow
 from nas_hpc.launcher.strikes import Strikes, blames_machine, blames_place
+from nas_hpc.processes.start_failures import CANNOT_START
 from nas_hpc.records import Attempt, Result
 from nas_hpc.states import Outcome, State
 from tests.launcher.stage import Stage, on_stage, program
@@ -50,10 +51,25 @@ def test_a_file_system_at_its_end_is_nothing_that_a_job_has_caused() -> None:
     assert blames_machine(PLACE)
     assert not blames_machine("cannot make the directory /site/data/W/task1_0: Not a directory")
     assert not blames_machine("cannot start ./x: Input/output error")
-    failed = Attempt("a", 1, "l", result=Result(Outcome.START_FAILED, reason=PLACE))
-    for reason, state in ((PLACE, State.RESTART_READY), (JOB, State.FAILED)):
-        path = follow(Outcome.START_FAILED, [failed] * 5, retries=0, lost_limit=3, reason=reason)
-        assert path == (state,)
+
+
+def test_failed_starts_that_are_not_a_jobs_own_fault_do_not_fail_it() -> None:
+    node = f"{CANNOT_START}: srun: error: Unable to create step for job 7: Job/step already completing"
+    assert after(PLACE, earlier=[PLACE, node] * 4) is State.RESTART_READY
+    assert after(node, earlier=[node] * 8) is State.RESTART_READY
+    assert after(JOB, earlier=[PLACE, node, JOB]) is State.RESTART_READY
+    assert after(JOB, earlier=[JOB, node, JOB]) is State.FAILED
+    assert after(node, earlier=[node] * 99) is State.FAILED, "not for ever"
+
+
+def after(reason: str, earlier: list[str]) -> State:
+    """The state of a job whose attempts all failed to start for these reasons."""
+    attempts = [
+        Attempt("a", number, "l", result=Result(Outcome.START_FAILED, reason=one))
+        for number, one in enumerate(earlier, 1)
+    ]
+    [state] = follow(Outcome.START_FAILED, attempts, retries=0, lost_limit=3, reason=reason)
+    return state
 
 
 @on_stage()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import describe, end_processes, wait_until
+from tests.support import TEST_ID, describe, end_processes, wait_until
 
 PROGRAMS = ("slurmctld-wlm", "slurmd-wlm", "srun", "sbatch", "salloc", "scontrol", "sinfo", "setpriv")
 SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
@@ -31,6 +31,9 @@ NODE = "NAS_HPC_TEST_SLURM_NODE"
 """In the environment of a node's daemons."""
 CALL_S = 30.0
 """Deadline of a call of Slurm's commands: one that asks for too much waits for ever."""
+
+
+_ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 def missing_slurm() -> str:
@@ -70,6 +73,7 @@ MpiDefault=pmi2
 ReturnToService=2
 KillWait=3
 MinJobAge=3600
+FirstJobId={first}
 """
 
 
@@ -152,12 +156,14 @@ class Slurm:
         """Wait until a job is in one of ``states`` (COMPLETED unless given); the state."""
         wanted = states or ("COMPLETED",)
 
-        def reached() -> str:
+        def ended() -> str:
             state = self.job(job)["JobState"]
-            return state if state in wanted else ""
+            return state if state in (*wanted, *_ENDS) else ""
 
         try:
-            return wait_until(reached, timeout_s, f"job {job} to be {' or '.join(wanted)}")
+            state = wait_until(ended, timeout_s, f"job {job} to be {' or '.join(wanted)}")
+            assert state in wanted, f"job {job} is {state}, not {' or '.join(wanted)}"
+            return state
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.job(job)}\n{self.output(job)[-3000:]}") from None
 
@@ -211,6 +217,8 @@ class Slurm:
             port=ports[0],
             directory=self.directory,
             spool=self._spool,
+            # MPICH calls its shared memory after job and step: two clusters on one machine must not share it.
+            first=random.SystemRandom().randrange(1, 60_000_000),
         )
         for name, port in zip(self.names, ports[1:], strict=True):
             text += (
@@ -225,11 +233,12 @@ class Slurm:
         self._wait_idle(self.names)
 
     def _daemon(self, node: str, *argv: str) -> subprocess.Popen[bytes]:
-        """Start a daemon that dies with this process."""
+        """Start a daemon that dies with this process. It is no part of what the test starts in its jobs."""
+        environ = {name: value for name, value in self.environ.items() if name != TEST_ID}
         with (self.directory / f"{node}.out").open("ab") as output:
             return subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *argv, "-f", self.environ["SLURM_CONF"]],
-                env={**self.environ, NODE: self._mark(node)}, stdin=subprocess.DEVNULL, stdout=output,
+                env={**environ, NODE: self._mark(node)}, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True, cwd=self.directory,
             )  # fmt: skip
 

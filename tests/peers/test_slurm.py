@@ -51,9 +51,11 @@ def test_a_lost_node_comes_back(slurm: Slurm) -> None:
 def test_nothing_is_left_of_it(test_id: str, tmp_path: Path) -> None:
     with Slurm(tmp_path / "slurm", nodes=2) as cluster:
         cluster.sbatch("sleep 300", "-N2")
-        wait_until(lambda: len(cluster.idle()) == 0, 20, "the job")
-        assert processes_of(test_id)
+        wait_until(lambda: len(cluster.idle()) == 0 and processes_of(test_id), 20, "the job")
+        daemons = [cluster.processes(name) for name in ("slurmctld", *cluster.names)]
+        assert all(daemons)
     assert_no_processes(test_id, timeout_s=0.5)
+    assert not any(alive(process.pid) for some in daemons for process in some)
 
 
 def sleeping(slurm: Slurm, node: str) -> set[int]:

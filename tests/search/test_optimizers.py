@@ -30,9 +30,7 @@ MAKERS: dict[str, Maker] = {
     ),
     "DUMMY": lambda problem, seed: ForestOptimizer(problem, "DUMMY", seed=seed),
 }
-FEW = settings(
-    max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def key(config: dict[str, Any]) -> str:
