@@ -138,9 +138,7 @@ class Client:
         elif isinstance(message, wire.Accepted | wire.Refused):
             return self._unanswered.pop(message.request, None) is not None
         elif isinstance(message, wire.End):  # raised after what came before it was taken
-            if (
-                self._ended is None
-            ):  # another answers what crossed the first: it knows no reason
+            if self._ended is None:  # another answers what crossed the first: it knows no reason
                 self._ended = _ending(message.reason, self._connection.greeted)
             return False
         return True

@@ -22,6 +22,7 @@ from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.roster import Process, Roster
 from nas_hpc.processes import boot, sessions, traces
 from nas_hpc.processes.mpi import MpiProgram, agents_command, find_program, step_name
+from nas_hpc.processes.start_failures import main_line
 from nas_hpc.site import Site
 from nas_hpc.wire import AgentHello
 
@@ -319,7 +320,7 @@ class Ensemble:
 
     def _how(self, code: int | None, output_from: int) -> str:
         how = "gone" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        last = last_line(self.log, output_from)
+        last = main_line(_tail(self.log, output_from)) or last_line(self.log, output_from)
         return f"{how}: {last}" if last else f"{how}, see {self.log}"
 
     def last_words(self) -> str:
@@ -372,14 +373,18 @@ def is_this_host(name: str) -> bool:
 
 def last_line(log: Path, start: int = 0) -> str:
     """The last line of text of a log from byte ``start`` on; empty if there is none."""
+    return next((line.strip() for line in reversed(_tail(log, start).splitlines()) if line.strip()), "")
+
+
+def _tail(log: Path, start: int) -> str:
+    """The end of a log, from byte ``start`` on at most; empty where it cannot be read."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(start, size - 4096))
-            words = file.read().decode(errors="replace")
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
 
 
 def _listed(numbers: Sequence[int]) -> str:

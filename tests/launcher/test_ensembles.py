@@ -190,12 +190,20 @@ def test_without_an_mpi_program_agents_that_need_one_are_refused_in_a_line(field
     assert not field.record.exists()
 
 
+NOISY = (
+    "echo 'ssh: Could not resolve hostname nid002' >&2; "
+    "echo '[mpiexec@vm] main (hydra/mpiexec.c:270): error waiting' >&2; exit 7"
+)
+
+
 def test_an_mpi_program_that_fails_is_quoted_and_given_up_after_some_starts(field: Field) -> None:
-    program = imposter(field.bench.directory / "mpiexec", "echo 'out of cheese' >&2; exit 7")
+    program = imposter(field.bench.directory / "mpiexec", NOISY)
     field.flags = (*MANY, "--mpi", program)
     launcher = field.launch()
-    wait_until(lambda: "out of cheese" in field.said(), 20, "the failure")
-    assert "exit code 7" in field.said()
+    wait_until(lambda: "Could not resolve hostname nid002" in field.said(), 20, "the failure")
+    assert "(exit code 7: ssh: Could not resolve hostname nid002)" in field.said(), (
+        "the cause, not MPICH's account of it"
+    )
     field.finish(launcher)
     ledger.judge(field.ledger, field.workflow, 30)
 
