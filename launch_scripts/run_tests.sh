@@ -57,7 +57,7 @@ install_checkout() {
     site_packages=$("$packages/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     printf 'import site; site.addsitedir(%s)\n' "'$site_packages'" \
         >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checks.pth"
-    ln -s "$packages"/lib/libmpi* "$venv/lib/" # mpi4py looks for an MPI library below its interpreter's prefix
+    ln -s "$packages"/lib/{libmpi*,mpich} "$venv/lib/" # mpi4py looks for an MPI library below its own prefix
     "$packages/bin/python" -m pip --python "$venv/bin/python" install --no-deps --no-build-isolation -e "$root"
     printf '%s\n' "$checkout_key" >"$venv/.nas-hpc-key"
 }
