@@ -24,7 +24,7 @@ from nas_hpc.launcher.resting import Resting
 from nas_hpc.launcher.strikes import Strikes, blames_machine, blames_place
 from nas_hpc.launcher.waiting import Hooks, Run, Waiting
 from nas_hpc.processes.orders import Ended, Key, Runner, Started
-from nas_hpc.processes.start_failures import blames_node
+from nas_hpc.processes.start_failures import blames_node, blames_node_alone
 from nas_hpc.records import Attempt, Job, Result
 from nas_hpc.resources import Placement, Pool
 from nas_hpc.site import is_local
@@ -270,7 +270,7 @@ class Dispatcher(Waiting):
             return
         if not (blames_node if by_mpi else blames_place)(result.reason):
             return
-        alone = by_mpi or blames_machine(result.reason)
+        alone = blames_node_alone(result.reason) or blames_machine(result.reason)
         over = self._strikes.failed(names, result.reason, None if alone else job.id)
         if by_mpi and not over:
             self.resting.rest(names, result.reason)

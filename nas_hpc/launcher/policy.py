@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.strikes import blames_machine
-from nas_hpc.processes.start_failures import blames_node
+from nas_hpc.processes.start_failures import blames_node_alone
 from nas_hpc.records import App, Attempt, Job, Node, Resources, Result
 from nas_hpc.resources import Request
 from nas_hpc.states import RAN, Outcome, State
@@ -99,7 +99,7 @@ def follow(
         return (State.FAILED,) if final else (State.RESTART_READY,)
     if outcome is Outcome.START_FAILED:
         starts = [*(r.reason for r in results if r.outcome is Outcome.START_FAILED), reason]
-        own = [one for one in starts if not (blames_machine(one) or blames_node(one))]
+        own = [one for one in starts if not (blames_machine(one) or blames_node_alone(one))]
         final = len(own) >= lost_limit or len(starts) >= STARTS_LIMIT
         return (State.FAILED,) if final else (State.RESTART_READY,)
     faults = sum(r.outcome in _OWN_FAULT for r in results)

@@ -202,12 +202,27 @@ def why(order: dict[str, Any], failure: str, code: int, end: float) -> tuple[str
     """(outcome, reason) of a start that failed without any rank having said why."""
     from nas_hpc.processes import start_failures
 
-    text = results.tail(os.path.join(order["dir"], order["name"] + ".out"), order.get("offset", 0))
+    text = _output(order)
     reason = start_failures.start_failure(code, text, end - order["start"])
     if reason:
         return "start_failed", start_failures.CANNOT_START + reason
+    gone = lost_with_node(order)
+    if gone:
+        return "lost", gone
     said = rank_line(text) or start_failures.ended_line(text)
     return "error", f"{failure}: {said}" if said else failure
+
+
+def lost_with_node(order: dict[str, Any]) -> str:
+    """What the MPI program says of the loss of a node; empty if nothing. It may end well all the same."""
+    from nas_hpc.processes import start_failures
+
+    gone = start_failures.lost_node(_output(order))
+    return f"a node was lost: {gone}" if gone else ""
+
+
+def _output(order: dict[str, Any]) -> str:
+    return results.tail(os.path.join(order["dir"], order["name"] + ".out"), order.get("offset", 0))
 
 
 def rank_line(text: str) -> str:

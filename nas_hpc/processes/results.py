@@ -221,6 +221,10 @@ def judge(
         return make(order, "error", reason, return_code=code, end=end)
     if failure:
         return make(order, "error", failure, return_code=code, end=end)
+    if order.get("mpi"):
+        gone = rank.lost_with_node(order)
+        if gone:
+            return make(order, "lost", gone, return_code=code, end=end)
     objective, wrong, metadata = _left_behind(order, printed=not (patient and looked))
     if objective is None and not wrong and order["expects"]:
         if patient and written is None:

@@ -82,8 +82,10 @@ def start_failure(return_code: int | None, text: str, duration_s: float) -> str:
 
 _OF_REQUEST = re.compile(
     r"not enough slots|unrecognized|parse user arguments|run as root|the ppr|would (?:result|require)|"
-    r"More processors|generic resource|claim exceeds|configuration is not available"
+    r"More processors|generic resource|claim exceeds"
 )
+_OF_EITHER = "configuration is not available"
+"""Slurm's word for a step that asks for too much, and for one on a node that the job has lost."""
 
 
 def blames_node(reason: str) -> bool:
@@ -91,6 +93,24 @@ def blames_node(reason: str) -> bool:
     node did not get so far as to say itself what it cannot start.
     """
     return reason.startswith(CANNOT_START) and _OF_REQUEST.search(reason) is None
+
+
+def blames_node_alone(reason: str) -> bool:
+    """Whether it is the node's fault for sure, and not what this one job asked for."""
+    return blames_node(reason) and _OF_EITHER not in reason
+
+
+_LOST = re.compile(
+    r"srun: error: (Node failure on \S+)|(DUE TO NODE FAILURE)|"
+    r"((?:PRTE|ORTE) has lost communication with a remote daemon)|"
+    r"((?:control_cb|HYDT_\w+) .*assert \(!closed\) failed)"
+)
+
+
+def lost_node(text: str) -> str:
+    """What an MPI program says of a node that went while ranks ran there; empty if nothing."""
+    match = _LOST.search(text)
+    return next(filter(None, match.groups()), "") if match else ""
 
 
 def ended_line(text: str) -> str:

@@ -45,8 +45,9 @@ def built(flavour: str, *flags: str, **fields: Any) -> str:
          "/opt/openmpi --host localhost:2 --mca mpi_yield_when_idle 1 --map-by slot:OVERSUBSCRIBE "
          "--bind-to none -n 2 prog 'a b'"),
         ("slurm", {"threads_per_rank": 2, "mem_per_cpu_mb": 500, "gpus_per_rank": 1, "pin": True},
-         "/opt/slurm --exact --nodes=2 --nodelist=nid00012,nid00345 --ntasks=8 --ntasks-per-node=4 "
-         "--distribution=block --cpus-per-task=2 --threads-per-core=1 --mem-per-cpu=500M --gpus-per-task=1 "
+         "/opt/slurm --exact --overlap --nodes=2 --nodelist=nid00012,nid00345 --ntasks=8 "
+         "--ntasks-per-node=4 --distribution=block --cpus-per-task=2 --threads-per-core=1 "
+         "--mem-per-cpu=500M --gpus-per-task=1 "
          "--cpu-bind=cores --kill-on-bad-exit=1 --export=ALL prog 'a b'"),
         ("slurm", {"environ": {"A": "1"}, "hosts": ("n1", "n1"), "threads_per_core": 2, "name": "mine"},
          "/opt/slurm --exact --job-name=mine --nodes=1 --nodelist=n1 --ntasks=8 --ntasks-per-node=8 "

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nas_hpc.processes.start_failures import main_line, start_failure
+from nas_hpc.processes.start_failures import (
+    CANNOT_START,
+    blames_node,
+    blames_node_alone,
+    lost_node,
+    main_line,
+    start_failure,
+)
 from tests.peers.mpi import MpiPeer
 from tests.peers.slurm import Slurm
 
@@ -86,6 +93,36 @@ def test_what_happens_later_is_the_programs_own() -> None:
     assert start_failure(127, missing[1], 6.0) == ""
     assert start_failure(*FAILED["srun, no room"][:2], 3600.0) == ""
     assert start_failure(*FAILED["Open MPI 5, host"][:2], 60.0) != ""  # a host that does not answer
+
+
+def test_what_a_node_may_be_to_blame_for_is_told_from_what_was_asked_for() -> None:
+    def judged(said: str) -> tuple[bool, bool]:
+        return blames_node(CANNOT_START + said), blames_node_alone(CANNOT_START + said)
+
+    assert judged("srun: error: Task launch for 7.1 failed on node n3: Socket timed out") == (True, True)
+    # For a step that asks for too much, and for one on a node that the job has lost.
+    assert judged("Unable to create step for job 7: Requested node configuration is not available") == (
+        True, False,
+    )  # fmt: skip
+    assert judged("There are not enough slots available in the system") == (False, False)
+    assert not blames_node("exit code 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("srun: error: Node failure on node4\n", "Node failure on node4"),
+        (
+            "slurmstepd: error: *** STEP 7.1 ON n1 CANCELLED AT 1 DUE TO NODE FAILURE ***",
+            "DUE TO NODE FAILURE",
+        ),
+        ("PRTE has lost communication with a remote daemon.", "PRTE has lost communication"),
+        ("rank 0 prints node failure\n", ""),
+    ],
+)
+def test_the_loss_of_a_node_is_seen_in_what_the_mpi_program_says(text: str, said: str) -> None:
+    assert lost_node(text).startswith(said)
+    assert bool(lost_node(text)) == bool(said)
 
 
 def run(*argv: object) -> str:

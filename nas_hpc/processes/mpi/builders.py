@@ -125,7 +125,8 @@ def _openmpi_agents(program: MpiProgram, start: Start) -> list[str]:
 def _slurm(program: MpiProgram, start: Start) -> list[str]:
     """Without ``--exact`` a step takes all of its nodes, and the next one waits; so it does for memory and
     GPUs, unless the step says how much of them it wants (0: memory is shared). Which cores a step has, Slurm
-    decides.
+    decides. A step that has its nodes whole overlaps with whatever Slurm thinks is there: once a job has lost
+    a node, Slurm 22.05 never gives back the cores of steps that end, and later ones would wait for ever.
     """
     memory = f"--mem-per-cpu={start.mem_per_cpu_mb}M" if start.mem_per_cpu_mb else "--mem=0"
     gpus = f"--gpus-per-task={start.gpus_per_rank}" if start.gpus_per_rank else "--gres=none"
@@ -136,7 +137,8 @@ def _slurm(program: MpiProgram, start: Start) -> list[str]:
     bind = ["--cpu-bind=cores"] if start.pin else []
     name = [f"--job-name={start.name}"] if start.name else []
     flags = [*_slurm_where(start), *cores, memory, gpus, *bind, "--kill-on-bad-exit=1", f"--export={export}"]
-    return ["--exact", *name, *flags, *program.flags]
+    whole = ["--overlap"] if start.pin else []
+    return ["--exact", *whole, *name, *flags, *program.flags]
 
 
 def _slurm_where(start: Start) -> list[str]:
