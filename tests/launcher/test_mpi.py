@@ -164,7 +164,7 @@ def test_a_failed_start_is_tried_again_and_a_node_where_all_fail_is_not_used_any
     log = bench.launch("--mpi", str(fickle), code=1)
     assert [line["outcome"] for line in bench.attempts() if line["name"] == "two"] == ["start_failed"] * 3
     assert "Launch proxy failed" in bench.listing("two")["state"] + log
-    assert bench.states("two")[-1] == "FAILED"
+    assert bench.state("two") == "RESTART_READY", "it is not to blame: another launcher may run it"
     assert "nothing more is started on" in log
     assert all(bench.state(f"one{number}") == "JOB_FINISHED" for number in range(3))
 
