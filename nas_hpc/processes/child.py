@@ -44,7 +44,8 @@ def prepare_directory(order: dict[str, Any]) -> int:
         try:
             os.mkdir(directory)
         except FileExistsError:
-            pass
+            if results.started_attempt(directory, order["job"]) > order["attempt"]:
+                raise StartFailed("a later attempt of the job has been started") from None  # this one hung
         except FileNotFoundError:
             os.makedirs(directory, exist_ok=True)
         if order["record"] == "each" or order["argv"]:  # a program may ask which job it is (nas_hpc.jobs)

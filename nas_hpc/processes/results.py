@@ -287,10 +287,14 @@ def _is_overtaken(directory: str, result: dict[str, Any]) -> bool:
     """Whether the result of a later attempt is there, and such an attempt was started: a program may write
     what it likes.
     """
-    return all(
-        _attempt_of(os.path.join(directory, name), key, result["job"]) > result["attempt"]
-        for name, key in ((RESULT_FILE, "job"), ("job.json", "id"))
-    )
+    told = _attempt_of(os.path.join(directory, RESULT_FILE), "job", result["job"])
+    attempt: int = result["attempt"]
+    return min(told, started_attempt(directory, result["job"])) > attempt
+
+
+def started_attempt(directory: str, job: str) -> int:
+    """The number of the newest attempt of ``job`` that was started in ``directory``; 0: none, or unknown."""
+    return _attempt_of(os.path.join(directory, "job.json"), "id", job)
 
 
 def _attempt_of(path: str, key: str, job: str) -> int:

@@ -38,7 +38,8 @@ def test_virtual_nodes_are_shared_out_and_shown(field: Field) -> None:
     shown = [(node["agent"], node["state"], node["cores"]) for node in field.nodes()]
     assert shown == [(None, "master's", 4), (0, "here", 4), (1, "here", 4), (1, "here", 4)]
     assert field.nodes()[0]["running"] == 0
-    assert [node["running"] for node in field.nodes()[1:]] == [1, 2, 2], "the search, and its evaluators"
+    running = sorted(node["running"] for node in field.nodes()[1:])
+    assert running == [1, 2, 2], "the search on the node that was there first, and its evaluators"
     table = field.bench.nas("ls", "nodes")
     assert table.splitlines()[0].split()[:4] == ["name", "host", "agent", "state"]
     assert "master's" in table

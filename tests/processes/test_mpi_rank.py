@@ -306,7 +306,10 @@ def test_ranks_end_with_whoever_started_them(tmp_path: Path, peer: MpiPeer, test
 def test_a_program_on_several_virtual_nodes_has_all_its_ranks_and_one_that_is_missing_is_named(
     tmp_path: Path, peer: MpiPeer
 ) -> None:
-    code = "import os; print('at', os.environ['NAS_HPC_RANK'], os.environ['NAS_HPC_LOCAL_RANK'])"
+    code = (
+        "import os; e = os.environ\n"
+        'os.write(1, f\'at {e["NAS_HPC_RANK"]} {e["NAS_HPC_LOCAL_RANK"]}\\n\'.encode())'
+    )
 
     async def scenario() -> None:
         async with Bench(tmp_path) as bench:
