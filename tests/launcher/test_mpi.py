@@ -162,7 +162,9 @@ def test_a_failed_start_is_tried_again_and_a_node_where_all_fail_is_not_used_any
     for number in range(3):
         bench.job(f"one{number}", show)
     log = bench.launch("--mpi", str(fickle), code=1)
-    assert [line["outcome"] for line in bench.attempts() if line["name"] == "two"] == ["start_failed"] * 3
+    tried = [line["outcome"] for line in bench.attempts() if line["name"] == "two"]
+    assert len(tried) >= 3, "a job that runs there in between begins the count anew"
+    assert set(tried) == {"start_failed"}
     assert "Launch proxy failed" in bench.listing("two")["state"] + log
     assert bench.state("two") == "RESTART_READY", "it is not to blame: another launcher may run it"
     assert "nothing more is started on" in log
