@@ -215,6 +215,8 @@ class Lease:
     expires: float
     ended: float = 0.0
     """When it was given up or taken over; 0 while it holds."""
+    slots: int = 0
+    """So many evaluations the launcher can run at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Invocation:
 @contextmanager
 def open_database(site: Site, *, read_only: bool = False) -> Iterator[Store]:
     """The open database of ``site``."""
-    from nas_hpc.store import open_store
+    from nas_hpc.store import open_site
 
     if not site.database.is_file():
         raise SiteError(
@@ -67,7 +67,7 @@ def open_database(site: Site, *, read_only: bool = False) -> Iterator[Store]:
             "make a new "
             "site with: nas-hpc init NAME"
         )
-    store = open_store(site.database, read_only=read_only)
+    store = open_site(site, read_only=read_only)
     try:
         yield store
     finally:

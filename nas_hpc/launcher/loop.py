@@ -31,7 +31,7 @@ from nas_hpc.records import Job, Lease
 from nas_hpc.resources import Pool
 from nas_hpc.site import Site
 from nas_hpc.states import FINAL, Outcome, State
-from nas_hpc.store import open_store
+from nas_hpc.store import open_site
 from nas_hpc.store.base import Finished, Store
 from nas_hpc.store.writer import Writer
 from nas_hpc.wire import (
@@ -91,7 +91,7 @@ class Launcher:
         loop.set_exception_handler(self._on_error)
         sys.setswitchinterval(SWITCH_S)
         self.writer = Writer(
-            partial(open_store, self.site.database), patience_s=self.options.lease_s, on_trouble=self.note
+            partial(open_site, self.site), patience_s=self.options.lease_s, on_trouble=self.note
         )
         pool = Pool(self.allocation.nodes, self.masters_nodes(), self.allocation.found.guessed)
         for name in self.allocation.found.elsewhere:

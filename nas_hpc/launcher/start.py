@@ -17,7 +17,7 @@ from nas_hpc.launcher.view import say
 from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.resources import Found, discover
 from nas_hpc.site import Site
-from nas_hpc.store import open_store
+from nas_hpc.store import open_site
 from nas_hpc.units import format_duration
 
 
@@ -37,7 +37,7 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     _check_end(found, options)
     wanted = roster.wanted(options, found)
     listen = listen_on(found.elsewhere, options.interface)
-    store = open_store(site.database)
+    store = open_site(site)
     try:
         lease, dead = ownership.take_site(store, site, options)
         agents, served = roster.succeed(site, wanted, say)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from nas_hpc.store.base import Claim, Finish, Finished, JobFilter, Store
 
 if TYPE_CHECKING:
+    from nas_hpc.site import Site
     from nas_hpc.store.sql import SqlStore
 
-__all__ = ["Claim", "Finish", "Finished", "JobFilter", "Store", "open_store"]
+__all__ = ["Claim", "Finish", "Finished", "JobFilter", "Store", "open_site", "open_store"]
 
 
 def open_store(target: str | os.PathLike[str], *, create: bool = False, read_only: bool = False) -> SqlStore:
@@ -23,3 +24,8 @@ def open_store(target: str | os.PathLike[str], *, create: bool = False, read_onl
     from nas_hpc.store.sql import open_sql  # SQLAlchemy takes a third of a second to import
 
     return open_sql(target, create=create, read_only=read_only)
+
+
+def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
+    """Open the job database of ``site``, wherever it is. Raises as ``open_store`` does."""
+    return open_store(site.database, read_only=read_only)

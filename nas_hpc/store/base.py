@@ -80,6 +80,9 @@ class Finished:
 class Store(Protocol):
     """A job database."""
 
+    shared: bool
+    """Whether several launchers may run its jobs at a time."""
+
     def close(self) -> None:
         """Release the database."""
 
@@ -181,6 +184,17 @@ class Store(Protocol):
 
     def leases(self, *, live_only: bool = True) -> list[Lease]:
         """The leases, oldest first."""
+
+    def tell_slots(self, lease: str, slots: int) -> None:
+        """How many evaluations its launcher can run at a time. Raises LeaseLost if it has ended."""
+
+    def gone(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those whose launchers have died as far as the database itself can prove it: none on SQLite."""
+
+    # -- requests ----------------------------------------------------------------------------------
+    def first_time(self, request: str) -> bool:
+        """Record that a request that was left in the inbox is carried out, in the transaction around; False
+        if that was recorded before: it is done already."""
 
     # -- history -----------------------------------------------------------------------------------
     def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:

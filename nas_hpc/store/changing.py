@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, delete, select, update
+from sqlalchemy import BindParameter, bindparam, delete, insert, select, update
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
@@ -16,7 +17,7 @@ from nas_hpc.store.prepared import LONGEST, Query
 from nas_hpc.store.reading import job_rows
 from nas_hpc.store.rows import job_body, job_of
 from nas_hpc.store.running import move
-from nas_hpc.store.schema import attempts, edges, events, jobs
+from nas_hpc.store.schema import attempts, edges, events, jobs, requests
 from nas_hpc.store.session import Session
 from nas_hpc.store.statements import Statements
 
@@ -129,3 +130,11 @@ def remove(session: Session, where: JobFilter) -> list[Job]:
         session.change(delete(jobs).where(jobs.c.number.in_(_values)), values)
         session.change(delete(events).where(events.c.job.in_(_values)), values)
     return [job_of(rows[number]) for number in numbers]
+
+
+def first_time(session: Session, request: str) -> bool:
+    """See ``Store.first_time``."""
+    if session.rows(select(requests.c.id).where(requests.c.id == request)):
+        return False
+    session.change(insert(requests).values(id=request, time=time.time()))
+    return True

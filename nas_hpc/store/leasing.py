@@ -55,6 +55,7 @@ def open_lease(session: Session, lease: Lease, ending: Sequence[str], proven: bo
             workflow=lease.workflow,
             expires=lease.expires,
             ended=0.0,
+            slots=lease.slots,
         )  # fmt: skip
     )
 
@@ -75,6 +76,12 @@ def renew_lease(session: Session, lease: str, expires: float) -> None:
     """See ``Store.renew_lease``."""
     check_live(session, lease)
     session.change(update(leases).where(_c.id == lease).values(expires=expires))
+
+
+def tell_slots(session: Session, lease: str, slots: int) -> None:
+    """See ``Store.tell_slots``."""
+    check_live(session, lease)
+    session.change(update(leases).where(_c.id == lease).values(slots=slots))
 
 
 def close_lease(session: Session, lease: str, now: float) -> None:

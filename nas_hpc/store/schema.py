@@ -23,12 +23,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import BigInteger
 
-SCHEMA = 2
+SCHEMA = 3
 
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE apps ADD COLUMN body TEXT NOT NULL DEFAULT '{}'",
         "ALTER TABLE edges ADD COLUMN failure TEXT NOT NULL DEFAULT 'fail'",
+    ),
+    2: (
+        "ALTER TABLE leases ADD COLUMN slots INTEGER NOT NULL DEFAULT 0",
+        "CREATE TABLE requests (id TEXT NOT NULL PRIMARY KEY, time DOUBLE PRECISION NOT NULL)",
     ),
 }
 """What brings a database of the schema to the next one."""
@@ -150,4 +154,12 @@ leases = Table(
     Column("workflow", Text, nullable=False),
     Column("expires", Double, nullable=False),
     Column("ended", Double, nullable=False),
+    Column("slots", Integer, nullable=False, server_default="0"),  # evaluations at a time
+)
+
+requests = Table(  # left in the site's inbox, and carried out
+    "requests",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("time", Double, nullable=False),
 )

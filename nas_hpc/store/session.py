@@ -11,6 +11,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from nas_hpc.errors import NasHpcError, StoreError, WrongCall
+from nas_hpc.records import Lease
 from nas_hpc.store import schema
 from nas_hpc.store.prepared import LONGEST, VALUES, Prepared, Query, padded
 
@@ -21,6 +22,8 @@ class Dialect(Protocol):
     """What differs between databases."""
 
     read_only: bool
+    shared: bool
+    """Whether several launchers may run jobs of such a database at a time."""
 
     def begin(self, cursor: DBAPICursor, *, write: bool) -> None:
         """Begin a transaction. One that writes must wait for its turn here, not in the middle: two readers
@@ -31,6 +34,9 @@ class Dialect(Protocol):
 
     def explain(self, error: BaseException) -> NasHpcError:
         """What the user is told about an error; ``transient`` where the same call may succeed later."""
+
+    def gone(self, session: Session, leases: Sequence[Lease]) -> list[Lease]:
+        """See ``Store.gone``; in a reading transaction."""
 
 
 class Session:

@@ -63,6 +63,7 @@ class SqlStore:
         self._session = Session(engine, dialect)
         self._sql = statements(engine)
         self._name = name
+        self.shared = dialect.shared
 
     def close(self) -> None:
         """See ``Store.close``."""
@@ -242,6 +243,22 @@ class SqlStore:
         """See ``Store.leases``."""
         with self._session.read():
             return leasing.read_leases(self._session, live_only)
+
+    def tell_slots(self, lease: str, slots: int) -> None:
+        """See ``Store.tell_slots``."""
+        with self._session.write():
+            leasing.tell_slots(self._session, lease, slots)
+
+    def gone(self, leases: Sequence[Lease]) -> list[Lease]:
+        """See ``Store.gone``."""
+        with self._session.read():
+            return self._session.dialect.gone(self._session, leases)
+
+    # -- requests ----------------------------------------------------------------------------------
+    def first_time(self, request: str) -> bool:
+        """See ``Store.first_time``."""
+        with self._session.write():
+            return changing.first_time(self._session, request)
 
     # -- history -----------------------------------------------------------------------------------
     def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:

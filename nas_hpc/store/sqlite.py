@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine
@@ -13,7 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
 from nas_hpc.errors import NasHpcError, SiteError, StoreError
+from nas_hpc.records import Lease
 from nas_hpc.site import NETWORK_FILESYSTEMS, filesystem_type
+
+if TYPE_CHECKING:
+    from nas_hpc.store.session import Session
 
 BUSY_TIMEOUT_S = 20.0
 """How long a transaction waits for another process's; the longest of ours takes well below a second."""
@@ -99,6 +105,8 @@ def _check_file(path: Path, *, create: bool, read_only: bool) -> None:
 class SqliteDialect:
     """Errors and begin of transactions of the database file ``path``."""
 
+    shared = False
+
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self.path = path
         self.read_only = read_only
@@ -113,6 +121,10 @@ class SqliteDialect:
         """The triggers that keep events as they are."""
         for trigger in _TRIGGERS:
             connection.exec_driver_sql(trigger)
+
+    def gone(self, session: Session, leases: Sequence[Lease]) -> list[Lease]:
+        """A file knows nothing of who opened it."""
+        return []
 
     def explain(self, error: BaseException) -> NasHpcError:
         """One line for what SQLite said."""

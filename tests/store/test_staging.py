@@ -194,5 +194,5 @@ class TestOlderDatabases:
             real(path, create=create, read_only=read_only)
 
         monkeypatch.setattr(dialect, "_check_file", refuse)
-        with pytest.raises(SchemaMismatch, match="schema 1, this program knows 2: .* may write"):
+        with pytest.raises(SchemaMismatch, match="schema 1, this program knows 3: .* may write"):
             open_store(old, read_only=True)

@@ -1,0 +1,34 @@
+"""What launchers tell each other through the database, and requests that are carried out once."""
+
+from __future__ import annotations
+
+import pytest
+
+from nas_hpc.errors import LeaseLost
+from nas_hpc.store.sql import SqlStore
+from tests.store.supply import add, hold, person_job
+
+
+def test_the_slots_of_a_launcher_are_kept_until_its_lease_ends(store: SqlStore) -> None:
+    first, second = hold(store), hold(store)
+    store.tell_slots(first, 507)
+    assert {lease.id: lease.slots for lease in store.leases()} == {first: 507, second: 0}
+    store.close_lease(first, 1.0)
+    with pytest.raises(LeaseLost):
+        store.tell_slots(first, 3)
+
+
+def test_a_request_is_carried_out_once_unless_its_transaction_fails(store: SqlStore) -> None:
+    def fail() -> None:
+        with store.transaction():
+            assert store.first_time("a")
+            add(store, person_job())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with store.transaction():
+        assert store.first_time("a")
+        assert not store.first_time("a")
+        assert store.first_time("b")
+    assert not store.first_time("a")
