@@ -40,6 +40,13 @@ def steps(slurm: Slurm) -> list[str]:
     return [name for name in lines if name.startswith("nas-hpc-")]
 
 
+def nodes_without_the_search(field: Field) -> list[str]:
+    """Nodes on which evaluations run, and nothing else."""
+    return [
+        node["name"] for node in field.nodes() if node["jobs"] and all("task" in job for job in node["jobs"])
+    ]
+
+
 def finished(field: Field, slurm: Slurm, job: int) -> None:
     """Let the job come to its end."""
     field.open()
@@ -64,7 +71,8 @@ def test_agents_of_a_slurm_job_are_taken_over_and_a_lost_node_costs_what_ran_the
     wait_until(lambda: "goes on with" in field.said(), 20, f"the takeover: {field.said()}")
     assert field.agents() == agents
     assert len(steps(slurm)) == 1, "no second ensemble"
-    [lost] = [node["name"] for node in field.nodes() if node["jobs"] and "task" in node["jobs"][0]][-1:]
+    wait_until(lambda: nodes_without_the_search(field), 30, f"evaluations: {field.said()}")
+    lost = nodes_without_the_search(field)[-1]
     slurm.lose(lost)
     wait_until(
         lambda: [node["state"] for node in field.nodes() if node["name"] == lost] not in ([], ["here"]),
