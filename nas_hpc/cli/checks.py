@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_hpc import __version__
-from nas_hpc.cli.client import live_endpoint, query
+from nas_hpc.cli.client import live_endpoints, query
 from nas_hpc.cli.context import open_database
 from nas_hpc.errors import LauncherGone, NasHpcError
 from nas_hpc.site import NETWORK_FILESYSTEMS, Site, filesystem_type
 from nas_hpc.store.base import JobFilter
+from nas_hpc.wire import endpoint_files
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LIBRARIES = ("click", "msgpack", "pyzmq", "sqlalchemy", "numpy", "scikit-learn", "ConfigSpace", "pandas")
@@ -194,24 +195,26 @@ def check_database(site: Site) -> Iterator[Finding]:
 def check_launcher(site: Site) -> Iterator[Finding]:
     """Whether one runs, and answers."""
     try:
-        endpoint = live_endpoint(site)
-        if endpoint is None:
-            if site.endpoint.exists():
+        if not live_endpoints(site):
+            if endpoint_files(site.run):
                 text = "none; the last one did not end in order"
                 yield Finding("launcher", WARN, text, "the next one goes on with its jobs: nas-hpc launcher")
             else:
                 yield Finding("launcher", OK, "none is running")
             return
-        view = query(site)
+        views = query(site)
     except LauncherGone as error:
         yield Finding(
             "launcher", BAD, error.message, "if it is stuck, kill it and start another: nothing is lost"
         )
     except NasHpcError as error:
-        yield Finding("launcher", BAD, error.message, f"remove {site.endpoint} if no launcher runs")
+        files = ", ".join(map(str, endpoint_files(site.run)))
+        yield Finding("launcher", BAD, error.message, f"remove {files} if no launcher runs")
     else:
-        who = f"process {endpoint.pid} on {endpoint.host}"
-        yield Finding("launcher", OK, f"{who}: {view.get('running')} running, {view.get('waiting')} waiting")
+        for view in views:
+            who = f"process {view.get('pid')} on {view.get('host')}"
+            said = f"{who}: {view.get('running')} running, {view.get('waiting')} waiting"
+            yield Finding("launcher", OK, said)
 
 
 def _cpu_quota() -> float | None:

@@ -1,15 +1,17 @@
-"""Short requests to the running launcher of a site, over its endpoint."""
+"""Short requests to the running launchers of a site, over their endpoints."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_hpc.cli.context import note
-from nas_hpc.errors import LauncherGone, ProtocolError, WorkFailed
+from nas_hpc.errors import LauncherGone, NasHpcError, ProtocolError, WorkFailed
 from nas_hpc.site import Site
 from nas_hpc.wire import (
     PROTOCOL,
@@ -20,6 +22,7 @@ from nas_hpc.wire import (
     Refused,
     Status,
     Wake,
+    endpoint_files,
     pack,
     read_endpoint,
     unpack,
@@ -38,12 +41,31 @@ _REQUEST = 1
 
 
 def live_endpoint(site: Site) -> Endpoint | None:
-    """The endpoint of the site's launcher; None if there is none or its process on this host is gone.
+    """The endpoint of the site's only launcher; None if there is none or its process on this host is gone.
 
-    Raises ProtocolError if the file cannot be read.
+    Where several launchers may run there is none: each has a file of its own, see ``live_endpoints``. Raises
+    ProtocolError if the file cannot be read.
     """
+    return _live(site.endpoint)
+
+
+def live_endpoints(site: Site) -> list[Endpoint]:
+    """The endpoints of all launchers of the site whose processes are not known to be gone.
+
+    Raises ProtocolError if a file cannot be read.
+    """
+    found = (_live(path) for path in endpoint_files(site.run))
+    return [endpoint for endpoint in found if endpoint is not None]
+
+
+def several(site: Site) -> bool:
+    """Whether the launchers of the site have files of their own: several may run."""
+    return any(path != site.endpoint for path in endpoint_files(site.run))
+
+
+def _live(path: Path) -> Endpoint | None:
     try:
-        endpoint = read_endpoint(site.endpoint)
+        endpoint = read_endpoint(path)
     except LauncherGone:
         return None
     if endpoint.host == socket.gethostname() and not _is_alive(endpoint.pid):
@@ -52,7 +74,10 @@ def live_endpoint(site: Site) -> Endpoint | None:
 
 
 def wake(site: Site) -> None:
-    """Tell a running launcher that the database has changed. Says so on stderr when it cannot be reached."""
+    """Tell a site's only launcher that the database has changed; several are told by the database itself.
+
+    Says so on stderr when it cannot be reached.
+    """
     try:
         endpoint = live_endpoint(site)
         if endpoint is not None:
@@ -61,16 +86,33 @@ def wake(site: Site) -> None:
         note(f"note: the change is recorded, but the launcher was not told: {error}")
 
 
-def query(site: Site, job: str = "", deadline_s: float = QUERY_S) -> dict[str, Any]:
-    """The view of the site's running launcher, for ``job`` with the reason why it waits. Raises
-    LauncherGone.
+def query(site: Site, job: str = "", deadline_s: float = QUERY_S) -> list[dict[str, Any]]:
+    """The views of the site's running launchers, for ``job`` with the reason why it waits; the oldest first.
+
+    Names on stderr those that do not answer. Raises LauncherGone if none runs, the first one's error if none
+    answers.
     """
-    endpoint = live_endpoint(site)
-    if endpoint is None:
+    endpoints = live_endpoints(site)
+    if not endpoints:
         raise LauncherGone(f"no launcher is running on {site.path}; start one with: nas-hpc launcher")
-    answer = _exchange(endpoint, Query(PROTOCOL, _REQUEST, job), deadline_s)
+    with ThreadPoolExecutor(len(endpoints)) as threads:
+        answers = list(threads.map(partial(_view, job=job, deadline_s=deadline_s), endpoints))
+    views = [one for one in answers if not isinstance(one, NasHpcError)]
+    errors = [one for one in answers if isinstance(one, NasHpcError)]
+    if not views:
+        raise errors[0]
+    for error in errors:
+        note(f"note: {error}")
+    return sorted(views, key=lambda view: float(view.get("started") or 0.0))
+
+
+def _view(endpoint: Endpoint, job: str, deadline_s: float) -> dict[str, Any] | NasHpcError:
+    try:
+        answer = _exchange(endpoint, Query(PROTOCOL, _REQUEST, job), deadline_s)
+    except (LauncherGone, ProtocolError, WorkFailed) as error:
+        return error
     if not isinstance(answer, Status):
-        raise ProtocolError(f"the launcher answered a query with {type(answer).__name__}")
+        return ProtocolError(f"the launcher answered a query with {type(answer).__name__}")
     return dict(answer.view)
 
 

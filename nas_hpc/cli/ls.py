@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nas_hpc.cli.client import query
+from nas_hpc.cli.client import query, several
 from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import (
     event_json,
@@ -148,7 +148,7 @@ def apps(call: Invocation, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def nodes(call: Invocation, as_json: bool) -> None:
-    """List the running launcher's nodes: which agent serves them, and how free they are.
+    """List the running launchers' nodes: which agent serves them, and how free they are.
 
     Where the launcher does an agent's work there is no number. States: here; expected (the agent has not
     come yet); away (its connection broke); lost; given up; set aside (programs could not be started there);
@@ -158,12 +158,16 @@ def nodes(call: Invocation, as_json: bool) -> None:
     Example:
       nas-hpc ls nodes
     """
-    view = query(call.site())
-    found: list[dict[str, Any]] = list(view.get("nodes") or [])
+    site = call.site()
+    found: list[dict[str, Any]] = []
+    for view in query(site):
+        who = {"launcher": f"{view.get('host')}:{view.get('pid')}"} if several(site) else {}
+        found += [{**who, **node} for node in view.get("nodes") or []]
     if as_json:
         print_json(found)
         return
-    columns = ("name", "host", "agent", "state", "cores", "gpus", "free", "running")
+    columns = ["name", "host", "agent", "state", "cores", "gpus", "free", "running"]
+    columns += ["launcher"] if several(site) else []
     rows = [[show_number("-" if node.get(key) is None else node[key]) for key in columns] for node in found]
     print_table(columns, rows, "no nodes")
 

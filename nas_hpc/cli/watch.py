@@ -1,15 +1,15 @@
-"""``nas-hpc watch``: what the running launcher does, as it does it."""
+"""``nas-hpc watch``: what the running launchers do, as they do it."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
-from nas_hpc.cli.client import query
+from nas_hpc.cli.client import query, several
 from nas_hpc.cli.context import Invocation, note, site_options
 from nas_hpc.cli.output import print_json, show_duration, show_number
 from nas_hpc.cli.types import Amount
@@ -25,7 +25,7 @@ from nas_hpc.errors import LauncherGone
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a look; implies --once.")
 @click.pass_obj
 def watch(call: Invocation, interval: float, once: bool, as_json: bool) -> None:
-    """Watch a running launcher until it ends.
+    """Watch the running launcher until it ends; with PostgreSQL all of them.
 
     \b
     Examples:
@@ -33,15 +33,20 @@ def watch(call: Invocation, interval: float, once: bool, as_json: bool) -> None:
       nas-hpc watch --once --json
     """
     site = call.site()
-    view = query(site)
+    views = query(site)
     if as_json:
-        print_json(view)
+        print_json(views if several(site) else views[0])
         return
     if once:
-        print("\n".join(describe(view)))
+        print("\n".join(describe_all(views)))
         return
     show = _live if sys.stdout.isatty() else _plain
-    show(lambda: query(site), view, interval)
+    show(lambda: query(site), views, interval)
+
+
+def describe_all(views: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The launchers' views as lines."""
+    return [line for view in views for line in describe(view)]
 
 
 def describe(view: Mapping[str, Any]) -> list[str]:
@@ -80,31 +85,34 @@ def describe_search(search: Mapping[str, Any]) -> str:
     )
 
 
-def _plain(look: Any, view: Mapping[str, Any], interval_s: float) -> None:
-    last: list[str] = []
+_Views = Sequence[Mapping[str, Any]]
+
+
+def _plain(look: Callable[[], _Views], views: _Views, interval_s: float) -> None:
+    last: list[list[str]] = []
     while True:
-        lines = describe(view)
-        if lines[1:] != last[1:] or not last:
-            print("\n".join(lines), flush=True)
-        last = lines
+        shown = [describe(view) for view in views]
+        if [lines[1:] for lines in shown] != [lines[1:] for lines in last] or not last:
+            print("\n".join(line for lines in shown for line in lines), flush=True)
+        last = shown
         time.sleep(interval_s)
         try:
-            view = look()
+            views = look()
         except LauncherGone as error:
             note(f"note: {error}")
             return
 
 
-def _live(look: Any, view: Mapping[str, Any], interval_s: float) -> None:
+def _live(look: Callable[[], _Views], views: _Views, interval_s: float) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(Text("\n".join(describe(view))), auto_refresh=False) as live:
+    with Live(Text("\n".join(describe_all(views))), auto_refresh=False) as live:
         while True:
-            live.update(Text("\n".join(describe(view))), refresh=True)
+            live.update(Text("\n".join(describe_all(views))), refresh=True)
             time.sleep(interval_s)
             try:
-                view = look()
+                views = look()
             except LauncherGone as error:
                 live.console.print(f"note: {error}", markup=False)
                 return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from nas_hpc.cli.client import live_endpoint, query
+from nas_hpc.cli.client import live_endpoints, query, several
 from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import attempt_json, print_json, short, show_duration, show_time
 from nas_hpc.cli.submission import find_job
@@ -140,13 +141,35 @@ def _parent_line(job: Job, parent: Job) -> str:
 def _launcher_lines(site: Site, job: Job) -> list[str]:
     """What the running launcher says of the job, or that there is none."""
     try:
-        if live_endpoint(site) is None:
+        if not live_endpoints(site):
             if job.state is State.RUNNING:
                 return ["its launcher is gone: the next one takes it over; nas-hpc launcher"]
             return [f"no launcher is running: start one with: nas-hpc launcher --wf-filter {job.workflow}"]
-        view = query(site, job.id)
+        views = query(site, job.id)
     except (LauncherGone, ProtocolError, WorkFailed) as error:
         return [str(error)]
+    if several(site):
+        return _several_lines(views, job)
+    return _view_lines(views[0], job)
+
+
+def _several_lines(views: Sequence[Mapping[str, Any]], job: Job) -> list[str]:
+    """What each of several launchers says; of a job that runs, or is about to, the one that has it."""
+    owner = [view for view in views if job.lease and view.get("launcher") == job.lease]
+    lines = []
+    for view in owner or views:
+        who = f"launcher {view.get('pid')} on {view.get('host')}"
+        workflow = str(view.get("workflow") or "")
+        if workflow and workflow != job.workflow:
+            lines.append(f"{who} takes only workflow {workflow}")
+        elif view.get("why"):
+            lines.append(f"{who} says: {view['why']}")
+        elif job.state in RUNNABLE:
+            lines.append(f"{who} has not looked at it yet")
+    return lines
+
+
+def _view_lines(view: Mapping[str, Any], job: Job) -> list[str]:
     reason = str(view.get("why") or "")
     workflow = str(view.get("workflow") or "")
     if reason:

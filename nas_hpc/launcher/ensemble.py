@@ -40,11 +40,17 @@ _POLL_S = 1.0
 
 
 def supervisor_command(
-    site: Site, ensemble: str, numbers: Sequence[int], deadline_s: float, interpreter: str = sys.executable
+    site: Site,
+    ensemble: str,
+    numbers: Sequence[int],
+    deadline_s: float,
+    endpoint: Path,
+    interpreter: str = sys.executable,
 ) -> list[str]:
-    """The argv of a supervisor: ``nas_hpc.processes.supervisor.main([SITE, ENSEMBLE, NUMBERS, DEADLINE_S])``.
+    """The argv of a supervisor: ``nas_hpc.processes.supervisor.main([SITE, ENSEMBLE, NUMBERS, DEADLINE_S,
+    ENDPOINT])``.
 
-    ``SITE`` is the site's path: the endpoint file is SITE/run/endpoint.json, logs go below SITE/log. NUMBERS
+    ``SITE`` is the site's path: the endpoint file is SITE/run/ENDPOINT, logs go below SITE/log. NUMBERS
     are the numbers of the agents of this start, "0,1,2": rank i of an MPI start keeps the i-th of them, and
     what was started without MPI the only one. An agent without a launcher for ``DEADLINE_S`` ends, and its
     supervisor with it.
@@ -53,9 +59,8 @@ def supervisor_command(
     it runs, and the supervisor.
     """
     listed = ",".join(map(str, numbers))
-    return boot.command(
-        interpreter, "supervisor", site.path, ensemble, listed, f"{deadline_s:g}", isolated=True
-    )
+    words = (site.path, ensemble, listed, f"{deadline_s:g}", endpoint.name)
+    return boot.command(interpreter, "supervisor", *words, isolated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,10 @@ class Ensemble:
         hooks: EnsembleHooks,
         *,
         options: LauncherOptions,
+        endpoint: Path,
         hosts: Sequence[str] = (),
     ) -> None:
-        self._site, self._roster, self._hooks = site, roster, hooks
+        self._site, self._roster, self._hooks, self._endpoint = site, roster, hooks, endpoint
         self._options, self._hosts = options, hosts
         self._mpi: MpiProgram | None = None
         self._loop = asyncio.get_running_loop()
@@ -193,7 +199,9 @@ class Ensemble:
         return started, refused
 
     def _spawn(self, numbers: tuple[int, ...]) -> _Watched:
-        argv = supervisor_command(self._site, self.id, numbers, self._options.agent_deadline_s)
+        argv = supervisor_command(
+            self._site, self.id, numbers, self._options.agent_deadline_s, self._endpoint
+        )
         if self._mpi is not None and self._needs_mpi(numbers):
             hosts = (
                 [self._hosts[number] for number in numbers] if self._hosts else ["localhost"] * len(numbers)

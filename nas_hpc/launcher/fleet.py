@@ -93,6 +93,7 @@ class Fleet:
             roster,
             ensemble_hooks,
             options=options,
+            endpoint=allocation.endpoint,
             hosts=self._hosts if self._real else (),
         )
         self._left = {one.key: one for one in left}

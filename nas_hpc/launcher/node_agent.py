@@ -52,12 +52,15 @@ class Place:
     """So long there has been none already."""
     supervisor_fd: int
     """The pipe in which it tells its supervisor whether a launcher is there."""
+    endpoint: str = "endpoint.json"
+    """Name of the file that tells where its launcher is."""
 
     @classmethod
     def of(cls, arguments: list[str]) -> Place:
         """From the command line that the supervisor has made."""
-        site, ensemble, number, incarnation, deadline_s, away_s, fd = arguments
-        return cls(Path(site), ensemble, int(number), incarnation, float(deadline_s), float(away_s), int(fd))
+        site, ensemble, number, incarnation, deadline_s, away_s, fd, endpoint = arguments
+        seconds = float(deadline_s), float(away_s)
+        return cls(Path(site), ensemble, int(number), incarnation, *seconds, int(fd), endpoint)
 
     @property
     def run(self) -> Path:
@@ -90,7 +93,7 @@ class NodeAgent:
             on_note=self.note,
         )
         self._line = Line(
-            place.run / "endpoint.json",
+            place.run / place.endpoint,
             self._hello,
             on_message=self._on_message,
             on_loss=self._on_loss,

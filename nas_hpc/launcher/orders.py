@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WorkFailed
@@ -19,6 +20,7 @@ from nas_hpc.processes.orders import Call, Order
 from nas_hpc.records import App, Job, Node, Origin
 from nas_hpc.resources import Found, Placement
 from nas_hpc.site import Site
+from nas_hpc.wire import endpoint_file
 
 SOURCE = '. "$0" && exec "$@"'
 """For bash: an application's environment script, then its program. No word of a user is in it."""
@@ -35,8 +37,20 @@ class Allocation:
     mode: str
     found: Found
     fresh: bool
+    shared: bool = False
+    """Whether other launchers run jobs of the site at the same time."""
+    ensemble: str = ""
+    """Which start of agents belongs to the launcher, if any does."""
     told: dict[str, tuple[Node, bool]] = field(default_factory=dict)
     """What agents told of their nodes, and whether the core ids are those of the node's machine."""
+
+    @property
+    def endpoint(self) -> Path:
+        """The launcher's endpoint file. One of several launchers has its own, by which its agents, and what
+        runs with them, find the next launcher of the same agents."""
+        return (
+            endpoint_file(self.site.run, self.ensemble or self.lease) if self.shared else self.site.endpoint
+        )
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -59,7 +73,7 @@ class Allocation:
         if told not in self._commons:
             nodes = [node for node, _ in self.told.values()] or self.nodes
             self._commons[told] = {
-                "NAS_HPC_ENDPOINT": str(self.site.endpoint),
+                "NAS_HPC_ENDPOINT": str(self.endpoint),
                 "NAS_HPC_SITE": str(self.site.path),
                 "NAS_HPC_LAUNCHER_ID": self.lease,
                 "NAS_HPC_CORES_PER_NODE": str(min(len(node.cores) for node in nodes)),

@@ -35,10 +35,11 @@ _WORDS = 2000
 
 
 class Supervisor:
-    """The agent ``number`` of ``ensemble``, on the site at ``site``."""
+    """The agent ``number`` of ``ensemble``, on the site at ``site``; ``endpoint``: its launcher's file."""
 
-    def __init__(self, site: Path, ensemble: str, number: int, deadline_s: float) -> None:
+    def __init__(self, site: Path, ensemble: str, number: int, deadline_s: float, endpoint: str) -> None:
         self._site, self._ensemble, self._number, self._deadline_s = site, ensemble, number, deadline_s
+        self._endpoint = endpoint
         self._lost_since: float | None = time.monotonic()
         """When the last launcher was lost, monotonic; None while one is there."""
         self._stops = 0
@@ -108,7 +109,7 @@ class Supervisor:
         away_s = 0.0 if self._lost_since is None else time.monotonic() - self._lost_since
         return boot.command(
             sys.executable, "node_agent", self._site, self._ensemble, self._number, uuid.uuid4().hex,
-            self._deadline_s, f"{away_s:.3f}", tells, room="launcher",
+            self._deadline_s, f"{away_s:.3f}", tells, self._endpoint, room="launcher",
         )  # fmt: skip
 
     def _watch(self, child: subprocess.Popen[bytes], hears: int) -> int:
@@ -200,18 +201,19 @@ def say(line: str) -> None:
 
 
 def _supervisor(arguments: list[str]) -> Supervisor:
-    site, ensemble, numbers, deadline_s = arguments
+    site, ensemble, numbers, deadline_s, *endpoint = arguments
     known = [int(word) for word in numbers.split(",")]
     rank = ranks.rank() or 0
     if len(known) > 1 and rank >= len(known):
         raise ValueError(f"rank {rank} of {len(known)} agents: there is no number for it")
     number = known[rank] if len(known) > 1 else known[0]
-    return Supervisor(Path(site), ensemble, number, float(deadline_s))
+    return Supervisor(Path(site), ensemble, number, float(deadline_s), *(endpoint or ["endpoint.json"]))
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Entry: the site's path, the ensemble, the numbers of its agents ("0,1,2"; rank i keeps the i-th of
-    them), the deadline in seconds. The exit code is 0 whatever happens.
+    them), the deadline in seconds, the name of the launcher's endpoint file if it is not ``endpoint.json``.
+    The exit code is 0 whatever happens.
     """
     try:
         _supervisor(arguments).run()

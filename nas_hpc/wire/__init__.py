@@ -9,7 +9,14 @@ ZeroMQ DEALER or ROUTER socket with CURVE; keys and address stand in the endpoin
 from __future__ import annotations
 
 from nas_hpc.wire.codec import PROTOCOL, pack, unpack
-from nas_hpc.wire.endpoint import ENDPOINT_VARIABLE, Endpoint, read_endpoint, write_endpoint
+from nas_hpc.wire.endpoint import (
+    ENDPOINT_VARIABLE,
+    Endpoint,
+    endpoint_file,
+    endpoint_files,
+    read_endpoint,
+    write_endpoint,
+)  # fmt: skip
 from nas_hpc.wire.kinds import Message, OfAgent, OfCommand, OfJob, OfLauncher, OfSearch, ToAgent
 from nas_hpc.wire.messages import (
     Accepted,
@@ -48,5 +55,5 @@ __all__ = [
     "KillJobs", "Message", "NewJob", "OfAgent", "OfCommand", "OfJob", "OfLauncher", "OfSearch", "PROTOCOL",
     "Pending", "Pulse", "Query", "Refused", "Report", "Results", "RunEnded", "RunOrder", "RunStarted",
     "RunStop", "RunsSettled", "Shape", "Status", "Submit", "ToAgent", "Wake", "Welcome", "pack",
-    "read_endpoint", "unpack", "write_endpoint",
+    "endpoint_file", "endpoint_files", "read_endpoint", "unpack", "write_endpoint",
 ]  # fmt: skip

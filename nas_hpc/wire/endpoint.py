@@ -14,6 +14,16 @@ ENDPOINT_VARIABLE = "NAS_HPC_ENDPOINT"
 """Where the endpoint file is, for every process that a launcher starts."""
 
 
+def endpoint_file(run: Path, key: str = "") -> Path:
+    """The endpoint file in a site's directory ``run``: of the only launcher, or of the one with ``key``."""
+    return run / (f"endpoint-{key}.json" if key else "endpoint.json")
+
+
+def endpoint_files(run: Path) -> list[Path]:
+    """All endpoint files of a site, by name; some may be left from launchers that were killed."""
+    return sorted(run.glob("endpoint*.json"))
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a launcher listens, and the keys that open it."""

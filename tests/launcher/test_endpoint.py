@@ -84,14 +84,14 @@ def test_a_command_tries_the_launcher_s_addresses_in_their_order(
         assert [address.rpartition(":")[0] for address in endpoint.addresses] == [
             f"tcp://{LOOPBACK}", "tcp://127.0.0.2",
         ]  # fmt: skip
-        assert client.query(site) == {"it": "works"}
+        assert client.query(site) == [{"it": "works"}]
         with socket.socket() as silent:  # takes connections and says nothing
             silent.bind((LOOPBACK, 0))
             silent.listen()
             dead = f"tcp://{LOOPBACK}:{silent.getsockname()[1]}"
             for first in (dead, "tcp://127.0.0.3:1"):
                 write_endpoint(site.endpoint, replace(endpoint, addresses=(first, endpoint.addresses[1])))
-                assert client.query(site) == {"it": "works"}
+                assert client.query(site) == [{"it": "works"}]
             write_endpoint(site.endpoint, replace(endpoint, addresses=(dead,)))
             with pytest.raises(LauncherGone, match="did not answer within"):
                 client.query(site, deadline_s=0.5)
