@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import bindparam, insert, select, update
 
@@ -76,6 +77,18 @@ def renew_lease(session: Session, lease: str, expires: float) -> None:
     """See ``Store.renew_lease``."""
     check_live(session, lease)
     session.change(update(leases).where(_c.id == lease).values(expires=expires))
+
+
+def end_leases(session: Session, lease: str, dead: Sequence[Lease]) -> list[Lease]:
+    """See ``Store.end_leases``."""
+    check_live(session, lease)
+    now = time.time()
+    seen = {one.id: one.expires for one in dead}
+    rows = session.rows(select(leases).where(_c.id.in_(list(seen)), _c.ended == 0).with_for_update())
+    ended = [one for one in map(lease_of, rows) if one.expires == seen[one.id]]
+    for one in ended:
+        session.change(update(leases).where(_c.id == one.id).values(ended=now))
+    return [replace(one, ended=now) for one in ended]
 
 
 def tell_slots(session: Session, lease: str, slots: int) -> None:

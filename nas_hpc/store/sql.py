@@ -244,6 +244,11 @@ class SqlStore:
         with self._session.read():
             return leasing.read_leases(self._session, live_only)
 
+    def end_leases(self, lease: str, dead: Sequence[Lease]) -> list[Lease]:
+        """See ``Store.end_leases``."""
+        with self._session.write():
+            return leasing.end_leases(self._session, lease, dead)
+
     def tell_slots(self, lease: str, slots: int) -> None:
         """See ``Store.tell_slots``."""
         with self._session.write():

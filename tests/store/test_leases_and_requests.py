@@ -32,3 +32,16 @@ def test_a_request_is_carried_out_once_unless_its_transaction_fails(store: SqlSt
         assert not store.first_time("a")
         assert store.first_time("b")
     assert not store.first_time("a")
+
+
+def test_a_dead_launcher_s_lease_is_ended_once_and_one_that_was_renewed_meanwhile_lives(
+    store: SqlStore,
+) -> None:
+    mine, dead, back = hold(store), hold(store), hold(store)
+    seen = [lease for lease in store.leases() if lease.id != mine]
+    store.renew_lease(back, seen[0].expires + 100)
+    assert [lease.id for lease in store.end_leases(mine, seen)] == [dead]
+    assert store.end_leases(mine, seen) == [], "the second who finds it dead is told that it was not he"
+    assert {lease.id for lease in store.leases()} == {mine, back}
+    with pytest.raises(LeaseLost):
+        store.end_leases(dead, seen)
