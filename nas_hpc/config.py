@@ -167,7 +167,7 @@ def _flag(name: str) -> str:
 
 
 def _table(body: Mapping[str, Any], file: str) -> Mapping[str, object]:
-    known = ("schema", "created", "settings")
+    known = ("schema", "created", "settings", "database")
     for key in body:
         if key not in known:
             hint = " (settings stand below [settings])" if key in HELP else _nearest(key, known)

@@ -93,6 +93,16 @@ class Site:
         return self.run / "endpoint.json"
 
     @property
+    def postgres(self) -> Path:
+        """The data of the site's own PostgreSQL server."""
+        return self.path / "postgres"
+
+    @property
+    def server(self) -> Path:
+        """Where that server listens, or listened last."""
+        return self.run / "postgres.json"
+
+    @property
     def owner(self) -> Path:
         """Which process owns the database."""
         return self.run / "owner.json"
@@ -120,10 +130,11 @@ class Site:
             )
 
 
-def create_site(path: str | Path, fill: Callable[[Site], None] | None = None) -> Site:
+def create_site(path: str | Path, fill: Callable[[Site], str | None] | None = None) -> Site:
     """Make a site at ``path``, which does not exist or is an empty directory; mode 0700.
 
-    ``fill`` makes the database; the site's mark is written after it. Raises SiteError, leaving nothing
+    ``fill`` makes the database, and removes all that it made but db.sqlite3 if it raises; the site's mark is
+    written after it, with the text that it returns. Raises SiteError, leaving nothing
     behind, for a site that is there already, a file, a directory with other things in it, a missing parent,
     no permission, a full disk.
     """
@@ -143,10 +154,9 @@ def create_site(path: str | Path, fill: Callable[[Site], None] | None = None) ->
             for name in DIRECTORIES:
                 (site.path / name).mkdir(mode=0o700)
                 made.append(site.path / name)
-        if fill is not None:
-            fill(site)
+        more = (fill(site) if fill is not None else None) or ""
         with _plain_errors(f"the site {site.path} cannot be made"):
-            _write_mark(site)
+            _write_mark(site, more)
     except BaseException:
         _undo(site, made)
         raise
@@ -233,19 +243,35 @@ def read_site_file(site: Site) -> dict[str, Any]:
 
 def filesystem_type(path: Path) -> str:
     """Type of the filesystem that holds ``path``, as in /proc/self/mountinfo; empty if it cannot be told."""
-    best, kind = "", ""
+    return mount_of(path)[0]
+
+
+def mount_of(path: Path) -> tuple[str, frozenset[str]]:
+    """Type and options of the filesystem that holds ``path``; empty if they cannot be told."""
+    best, kind, options = "", "", frozenset[str]()
     real = os.path.realpath(path)
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:
-        return ""
+        return "", frozenset()
     for line in lines:
         left, _, right = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split(" ")[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):  # the last of several mounts on one point is the one on top
             best, kind = point, right.split(" ")[0]
-    return kind
+            options = frozenset(f"{left.split(' ')[5]},{right.split(' ')[-1]}".split(","))
+    return kind, options
+
+
+def locks_reach_others(path: Path) -> bool:
+    """Whether a lock that can be had at ``path`` is surely held by no process of another host."""
+    kind, options = mount_of(path)
+    if kind in ("nfs", "nfs4"):
+        return not options & {"nolock", "local_lock=all", "local_lock=flock"}
+    if kind == "lustre":
+        return "flock" in options and "localflock" not in options
+    return kind == "gpfs" or is_local(path)
 
 
 def is_local(path: Path) -> bool:
@@ -288,12 +314,12 @@ def _check_free(site: Site) -> None:
         raise SiteError(f"{path} has other things in it ({some}); name a directory that is new or empty")
 
 
-def _write_mark(site: Site) -> None:
+def _write_mark(site: Site, more: str) -> None:
     temporary = site.path / f".{SITE_FILE}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(_TEMPLATE.format(schema=SITE_SCHEMA, created=round(time.time(), 3)))
+            file.write(_TEMPLATE.format(schema=SITE_SCHEMA, created=round(time.time(), 3)) + more)
             file.flush()
             os.fsync(descriptor)
         os.replace(temporary, site.file)
