@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-CI_SEEDS = {"kill_seed": range(1, 6), "crew_seed": range(1, 2)}
-"""The runs of a crew of agents take half a minute each."""
+CI_SEEDS = {"kill_seed": range(1, 6), "crew_seed": range(1, 2), "mpi_seed": range(1, 2)}
+"""The runs of a crew of agents, and of MPI programs, take half a minute each."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

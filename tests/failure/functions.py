@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import re
@@ -12,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tests.failure.ledger import GATE, WORK_S, note
+from tests.failure.ledger import GATE, LEDGER, WORK_S, note
 
 
 def gated(config: dict[str, Any]) -> float:
@@ -142,3 +143,27 @@ def pair(config: dict[str, Any]) -> float | None:
     if comm.rank == 0:
         note("end")
     return float(config["e0"]) if total == 3 else None
+
+
+def lone_pair(config: dict[str, Any]) -> float | None:
+    """``pair`` whose ranks say if a rank of another attempt still lives."""
+    hold_place()
+    return pair(config)
+
+
+def hold_place() -> None:
+    """Hold a lock for this process's life, one for each rank of a job; if another process holds it, leave a
+    file that says so beside the ledger.
+    """
+    job, attempt, rank = (os.environ[f"NAS_HPC_{name}"] for name in ("JOB_ID", "ATTEMPT", "RANK"))
+    places = Path(f"{os.environ[LEDGER]}-places")
+    places.mkdir(exist_ok=True)
+    lock = (places / f"{job}.{rank}").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        (places / f"overlap-{job}.{attempt}.{rank}").touch()
+    _held.append(lock)
+
+
+_held: list[IO[str]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,20 @@ from tests.failure import ledger
 from tests.support import TEST_ID, end_processes, processes_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_OF_JOB = re.compile(r"import nas_hpc\.processes\.rank(_call)? as")
+"""Not the trial of the MPI program with two ranks."""
+
+
+def is_program(words: str, *names: str) -> bool:
+    """Whether a command line begins with one of these programs."""
+    return Path(words.partition(" ")[0]).name in names
+
+
+def is_of_rank(words: str) -> bool:
+    """Whether a command line is that of a rank of a job, or of the MPI program that starts it."""
+    return _OF_JOB.search(words) is not None
+
+
 VICTIMS: dict[str, Callable[[str], bool]] = {
     "launcher": lambda words: " -m nas_hpc.cli " in words and " launcher " in words,
     "search": lambda words: " -m nas_hpc.apps." in words,
@@ -26,6 +41,9 @@ VICTIMS: dict[str, Callable[[str], bool]] = {
     "agent": lambda words: "nas_hpc.launcher.node_agent" in words,
     "supervisor": lambda words: "nas_hpc.processes.supervisor" in words,
     "guardian": lambda words: "nas_hpc.processes.guardian" in words,
+    "mpiexec": lambda words: is_of_rank(words) and is_program(words, "mpiexec", "mpirun", "prterun"),
+    "proxy": lambda words: is_program(words, "hydra_pmi_proxy", "prted"),
+    "rank": lambda words: is_of_rank(words) and not is_program(words, "mpiexec", "mpirun", "prterun"),
 }
 """How a process is recognised by its command line."""
 ALONE = ("search", "warm interpreter", "starter")
