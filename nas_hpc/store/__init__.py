@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_hpc.store.base import Claim, Finish, Finished, JobFilter, Store
@@ -14,16 +15,24 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Finish", "Finished", "JobFilter", "Store", "open_site", "open_store"]
 
 
-def open_store(target: str | os.PathLike[str], *, create: bool = False, read_only: bool = False) -> SqlStore:
-    """Open the job database at ``target``: a path, or a URL ``sqlite:///PATH``.
+def open_store(
+    target: str | os.PathLike[str],
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    password_file: Path | None = None,
+) -> SqlStore:
+    """Open the job database at ``target``: a path, or a URL ``sqlite:///PATH`` or
+    ``postgresql://USER@HOST:PORT/NAME``, for which ``password_file`` (mode 0600) may hold the password.
 
-    ``create`` makes it if it is missing (mode 0600); ``read_only`` refuses every write. The store belongs to
-    the thread that opened it. Raises SiteError for a file that is missing, no job database or not writable,
-    SchemaMismatch for one of another version, StoreError when the database cannot answer.
+    ``create`` makes a file that is missing (mode 0600), and the tables in an empty database of a server;
+    ``read_only`` refuses every write. The store belongs to the thread that opened it. Raises WrongCall for a
+    URL that is none, SiteError for a database that is missing, no job database or not for this user,
+    SchemaMismatch for one of another version, StoreError (``transient``) when the database cannot answer.
     """
     from nas_hpc.store.sql import open_sql  # SQLAlchemy takes a third of a second to import
 
-    return open_sql(target, create=create, read_only=read_only)
+    return open_sql(target, create=create, read_only=read_only, password_file=password_file)
 
 
 def open_site(site: Site, *, read_only: bool = False) -> SqlStore:

@@ -83,6 +83,9 @@ class Store(Protocol):
     shared: bool
     """Whether several launchers may run its jobs at a time."""
 
+    sender: str
+    """Whom the notices name that it sends; empty if it sends none."""
+
     def close(self) -> None:
         """Release the database."""
 
@@ -193,8 +196,14 @@ class Store(Protocol):
     def tell_slots(self, lease: str, slots: int) -> None:
         """How many evaluations its launcher can run at a time. Raises LeaseLost if it has ended."""
 
+    def keep(self, lease: str) -> None:
+        """Prove by this connection, and those that follow it when it is lost, that the launcher of ``lease``
+        lives: for ``gone``. Call it before ``open_lease``, so that no lease is seen without its proof."""
+
     def gone(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Those whose launchers have died as far as the database itself can prove it: none on SQLite."""
+        """Those whose launchers have died as far as the database itself can prove it: none on SQLite. On
+        PostgreSQL those of which no connection has been there for two seconds, for which it waits if there
+        are any. Not in a transaction."""
 
     # -- requests ----------------------------------------------------------------------------------
     def first_time(self, request: str) -> bool:

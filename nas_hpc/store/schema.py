@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.postgresql import TEXT
 from sqlalchemy.types import BigInteger
 
 SCHEMA = 3
@@ -38,19 +39,20 @@ UPGRADES: dict[int, tuple[str, ...]] = {
 """What brings a database of the schema to the next one."""
 
 metadata = MetaData()
+_Text = Text().with_variant(TEXT(collation="C"), "postgresql")  # compared by bytes, wherever the server is
 _Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite: the primary key is the row's own number
 
 meta = Table(
     "meta",
     metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+    Column("key", _Text, primary_key=True),
+    Column("value", _Text, nullable=False),
 )
 
 counters = Table(
     "counters",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", _Text, primary_key=True),
     Column("value", _Number, nullable=False),
 )
 COUNTERS = ("jobs", "events")
@@ -58,30 +60,30 @@ COUNTERS = ("jobs", "events")
 apps = Table(
     "apps",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("executable", Text, nullable=False),
-    Column("description", Text, nullable=False),
+    Column("name", _Text, primary_key=True),
+    Column("executable", _Text, nullable=False),
+    Column("description", _Text, nullable=False),
     Column("restartable", Boolean, nullable=False),
-    Column("body", Text, nullable=False, server_default="{}"),  # JSON: environment script, stages
+    Column("body", _Text, nullable=False, server_default="{}"),  # JSON: environment script, stages
 )
 
 jobs = Table(
     "jobs",
     metadata,
     Column("number", _Number, primary_key=True, autoincrement=False),  # order of insertion
-    Column("id", Text, nullable=False, unique=True),
-    Column("name", Text, nullable=False),
-    Column("workflow", Text, nullable=False),
-    Column("application", Text),  # NULL: an evaluation
-    Column("creator", Text),  # NULL, with seq: a job of a person
+    Column("id", _Text, nullable=False, unique=True),
+    Column("name", _Text, nullable=False),
+    Column("workflow", _Text, nullable=False),
+    Column("application", _Text),  # NULL: an evaluation
+    Column("creator", _Text),  # NULL, with seq: a job of a person
     Column("seq", _Number),
-    Column("state", Text, nullable=False),
-    Column("lease", Text),  # NULL unless RUNNING or held for a script before or after
+    Column("state", _Text, nullable=False),
+    Column("lease", _Text),  # NULL unless RUNNING or held for a script before or after
     Column("attempt", Integer, nullable=False),
     Column("unmet", Integer, nullable=False),  # parents that are not JOB_FINISHED
     Column("created", Double, nullable=False),
     Column("final_event", _Number),  # event that made it final; NULL while it is not
-    Column("body", Text, nullable=False),
+    Column("body", _Text, nullable=False),
     UniqueConstraint("creator", "seq"),  # NULLs are distinct: jobs of persons do not collide
 )
 _j: Any = jobs.c
@@ -104,7 +106,7 @@ edges = Table(  # jobs.body holds the parents in their order; this is the index 
     metadata,
     Column("parent", _Number, ForeignKey("jobs.number"), primary_key=True),
     Column("child", _Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True, index=True),
-    Column("failure", Text, nullable=False, server_default="fail"),  # of the child: records.ParentFailure
+    Column("failure", _Text, nullable=False, server_default="fail"),  # of the child: records.ParentFailure
 )
 
 attempts = Table(
@@ -114,19 +116,19 @@ attempts = Table(
         "job", _Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True, autoincrement=False
     ),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("lease", Text, nullable=False),
-    Column("nodes", Text, nullable=False),  # JSON lists
-    Column("cores", Text, nullable=False),
-    Column("gpus", Text, nullable=False),
+    Column("lease", _Text, nullable=False),
+    Column("nodes", _Text, nullable=False),  # JSON lists
+    Column("cores", _Text, nullable=False),
+    Column("gpus", _Text, nullable=False),
     Column("claimed", Double, nullable=False),
-    Column("outcome", Text),  # NULL while it runs, as all that follows
+    Column("outcome", _Text),  # NULL while it runs, as all that follows
     Column("objective", Double),
-    Column("metadata", Text),  # JSON
-    Column("reason", Text),
+    Column("metadata", _Text),  # JSON
+    Column("reason", _Text),
     Column("return_code", Integer),
     Column("start", Double),
     Column("end", Double),
-    Column("tail", Text),
+    Column("tail", _Text),
 )
 
 events = Table(  # append-only: a trigger refuses changes, and deletion while the job exists
@@ -135,23 +137,23 @@ events = Table(  # append-only: a trigger refuses changes, and deletion while th
     Column("id", _Number, primary_key=True, autoincrement=False),
     Column("job", _Number, nullable=False, index=True),
     Column("time", Double, nullable=False),
-    Column("old", Text, nullable=False),
-    Column("new", Text, nullable=False),
-    Column("actor", Text, nullable=False),
+    Column("old", _Text, nullable=False),
+    Column("new", _Text, nullable=False),
+    Column("actor", _Text, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", _Text, nullable=False),
 )
 
 leases = Table(
     "leases",
     metadata,
     Column("number", _Number, primary_key=True),  # order of opening
-    Column("id", Text, nullable=False, unique=True),
-    Column("host", Text, nullable=False),
-    Column("boot_id", Text, nullable=False),
+    Column("id", _Text, nullable=False, unique=True),
+    Column("host", _Text, nullable=False),
+    Column("boot_id", _Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("start_time", Double, nullable=False),
-    Column("workflow", Text, nullable=False),
+    Column("workflow", _Text, nullable=False),
     Column("expires", Double, nullable=False),
     Column("ended", Double, nullable=False),
     Column("slots", Integer, nullable=False, server_default="0"),  # evaluations at a time
@@ -160,6 +162,6 @@ leases = Table(
 requests = Table(  # left in the site's inbox, and carried out
     "requests",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", _Text, primary_key=True),
     Column("time", Double, nullable=False),
 )

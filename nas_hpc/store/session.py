@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, Executable, bindparam, select, update
@@ -18,25 +20,55 @@ from nas_hpc.store.prepared import LONGEST, VALUES, Prepared, Query, padded
 _COUNTERS = Query(select(schema.counters).order_by(schema.counters.c.name).with_for_update())
 
 
+PAUSE_S = (0.05, 1.0)
+"""First and longest pause before it is tried again to reach a database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the begin of a transaction brought along."""
+
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """Their values, if it has locked them already."""
+    ticket: Any = None
+    """By which ``Dialect.outcome`` finds out later whether it was committed."""
+
+
 class Dialect(Protocol):
     """What differs between databases."""
 
     read_only: bool
     shared: bool
     """Whether several launchers may run jobs of such a database at a time."""
+    sender: str
+    """Whom notices name that its stores send."""
+    patience_s: float
+    """How long a call by itself tries again what may pass."""
 
-    def begin(self, cursor: DBAPICursor, *, write: bool) -> None:
+    def begin(self, cursor: DBAPICursor, *, write: bool, making: bool = False) -> Begun:
         """Begin a transaction. One that writes must wait for its turn here, not in the middle: two readers
-        that both want to go on writing would block each other."""
+        that both want to go on writing would block each other. ``making``: there may be no tables yet."""
 
     def create(self, connection: Connection) -> None:
         """Make triggers and whatever else the tables' definition cannot say."""
+
+    def lost(self, driver: Any) -> bool:
+        """Whether the driver's connection is of no use any more."""
+
+    def outcome(self, cursor: DBAPICursor, ticket: Any) -> bool | None:
+        """On a new connection: whether the transaction was committed; None while that is open."""
+
+    def send(self, cursor: DBAPICursor, notices: Sequence[tuple[str, str]]) -> None:
+        """Have pairs of topic and key told to who listens, with the commit of this transaction."""
+
+    def keep(self, session: Session, lease: str) -> None:
+        """See ``Store.keep``; outside of transactions."""
 
     def explain(self, error: BaseException) -> NasHpcError:
         """What the user is told about an error; ``transient`` where the same call may succeed later."""
 
     def gone(self, session: Session, leases: Sequence[Lease]) -> list[Lease]:
-        """See ``Store.gone``; in a reading transaction."""
+        """See ``Store.gone``; outside of transactions."""
 
 
 class Session:
@@ -45,6 +77,8 @@ class Session:
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self.engine = engine
         self.dialect = dialect
+        self.may_wait: Callable[[float], bool] = lambda waited_s: waited_s < dialect.patience_s
+        """Whether it is tried again to reach the database, after so many seconds."""
         self._connection: Connection | None = None
         self._cursor: Any = None
         """The driver's own, while there is a transaction."""
@@ -59,6 +93,8 @@ class Session:
         """Their values at the beginning of this transaction, if it has drawn."""
         self._drawn: dict[str, int] = {}
         """How many numbers it has drawn."""
+        self._notices: dict[tuple[str, str], None] = {}
+        """What is told with its commit."""
         self._depth = 0
         """0: no writing transaction; 1: one; more: so many savepoints in it, less one."""
         self._writes = 0
@@ -70,11 +106,17 @@ class Session:
 
     def close(self) -> None:
         """Give the connection back. An open transaction is rolled back."""
-        if self._connection is not None:
-            with suppress(*self._errors):
-                self._connection.close()
-            self._connection = None
+        self._drop()
         self.engine.dispose()
+
+    def _drop(self) -> None:
+        """The next use connects anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*self._errors):
+                if not connection.invalidated and self.dialect.lost(connection.connection.driver_connection):
+                    connection.invalidate()
+                connection.close()
 
     @property
     def connection(self) -> Connection:
@@ -83,13 +125,18 @@ class Session:
             self._connection = self.engine.connect()
         return self._connection
 
+    @property
+    def inside(self) -> bool:
+        """Whether there is a writing transaction."""
+        return self._depth > 0
+
     @contextmanager
-    def write(self, *, apart: bool = False) -> Iterator[None]:
+    def write(self, *, apart: bool = False, making: bool = False) -> Iterator[None]:
         """A transaction that writes. In another one it is a part, and that one fails too if this fails after
         its first write; or, ``apart``, a savepoint: a refusal undoes what is inside and nothing else.
 
         After an error of the database itself (a full disk) the outer transaction is lost as a whole: every
-        later call in it, and its end, raise that error.
+        later call in it, and its end, raise that error. ``making``: there may be no tables yet.
         """
         if self._doomed is not None:
             raise self._doomed
@@ -98,36 +145,94 @@ class Session:
                 yield
             return
         try:
-            with self._transaction(write=True):
+            with self._transaction(write=True, making=making):
                 self._depth = 1
                 yield
                 if self._doomed is not None:
                     raise self._doomed
                 self.many(self._advance, [(count, counter) for counter, count in self._drawn.items()])
+                if self._notices:
+                    self.dialect.send(self._cursor, list(self._notices))
         except (*self._errors, UnicodeEncodeError) as error:
             raise self._told(error) from error
         finally:
             self._depth = 0
             self._doomed, self._lost = None, False
-            self._counters, self._drawn = {}, {}
+            self._counters, self._drawn, self._notices = {}, {}, {}
 
     @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[None]:
+    def _transaction(self, *, write: bool, making: bool = False) -> Iterator[None]:
         # The driver's own: SQLAlchemy takes as long for an empty one as SQLite for a small commit.
-        connection = self.connection
-        driver = connection.connection
-        self._cursor = driver.cursor()
+        ticket = self._begin(write, making)
         try:
-            self.dialect.begin(self._cursor, write=write)
             yield
-            # SQLAlchemy takes part in the transaction from its first statement on, if there was one.
-            (connection if connection.in_transaction() else driver).commit()
+            self._commit(ticket)
         except BaseException:
-            with suppress(*self._errors):  # what led here is to be told
-                (connection if connection.in_transaction() else driver).rollback()
+            self._roll_back()
             raise
         finally:
             self._cursor = None
+
+    def _begin(self, write: bool, making: bool) -> Any:
+        """Begin, on a new connection if the old one was lost since. The transaction's ticket."""
+        old = self._connection is not None
+        while True:
+            try:
+                self._cursor = self.connection.connection.cursor()
+                begun = self.dialect.begin(self._cursor, write=write, making=making)
+            except BaseException as error:
+                self._roll_back()
+                self._cursor = None
+                if old and self._connection is None and isinstance(error, self._errors):
+                    old = False  # what happened while nothing was asked is nobody's trouble
+                    continue
+                raise
+            self._counters = dict(begun.counters)
+            return begun.ticket
+
+    def _roll_back(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        if not connection.invalidated:
+            with suppress(*self._errors):  # what led here is to be told
+                (connection if connection.in_transaction() else connection.connection).rollback()
+        if connection.invalidated or self.dialect.lost(connection.connection.driver_connection):
+            self._drop()
+
+    def _commit(self, ticket: Any) -> None:
+        connection = self.connection
+        driver = connection.connection
+        try:
+            # SQLAlchemy takes part in the transaction from its first statement on, if there was one.
+            (connection if connection.in_transaction() else driver).commit()
+        except self._errors:
+            gone = connection.invalidated or self.dialect.lost(driver.driver_connection)
+            if ticket is None or not gone:
+                raise
+            self._drop()
+            if not self._was_committed(ticket):
+                raise
+
+    def _was_committed(self, ticket: Any) -> bool:
+        """What became of a transaction whose connection was lost in its commit. Raises StoreError if that is
+        not to be found out."""
+        start, pause_s = time.monotonic(), PAUSE_S[0]
+        while True:
+            why = "its commit is still under way"
+            try:
+                outcome = self.dialect.outcome(self.connection.connection.cursor(), ticket)
+                if outcome is not None:
+                    return outcome
+            except (*self._errors, StoreError) as error:
+                why = str(self.dialect.explain(error) if isinstance(error, self._errors) else error)
+                self._drop()
+            if not self.may_wait(time.monotonic() - start):
+                raise StoreError(
+                    f"it is not known whether the last change was made, look before you repeat it: {why}"
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S[1])
 
     @contextmanager
     def _part(self) -> Iterator[None]:
@@ -147,7 +252,7 @@ class Session:
     def _savepoint(self) -> Iterator[None]:
         execute = self._cursor.execute
         name = f"nested_{self._depth}"
-        numbers = self._counters, dict(self._drawn)
+        numbers = self._counters, dict(self._drawn), dict(self._notices)
         self._depth += 1
         try:
             execute(f"SAVEPOINT {name}")
@@ -160,7 +265,8 @@ class Session:
             if not self._lost:
                 execute(f"ROLLBACK TO SAVEPOINT {name}")
                 execute(f"RELEASE SAVEPOINT {name}")
-                self._counters, self._drawn = numbers  # locks that were taken inside are gone too
+                # Locks that were taken inside are gone too.
+                self._counters, self._drawn, self._notices = numbers
                 self._doomed = None
             if told is error:
                 raise
@@ -183,6 +289,16 @@ class Session:
             with self._transaction(write=False):
                 yield
         except self._errors as error:
+            raise self._told(error) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[Any]:
+        """The driver's connection, for what is no part of a transaction of this session's."""
+        try:
+            yield self.connection.connection.driver_connection
+        except self._errors as error:
+            if not self._depth and self._cursor is None:
+                self._roll_back()
             raise self._told(error) from error
 
     def _told(self, error: BaseException) -> BaseException:
@@ -241,6 +357,11 @@ class Session:
             self._cursor.execute(sql, tuples[0])
         elif tuples:
             self._cursor.executemany(sql, tuples)
+
+    def tell(self, topic: str, key: str) -> None:
+        """Have who listens told, with the commit, that something of ``topic`` changed for ``key``."""
+        if self.dialect.shared:
+            self._notices[topic, key] = None
 
     def draw(self, counter: str, count: int) -> int:
         """The first of ``count`` new consecutive numbers of ``counter``. They are written down at the end of

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, insert, inspect, select, update
 
@@ -16,29 +18,41 @@ from nas_hpc.records import App, Attempt, Event, Job, Lease, Result
 from nas_hpc.states import Actor, State
 from nas_hpc.store import adding, applications, changing, history, leasing, reading, running, schema, staging
 from nas_hpc.store.base import Advance, Claim, Finish, Finished, JobFilter, Store
-from nas_hpc.store.session import Dialect, Session
+from nas_hpc.store.session import PAUSE_S, Dialect, Session
 from nas_hpc.store.sqlite import SqliteDialect, sqlite_engine
 from nas_hpc.store.statements import statements
 
+T = TypeVar("T")
 
-def open_sql(target: str | os.PathLike[str], *, create: bool = False, read_only: bool = False) -> SqlStore:
+POSTGRES = ("postgresql", "postgres")
+"""How URLs of PostgreSQL begin."""
+
+
+def open_sql(
+    target: str | os.PathLike[str],
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    password_file: Path | None = None,
+) -> SqlStore:
     """See ``nas_hpc.store.open_store``."""
     text = os.fspath(target)
     scheme, separator, rest = text.partition("://")
-    if not separator:
-        path = Path(text)
-    elif scheme == "sqlite":
-        path = Path(rest.removeprefix("/"))  # sqlite:///relative, sqlite:////absolute
+    if separator and scheme in POSTGRES:
+        open_ = partial(_open_postgres, text, password_file)
+    elif not separator or scheme == "sqlite":  # sqlite:///relative, sqlite:////absolute
+        open_ = partial(_open_sqlite, Path(rest.removeprefix("/") if separator else text))
     else:
         raise WrongCall(
-            f"the database {scheme}://... is of no kind that this version has; give a path or sqlite:///PATH"
+            f"the database {scheme}://... is of no kind that this version has; give a path, sqlite:///PATH "
+            "or postgresql://USER@HOST:PORT/NAME"
         )
     try:
-        return _open_sqlite(path, create=create, read_only=read_only)
+        return open_(create=create, read_only=read_only)
     except _Outdated:
         with contextlib.suppress(SiteError, StoreError):  # not writable: then the first error is told
-            _open_sqlite(path, create=False, read_only=False).close()
-        return _open_sqlite(path, create=False, read_only=read_only)
+            open_(create=False, read_only=False).close()
+        return open_(create=False, read_only=read_only)
 
 
 class _Outdated(SchemaMismatch):
@@ -47,9 +61,26 @@ class _Outdated(SchemaMismatch):
 
 def _open_sqlite(path: Path, *, create: bool, read_only: bool) -> SqlStore:
     engine = sqlite_engine(path, create=create, read_only=read_only)
-    store = SqlStore(engine, SqliteDialect(path, read_only=read_only), str(path))
+    return _prepared(
+        SqlStore(engine, SqliteDialect(path, read_only=read_only), str(path)), create and not read_only
+    )
+
+
+def _open_postgres(url: str, password_file: Path | None, *, create: bool, read_only: bool) -> SqlStore:
     try:
-        store.prepare(create=create and not read_only)
+        from nas_hpc.store.postgres import PostgresDialect
+        from nas_hpc.store.postgres_address import read_address
+    except ImportError as error:
+        raise WrongCall(
+            f'a PostgreSQL database needs psycopg ({error}): python -m pip install "nas-hpc[postgres]"'
+        ) from None
+    dialect = PostgresDialect(read_address(url, password_file), read_only=read_only)
+    return _prepared(SqlStore(dialect.engine(), dialect, str(dialect.address)), create and not read_only)
+
+
+def _prepared(store: SqlStore, create: bool) -> SqlStore:
+    try:
+        store.prepare(create=create)
     except BaseException:
         store.close()
         raise
@@ -64,6 +95,7 @@ class SqlStore:
         self._sql = statements(engine)
         self._name = name
         self.shared = dialect.shared
+        self.sender = dialect.sender
 
     def close(self) -> None:
         """See ``Store.close``."""
@@ -85,12 +117,39 @@ class SqlStore:
         with self._session.write(apart=True):
             yield
 
+    def wait_while(self, may_wait: Callable[[float], bool]) -> None:
+        """For as long as ``may_wait(seconds)`` is true of the seconds that passed, a call outside of
+        transactions tries again what may pass, and one whose connection is lost in its commit, to find out
+        what became of it."""
+        self._session.may_wait = may_wait
+
+    def _write(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._do(self._session.write, function, arguments)
+
+    def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._do(self._session.read, function, arguments)
+
+    def _do(
+        self, begin: Callable[[], AbstractContextManager[None]], function: Callable[..., T], arguments: Any
+    ) -> T:
+        start, pause_s = time.monotonic(), PAUSE_S[0]
+        while True:
+            try:
+                with begin():
+                    return function(*arguments)
+            except StoreError as error:
+                passing = error.transient and not self._session.inside
+                if not passing or not self._session.may_wait(time.monotonic() - start):
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S[1])
+
     def prepare(self, *, create: bool) -> None:
         """Check the schema number; ``create`` makes the tables in an empty database."""
         with self._session.read():
             tables = inspect(self._session.connection).get_table_names()
         if not tables and create:
-            with self._session.write():
+            with self._session.write(making=True):
                 if not inspect(self._session.connection).get_table_names():
                     self._create()
             tables = ["meta"]
@@ -120,7 +179,8 @@ class SqlStore:
                 f"the job database {self._name} has schema {found}, this program knows {schema.SCHEMA}: "
                 "it is brought there by the first command that may write to it"
             )
-        with self._session.write():
+        with self._session.write(making=True):
+            self._session.draw("events", 0)  # whoever writes has to be done
             while (found := self._schema()) in map(str, schema.UPGRADES):  # nobody was faster
                 for statement in schema.UPGRADES[int(found)]:
                     self._session.connection.exec_driver_sql(statement)
@@ -138,111 +198,92 @@ class SqlStore:
     # -- applications ------------------------------------------------------------------------------
     def put_app(self, app: App, *, replace: bool = False) -> None:
         """See ``Store.put_app``."""
-        with self._session.write():
-            applications.put_app(self._session, app, replace)
+        self._write(applications.put_app, self._session, app, replace)
 
     def apps(self) -> list[App]:
         """See ``Store.apps``."""
-        with self._session.read():
-            return applications.read_apps(self._session)
+        return self._read(applications.read_apps, self._session)
 
     def remove_app(self, name: str) -> None:
         """See ``Store.remove_app``."""
-        with self._session.write():
-            applications.remove_app(self._session, name)
+        self._write(applications.remove_app, self._session, name)
 
     # -- jobs --------------------------------------------------------------------------------------
     def add_jobs(self, jobs: Sequence[Job], actor: Actor) -> list[Job]:
         """See ``Store.add_jobs``."""
-        with self._session.write():
-            return adding.add_jobs(self._session, self._sql, jobs, actor)
+        return self._write(adding.add_jobs, self._session, self._sql, jobs, actor)
 
     def add_finished(self, jobs: Sequence[tuple[Job, Result]]) -> list[Finished]:
         """See ``Store.add_finished``."""
-        with self._session.write():
-            return adding.add_finished(self._session, self._sql, jobs)
+        return self._write(adding.add_finished, self._session, self._sql, jobs)
 
     def jobs(self, where: JobFilter) -> list[Job]:
         """See ``Store.jobs``."""
-        with self._session.read():
-            return reading.read_jobs(self._session, where)
+        return self._read(reading.read_jobs, self._session, where)
 
     def counts(self, where: JobFilter) -> dict[State, int]:
         """See ``Store.counts``."""
-        with self._session.read():
-            return reading.count_jobs(self._session, where)
+        return self._read(reading.count_jobs, self._session, where)
 
     def modify(self, changed: Sequence[Job]) -> None:
         """See ``Store.modify``."""
-        with self._session.write():
-            changing.modify(self._session, self._sql, changed)
+        self._write(changing.modify, self._session, self._sql, changed)
 
     def remove(self, where: JobFilter) -> list[Job]:
         """See ``Store.remove``."""
-        with self._session.write():
-            return changing.remove(self._session, where)
+        return self._write(changing.remove, self._session, where)
 
     def set_state(self, ids: Iterable[str], state: State, actor: Actor, message: str = "") -> list[Job]:
         """See ``Store.set_state``."""
-        with self._session.write():
-            return running.set_state(self._session, self._sql, ids, state, actor, message)
+        ids = tuple(ids)
+        return self._write(running.set_state, self._session, self._sql, ids, state, actor, message)
 
     # -- running -----------------------------------------------------------------------------------
     def claim(self, lease: str, claims: Sequence[Claim]) -> list[Job]:
         """See ``Store.claim``."""
-        with self._session.write():
-            return running.claim(self._session, self._sql, lease, claims)
+        return self._write(running.claim, self._session, self._sql, lease, claims)
 
     def finish(self, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
         """See ``Store.finish``."""
-        with self._session.write():
-            return running.finish(self._session, self._sql, lease, finishes)
+        return self._write(running.finish, self._session, self._sql, lease, finishes)
 
     def adopt(self, new: str, dead: str, attempts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """See ``Store.adopt``."""
-        with self._session.write():
-            return running.adopt(self._session, self._sql, new, dead, attempts)
+        return self._write(running.adopt, self._session, self._sql, new, dead, attempts)
 
     def exchange(
         self, lease: str, finishes: Sequence[Finish], claims: Sequence[Claim]
     ) -> tuple[list[Finished], list[Job]]:
         """See ``Store.exchange``."""
-        with self._session.write():
-            return running.exchange(self._session, self._sql, lease, finishes, claims)
+        return self._write(running.exchange, self._session, self._sql, lease, finishes, claims)
 
     # -- stages ------------------------------------------------------------------------------------
     def hold(self, lease: str, ids: Sequence[str]) -> list[Job]:
         """See ``Store.hold``."""
-        with self._session.write():
-            return staging.hold(self._session, self._sql, lease, ids)
+        return self._write(staging.hold, self._session, self._sql, lease, ids)
 
     def advance(self, lease: str, steps: Sequence[Advance]) -> list[Finished]:
         """See ``Store.advance``."""
-        with self._session.write():
-            return staging.advance(self._session, self._sql, lease, steps)
+        return self._write(staging.advance, self._session, self._sql, lease, steps)
 
     # -- leases ------------------------------------------------------------------------------------
     def open_lease(
         self, lease: Lease, *, ending: Sequence[str] = (), proven: bool = False, exclusive: bool
     ) -> None:
         """See ``Store.open_lease``."""
-        with self._session.write():
-            leasing.open_lease(self._session, lease, ending, proven, exclusive)
+        self._write(leasing.open_lease, self._session, lease, ending, proven, exclusive)
 
     def renew_lease(self, lease: str, expires: float) -> None:
         """See ``Store.renew_lease``."""
-        with self._session.write():
-            leasing.renew_lease(self._session, lease, expires)
+        self._write(leasing.renew_lease, self._session, lease, expires)
 
     def close_lease(self, lease: str, now: float) -> None:
         """See ``Store.close_lease``."""
-        with self._session.write():
-            leasing.close_lease(self._session, lease, now)
+        self._write(leasing.close_lease, self._session, lease, now)
 
     def leases(self, *, live_only: bool = True) -> list[Lease]:
         """See ``Store.leases``."""
-        with self._session.read():
-            return leasing.read_leases(self._session, live_only)
+        return self._read(leasing.read_leases, self._session, live_only)
 
     def end_leases(self, lease: str, dead: Sequence[Lease]) -> list[Lease]:
         """See ``Store.end_leases``."""
@@ -251,35 +292,33 @@ class SqlStore:
 
     def tell_slots(self, lease: str, slots: int) -> None:
         """See ``Store.tell_slots``."""
-        with self._session.write():
-            leasing.tell_slots(self._session, lease, slots)
+        self._write(leasing.tell_slots, self._session, lease, slots)
 
     def gone(self, leases: Sequence[Lease]) -> list[Lease]:
         """See ``Store.gone``."""
-        with self._session.read():
-            return self._session.dialect.gone(self._session, leases)
+        return self._do(nullcontext, self._session.dialect.gone, (self._session, leases))
+
+    def keep(self, lease: str) -> None:
+        """See ``Store.keep``."""
+        self._do(nullcontext, self._session.dialect.keep, (self._session, lease))
 
     # -- requests ----------------------------------------------------------------------------------
     def first_time(self, request: str) -> bool:
         """See ``Store.first_time``."""
-        with self._session.write():
-            return changing.first_time(self._session, request)
+        return self._write(changing.first_time, self._session, request)
 
     # -- history -----------------------------------------------------------------------------------
     def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:
         """See ``Store.finished``."""
-        with self._session.read():
-            return history.read_finished(self._session, creator, after, limit)
+        return self._read(history.read_finished, self._session, creator, after, limit)
 
     def attempts(self, job_ids: Sequence[str]) -> list[Attempt]:
         """See ``Store.attempts``."""
-        with self._session.read():
-            return history.read_attempts(self._session, job_ids)
+        return self._read(history.read_attempts, self._session, job_ids)
 
     def events(self, job_ids: Sequence[str] = (), after: int = 0, limit: int = 0) -> list[Event]:
         """See ``Store.events``."""
-        with self._session.read():
-            return history.read_events(self._session, job_ids, after, limit)
+        return self._read(history.read_events, self._session, job_ids, after, limit)
 
 
 _PROMISED: type[Store] = SqlStore

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine
@@ -17,9 +17,7 @@ from sqlalchemy.pool import NullPool
 from nas_hpc.errors import NasHpcError, SiteError, StoreError
 from nas_hpc.records import Lease
 from nas_hpc.site import NETWORK_FILESYSTEMS, filesystem_type
-
-if TYPE_CHECKING:
-    from nas_hpc.store.session import Session
+from nas_hpc.store.session import Begun, Session
 
 BUSY_TIMEOUT_S = 20.0
 """How long a transaction waits for another process's; the longest of ours takes well below a second."""
@@ -102,25 +100,45 @@ def _check_file(path: Path, *, create: bool, read_only: bool) -> None:
         raise SiteError(f"{path} is no job database: it starts with {head!r}; name the db.sqlite3 of a site")
 
 
+_BEGUN = Begun()
+
+
 class SqliteDialect:
     """Errors and begin of transactions of the database file ``path``."""
 
     shared = False
+    sender = ""
+    patience_s = 0.0  # SQLite itself has waited for the lock
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self.path = path
         self.read_only = read_only
 
-    def begin(self, cursor: DBAPICursor, *, write: bool) -> None:
+    def begin(self, cursor: DBAPICursor, *, write: bool, making: bool = False) -> Begun:
         """IMMEDIATE takes the write lock at once; a reading transaction that began to write would fail."""
         if write and self.read_only:
             raise SiteError(f"the job database {self.path} was opened for reading only")
         cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        return _BEGUN
 
     def create(self, connection: Connection) -> None:
         """The triggers that keep events as they are."""
         for trigger in _TRIGGERS:
             connection.exec_driver_sql(trigger)
+
+    def lost(self, driver: Any) -> bool:
+        """A file does not go away."""
+        return False
+
+    def outcome(self, cursor: DBAPICursor, ticket: Any) -> bool | None:
+        """What was not acknowledged was not committed."""
+        return False
+
+    def send(self, cursor: DBAPICursor, notices: Sequence[tuple[str, str]]) -> None:
+        """Nobody listens: a file has one launcher."""
+
+    def keep(self, session: Session, lease: str) -> None:
+        """A file knows nothing of who opened it."""
 
     def gone(self, session: Session, leases: Sequence[Lease]) -> list[Lease]:
         """A file knows nothing of who opened it."""

@@ -9,13 +9,16 @@ import pytest
 
 from nas_hpc.store import open_store
 from nas_hpc.store.sql import SqlStore
-from tests.store.supply import SUPPLIERS
+from tests.store.supply import SUPPLIERS, discard, skip_without
 
 
 @pytest.fixture(params=sorted(SUPPLIERS))
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a fresh, empty job database."""
-    return SUPPLIERS[request.param](tmp_path)
+    skip_without(request.param)
+    made = SUPPLIERS[request.param](tmp_path)
+    yield made
+    discard(made)
 
 
 @pytest.fixture

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from nas_hpc.records import Evaluation, Job, Lease, Result, new_id
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import Claim, Finish, JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
+from tests.peers.postgres import drop_database, missing_postgres, new_database
 
 
 def new_sqlite(directory: Path) -> str:
@@ -19,7 +22,29 @@ def new_sqlite(directory: Path) -> str:
     return f"sqlite:///{path}"
 
 
-SUPPLIERS: dict[str, Callable[[Path], str]] = {"sqlite": new_sqlite}
+def new_postgres(directory: Path) -> str:
+    """The URL of a fresh database of the tests' own server."""
+    return new_database()
+
+
+SUPPLIERS: dict[str, Callable[[Path], str]] = {"sqlite": new_sqlite, "postgres": new_postgres}
+
+
+def discard(url: str) -> None:
+    """What a supplier made is not needed any more."""
+    if not url.startswith("sqlite"):
+        drop_database(url)
+
+
+only_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+
+
+def skip_without(kind: str) -> None:
+    """Skip the test, with the name of what is missing, where there is no such database."""
+    if kind == "postgres" and (missing := missing_postgres()):
+        pytest.skip(missing)
+
 
 DONE = (State.RUN_DONE, State.JOB_FINISHED)
 ERROR = (State.RUN_ERROR, State.FAILED)

@@ -18,7 +18,7 @@ from nas_hpc.records import new_id
 from nas_hpc.states import Actor, State, is_path
 from nas_hpc.store import JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
-from tests.store.supply import add, claim, ended, evaluation, hold, path_of, person_job, run
+from tests.store.supply import add, claim, ended, evaluation, hold, only_sqlite, path_of, person_job, run
 from tests.store.worker import BATCH
 
 Worker = subprocess.Popen[str]
@@ -115,9 +115,8 @@ def test_a_killed_launcher_leaves_each_job_finished_running_or_untouched(
     assert store.adopt(mine, dead, [(running[0].id, 1)]) == [(running[0].id, 1)]
 
 
+@only_sqlite
 def test_a_second_process_is_told_who_holds_the_lock(url: str, checkout: Path, tmp_path: Path) -> None:
-    if not url.startswith("sqlite"):
-        pytest.skip("SQLite's alone: other databases lock rows")
     with workers(checkout, 1, "lock", url) as (holder,), open_store(url) as store:
         assert line(holder) == "locked"
         store.raw().execute("PRAGMA busy_timeout=50")

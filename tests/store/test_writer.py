@@ -18,7 +18,7 @@ from nas_hpc.store import JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
 from nas_hpc.store.sqlite import sqlite_engine
 from nas_hpc.store.writer import Writer
-from tests.store.supply import add, claim, evaluation, person_job
+from tests.store.supply import add, claim, evaluation, only_sqlite, person_job
 from tests.support import wait_until
 
 
@@ -137,10 +137,8 @@ def test_a_refused_request_that_is_alone_is_undone(writer: Writer, url: str) -> 
     writer.call(adding(1)).result(10)
 
 
+@only_sqlite
 def test_a_full_disk_fails_the_whole_group_and_the_writer_goes_on(writer: Writer, url: str) -> None:
-    if not url.startswith("sqlite"):
-        pytest.skip("makes a SQLite file refuse to grow")
-
     def limit(pages: int) -> Callable[[SqlStore], object]:
         return lambda store: store.raw().execute(f"PRAGMA max_page_count={pages}").fetchone()
 
