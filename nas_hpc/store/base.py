@@ -186,8 +186,8 @@ class Store(Protocol):
         """Give it up in order. No error if it has ended already."""
 
     def end_leases(self, lease: str, dead: Sequence[Lease]) -> list[Lease]:
-        """End those of launchers that have died, as ``lease``'s launcher found; returns the ones that this call
-        has ended: neither those that had ended, nor those that were renewed since they were read. Raises
+        """End those of launchers that have died, as ``lease``'s launcher found; returns the ones that this
+        call has ended: neither those that had ended, nor those that were renewed since they were read. Raises
         LeaseLost if ``lease`` has ended."""
 
     def leases(self, *, live_only: bool = True) -> list[Lease]:

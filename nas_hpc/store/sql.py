@@ -287,8 +287,7 @@ class SqlStore:
 
     def end_leases(self, lease: str, dead: Sequence[Lease]) -> list[Lease]:
         """See ``Store.end_leases``."""
-        with self._session.write():
-            return leasing.end_leases(self._session, lease, dead)
+        return self._write(leasing.end_leases, self._session, lease, dead)
 
     def tell_slots(self, lease: str, slots: int) -> None:
         """See ``Store.tell_slots``."""
