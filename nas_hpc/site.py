@@ -130,11 +130,15 @@ class Site:
             )
 
 
-def create_site(path: str | Path, fill: Callable[[Site], str | None] | None = None) -> Site:
+def create_site(
+    path: str | Path,
+    fill: Callable[[Site], str | None] | None = None,
+    undo: Callable[[Site], None] | None = None,
+) -> Site:
     """Make a site at ``path``, which does not exist or is an empty directory; mode 0700.
 
-    ``fill`` makes the database, and removes all that it made but db.sqlite3 if it raises; the site's mark is
-    written after it, with the text that it returns. Raises SiteError, leaving nothing
+    ``fill`` makes the database; the site's mark is written after it, with the text that it returns. ``undo``
+    removes what it, or a part of it, has made, but for db.sqlite3. Raises SiteError, leaving nothing
     behind, for a site that is there already, a file, a directory with other things in it, a missing parent,
     no permission, a full disk.
     """
@@ -145,6 +149,7 @@ def create_site(path: str | Path, fill: Callable[[Site], str | None] | None = No
     site = Site(_absolute(path))
     _check_free(site)
     made: list[Path] = []
+    begun = False
     try:
         with _plain_errors(f"the site {site.path} cannot be made"):
             if not site.path.exists():
@@ -154,10 +159,13 @@ def create_site(path: str | Path, fill: Callable[[Site], str | None] | None = No
             for name in DIRECTORIES:
                 (site.path / name).mkdir(mode=0o700)
                 made.append(site.path / name)
+        begun = True
         more = (fill(site) if fill is not None else None) or ""
         with _plain_errors(f"the site {site.path} cannot be made"):
             _write_mark(site, more)
     except BaseException:
+        if undo is not None and begun:
+            undo(site)
         _undo(site, made)
         raise
     return site

@@ -17,10 +17,8 @@ from pathlib import Path
 
 from nas_hpc import __version__
 from nas_hpc.cli.client import live_endpoints, query
-from nas_hpc.cli.context import open_database
 from nas_hpc.errors import LauncherGone, NasHpcError
 from nas_hpc.site import NETWORK_FILESYSTEMS, Site, filesystem_type
-from nas_hpc.store.base import JobFilter
 from nas_hpc.wire import endpoint_files
 
 OK, WARN, BAD = "ok", "warn", "bad"
@@ -175,21 +173,6 @@ def lock_problem(directory: Path, lock: Callable[[int, int], object]) -> str:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {0: "", 1: "a second process got the lock too"}.get(code, "cannot be tested from a second process")
-
-
-def check_database(site: Site) -> Iterator[Finding]:
-    """Whether it opens, and what is in it."""
-    try:
-        with open_database(site, read_only=True) as store:
-            counts = store.counts(JobFilter())
-            apps = store.apps()
-    except NasHpcError as error:
-        yield Finding("database", BAD, error.message, "restore it from a copy, or make a new site")
-        return
-    states = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count) or "no jobs"
-    yield Finding("database", OK, f"{states}; {len(apps)} applications")
-    if not apps:
-        yield Finding("applications", WARN, "none is registered", "nas-hpc app --sync")
 
 
 def check_launcher(site: Site) -> Iterator[Finding]:

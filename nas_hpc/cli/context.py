@@ -60,8 +60,9 @@ class Invocation:
 def open_database(site: Site, *, read_only: bool = False) -> Iterator[Store]:
     """The open database of ``site``."""
     from nas_hpc.store import open_site
+    from nas_hpc.store.place import place_of
 
-    if not site.database.is_file():
+    if place_of(site).kind == "sqlite" and not site.database.is_file():
         raise SiteError(
             f"the site {site.path} has lost its database {site.database.name}; restore it from a copy, or "
             "make a new "

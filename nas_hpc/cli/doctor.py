@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
+from nas_hpc.cli.check_database import check_database
 from nas_hpc.cli.check_mpi import check_mpi
 from nas_hpc.cli.checks import (
     BAD,
     WARN,
     Finding,
-    check_database,
     check_launcher,
     check_machine,
     check_python,

@@ -12,6 +12,7 @@ import click
 
 from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import show_duration
+from nas_hpc.cli.serving import serving
 from nas_hpc.cli.types import Amount, Count
 from nas_hpc.errors import WrongCall
 from nas_hpc.states import FINAL, State
@@ -125,25 +126,26 @@ def launcher(
     if (agents or use_master_node) and settings.job_mode.value == "mpi":
         given = "--agents" if agents else "--use-master-node"
         raise WrongCall(f"{given} is about serial mode, and the job mode is mpi: add --job-mode serial")
-    with call.store(write=False) as (_, store):
-        if workflow:
-            _check_workflow(store, workflow)
-        before = store.counts(JobFilter(workflow=workflow))
-    from nas_hpc.cli.progress import LauncherDisplay
-
-    display = LauncherDisplay(sys.stderr if as_json else sys.stdout)
-    limit_s = (time_limit_minutes or 0.0) * 60
-    options = launcher_options(settings, workflow, limit_s, display, persistent=persistent)
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        _say(_begin(site, options, before))
-        code = start(site, options)
+    with serving(site):
         with call.store(write=False) as (_, store):
-            _say(_end(before, store.counts(JobFilter(workflow=workflow)), display.searches))
-    if as_json:
-        from nas_hpc.cli.output import print_json
+            if workflow:
+                _check_workflow(store, workflow)
+            before = store.counts(JobFilter(workflow=workflow))
+        from nas_hpc.cli.progress import LauncherDisplay
 
-        print_json({"exit_code": code, **display.view})
-    return code
+        display = LauncherDisplay(sys.stderr if as_json else sys.stdout)
+        limit_s = (time_limit_minutes or 0.0) * 60
+        options = launcher_options(settings, workflow, limit_s, display, persistent=persistent)
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            _say(_begin(site, options, before))
+            code = start(site, options)
+            with call.store(write=False) as (_, store):
+                _say(_end(before, store.counts(JobFilter(workflow=workflow)), display.searches))
+        if as_json:
+            from nas_hpc.cli.output import print_json
+
+            print_json({"exit_code": code, **display.view})
+        return code
 
 
 def _say(line: str) -> None:

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("control:rm", "Remove jobs from the database, and their directories."),
     "modify": ("modify:modify", "Change a job that does not run."),
     "report": ("report:report", "Write the report of a workflow."),
+    "db": ("db:db", "Start, stop, look at, move the job database."),
     "doctor": ("doctor:doctor", "Check this machine and the site, and say what to do."),
 }
 """Name -> (module:attribute below nas_hpc.cli, line of the help), in the order of the help."""

@@ -14,6 +14,7 @@ import click
 from nas_hpc.cli.client import live_endpoint
 from nas_hpc.cli.context import Invocation, note, open_database, site_options, working_directory
 from nas_hpc.cli.launcher import launcher_options, start
+from nas_hpc.cli.serving import serving
 from nas_hpc.cli.sites import new_site
 from nas_hpc.cli.types import Count, Duration, Name, parse_args
 from nas_hpc.errors import SiteError, WrongCall
@@ -132,15 +133,16 @@ def hps(
     print(begin, file=sys.stderr if as_json else sys.stdout, flush=True)
     check(wish)
     site = known or _make_site()
-    with open_database(site) as store:
-        job, wanted = prepare(store, wish, settings)
-    code = 0
-    if wanted:
-        with _resumable(name), display(name, max_evals, as_json=as_json) as progress, _own_lines(as_json):
-            code = start(site, launcher_options(settings, name, 0.0, progress))
-    else:
-        note(f"search {name} is finished already; its {max_evals} evaluations are done")
-    return finish(site, job, code, write=report, as_json=as_json)
+    with serving(site):
+        with open_database(site) as store:
+            job, wanted = prepare(store, wish, settings)
+        code = 0
+        if wanted:
+            with _resumable(name), display(name, max_evals, as_json=as_json) as progress, _own_lines(as_json):
+                code = start(site, launcher_options(settings, name, 0.0, progress))
+        else:
+            note(f"search {name} is finished already; its {max_evals} evaluations are done")
+        return finish(site, job, code, write=report, as_json=as_json)
 
 
 @contextlib.contextmanager

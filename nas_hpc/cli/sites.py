@@ -3,32 +3,116 @@
 from __future__ import annotations
 
 import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas_hpc.cli.context import debug_option
+from nas_hpc.cli.context import debug_option, note
+from nas_hpc.errors import WrongCall
 from nas_hpc.site import Site, create_site
+
+if TYPE_CHECKING:
+    from nas_hpc.store.making import GivenServer, OwnServer
 
 
 @click.command(params=[debug_option()])
 @click.argument("path", metavar="SITE")
-def init(path: str) -> None:
+@click.option("--database", metavar="URL", default="", help="Jobs in this PostgreSQL database, an empty one.")
+@click.option("--password-file", metavar="FILE", default="", help="Its password, in a file of mode 0600.")
+@click.option("--postgres", is_flag=True, help="Make a PostgreSQL server for this site, and start it.")
+@click.option("--interface", metavar="NAME", default="", help="Its server listens there, too (hsn0).")
+@click.option("--server-user", metavar="USER", default="", help="Who runs its server, when root makes it.")
+def init(
+    path: str, database: str, password_file: str, postgres: bool, interface: str, server_user: str
+) -> None:
     """Make a site: a directory with a job database, private to you.
 
+    The database is SQLite unless PostgreSQL is asked for, which several launchers may use at once.
+
     \b
-    Example:
+    Examples:
       nas-hpc init testdb
       source nas-hpc-activate testdb
+      nas-hpc init big --postgres --interface hsn0
+      nas-hpc init big --database postgresql://me@dbhost/mine --password-file ~/.mine
     """
-    site = new_site(path)
+    server = wanted_server(database, password_file, postgres, interface, server_user)
+    with ended_in_order():
+        site = new_site(path, server)
     print(f"made the site {site.path}")
+    if database:
+        from nas_hpc.store.place import place_of
+
+        print(f"its jobs are in {place_of(site).url}")
+    if postgres:
+        from nas_hpc.store.server import read_record
+
+        record = read_record(site)
+        assert record is not None
+        print(f"its PostgreSQL {record.version} runs ({record.where}); end it with: nas-hpc db stop")
     word = shlex.quote(path)
     print(f"use it with:  source nas-hpc-activate {word}   (or --site {word}, or from a directory below it)")
 
 
-def new_site(path: str) -> Site:
-    """A site with an empty database."""
-    return create_site(path, _make_database)
+def wanted_server(
+    database: str,
+    password_file: str,
+    postgres: bool,
+    interface: str,
+    server_user: str,
+    flag: str = "--database",
+) -> OwnServer | GivenServer | None:
+    """What the flags ask for; None: SQLite. Raises WrongCall for those that do not go together."""
+    if database and postgres:
+        raise WrongCall(f"{flag} and --postgres do not go together: give one of them")
+    if password_file and not database:
+        raise WrongCall(f"--password-file {password_file} goes with {flag}, which is missing")
+    for name, value in (("--interface", interface), ("--server-user", server_user)):
+        if value and not postgres:
+            raise WrongCall(f"{name} {value} goes with --postgres, which is missing")
+    if not database and not postgres:
+        return None
+    from nas_hpc.store.making import GivenServer, OwnServer
+    from nas_hpc.store.place import split_url
+
+    server = OwnServer(interface, server_user) if postgres else GivenServer(database, password_file, flag)
+    if database and split_url(database, flag)[1]:
+        note(
+            "note: others on this host can see the password of a command's arguments while it runs: "
+            "--password-file FILE keeps it to yourself"
+        )
+    server.check()
+    return server
+
+
+def new_site(path: str, server: OwnServer | GivenServer | None = None) -> Site:
+    """A site with an empty database: SQLite, or on ``server``."""
+    if server is None:
+        return create_site(path, _make_database)
+    from nas_hpc.store.making import fill
+
+    return create_site(path, lambda site: fill(site, server), server.undo)
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Have a signal that ends a process end it as Ctrl-C does: what was half made is removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _make_database(site: Site) -> None:

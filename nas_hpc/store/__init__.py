@@ -37,4 +37,11 @@ def open_store(
 
 def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
     """Open the job database of ``site``, wherever it is. Raises as ``open_store`` does."""
-    return open_store(site.database, read_only=read_only)
+    from nas_hpc.store.place import place_of
+    from nas_hpc.store.server import url_of
+
+    place = place_of(site)
+    if place.kind == "sqlite":
+        return open_store(site.database, read_only=read_only)
+    url = url_of(site) if place.owned else place.url
+    return open_store(url, read_only=read_only, password_file=place.password_file)

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,35 +172,32 @@ def write_hba(site: Site, account: Account | None, subnet: str) -> None:
     os.replace(temporary, site.postgres / "pg_hba.conf")
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C does not end the cleaning up after the first."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which alone is interrupted
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def interrupted_later() -> Iterator[None]:
+def interrupted_later(again: bool = True) -> Iterator[None]:
     """A Ctrl-C inside is heeded at the end: it may not come between a process's start and our knowing it."""
     came: list[int] = []
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    except ValueError:
-        yield
-        return
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+    except ValueError:  # not the main thread, which alone is interrupted
+        pass
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came and again:
+            signal.raise_signal(came[0])
+
+
+def uninterrupted() -> AbstractContextManager[None]:
+    """A second Ctrl-C does not end the cleaning up after the first."""
+    return interrupted_later(again=False)
 
 
 @contextmanager
