@@ -111,8 +111,8 @@ def ended_in_order() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
 
 def _make_database(site: Site) -> None:

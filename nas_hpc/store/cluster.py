@@ -189,8 +189,8 @@ def interrupted_later(again: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
         if came and again:
             signal.raise_signal(came[0])
 
