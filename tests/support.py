@@ -18,7 +18,7 @@ TEST_ID = "NAS_HPC_TEST_ID"
 
 
 def wait_until(
-    predicate: Callable[[], T], timeout_s: float = 10.0, what: str | Callable[[], str] = "the condition"
+    predicate: Callable[[], T], timeout_s: float = 60.0, what: str | Callable[[], str] = "the condition"
 ) -> T:
     """Return the first true value of ``predicate()``; fail with ``what`` when ``timeout_s`` have passed.
 
@@ -85,7 +85,7 @@ def end_processes(processes: list[psutil.Process]) -> None:
             continue
 
 
-def assert_no_processes(test_id: str, timeout_s: float = 10.0) -> None:
+def assert_no_processes(test_id: str, timeout_s: float = 60.0) -> None:
     """Fail, after killing them, if processes of ``test_id`` are still there after ``timeout_s``."""
     try:
         wait_until(lambda: not processes_of(test_id), timeout_s, "the test's processes to end")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 FAREWELL_S = 5.0
 MPI_GRACE_S = 2.0
 """What MPI programs get to end their ranks, on other hosts, too, before they are killed."""
-STARTING_S = 0.005
+STARTING_S = 2.0
+"""How long a process may take over the few instructions after which its environment can be read."""
 
 
 def end_strays(live: dict[int, Attempt], helpers: set[int], *, certain: bool) -> bool:
@@ -31,11 +32,13 @@ def end_strays(live: dict[int, Attempt], helpers: set[int], *, certain: bool) ->
     ``live`` are the running attempts by pid, ``helpers`` children that are no attempts. ``certain``: every
     other child belongs to an ended attempt, as each attempt adopts its own orphans while it lives (children
     of a warm interpreter do). External programs do not; their orphans are told by session or environment,
-    and left alone while in doubt.
+    and left alone while in doubt. One that was killed and is not gone yet has neither, and is waited for.
     """
     found = False
     for pid in linux.children():
-        if pid in live or pid in helpers or (not certain and live and _may_live(pid, live)):
+        if pid in live or pid in helpers:
+            continue
+        if not certain and live and not linux.is_ending(pid) and _may_live(pid, live):
             continue
         try:
             os.kill(pid, signal.SIGKILL)
@@ -63,8 +66,9 @@ def _environ_of(pid: int) -> list[bytes]:
     """The environment of a child; one that is starting its program shows an empty one for a moment."""
     deadline = time.monotonic() + STARTING_S
     while True:
+        starting = linux.is_starting(pid)
         environ = linux.environ_of(pid)
-        if any(environ) or time.monotonic() > deadline:
+        if environ != [b""] or not starting or time.monotonic() > deadline:
             return environ
         os.sched_yield()
 

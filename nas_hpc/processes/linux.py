@@ -13,6 +13,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MADV_COLLAPSE = 25
 _SIGKILL = 9
+_PF_EXITING = 0x4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -63,6 +64,23 @@ def stat_fields(pid: int | str) -> list[str]:
         raise ProcessLookupError(f"no process {pid}")
     # The command's name stands in parentheses and may itself hold blanks and parentheses.
     return content[content.rindex(b")") + 2 :].decode("ascii", "replace").split()
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the process is on its way out or a zombie: its memory may be gone, its number is not."""
+    try:
+        return bool(int(stat_fields(pid)[6]) & _PF_EXITING)
+    except OSError:
+        return True
+
+
+def is_starting(pid: int) -> bool:
+    """Whether the process is between its old program and its new one: its environment has no place yet."""
+    try:
+        fields = stat_fields(pid)
+    except OSError:
+        return False
+    return len(fields) > 48 and fields[47] == "0" and not int(fields[6]) & _PF_EXITING
 
 
 def start_ticks(pid: int | str) -> int:

@@ -158,7 +158,7 @@ def test_what_was_running_beyond_a_lowered_limit_is_ended(tmp_path: Path) -> Non
         wait_until(lambda: len(peer.done) == 2, what="the surplus to be ended")
         assert {done.outcome for done in peer.done} == {"killed"}
         peer.hold.set()
-        thread.join(10)
+        thread.join(60)
         assert len(peer.rows) == 4
 
 

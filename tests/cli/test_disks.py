@@ -21,9 +21,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
     path = tmp_path / "disk"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)], check=True, timeout=60)
     yield path
-    subprocess.run(["umount", str(path)], check=True, timeout=10)
+    subprocess.run(["umount", str(path)], check=True, timeout=60)
 
 
 def fill(path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_read_only_site_can_be_read_and_is_not_written(small_disk: Path, nas_h
     assert nas_hpc("app", "--name", "echo", "--exec", "true", *where).code == 0
     assert nas_hpc(*JOB, *where).code == 0
     remount = ["mount", "-o", "remount,ro", str(small_disk)]
-    subprocess.run(remount, check=True, timeout=10)
+    subprocess.run(remount, check=True, timeout=60)
     for argv in (JOB, ("kill", "new"), ("launcher",), ("app", "--sync")):
         called = nas_hpc(*argv, *where)
         assert called.code == 2, called

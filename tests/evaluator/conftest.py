@@ -35,7 +35,7 @@ def connect(peer: Peer) -> Iterator[Connect]:
     """Makes evaluators: ``connect(attempt=2, cache_key="to_dict")``."""
     made = []
 
-    def make(attempt: int = 1, reconnect_s: float = 10.0, **settings: Any) -> LauncherEvaluator:
+    def make(attempt: int = 1, reconnect_s: float = 60.0, **settings: Any) -> LauncherEvaluator:
         common = replace(Settings(run="module.double", seed=7), **settings)
         client = Client(peer.path, job=peer.job, attempt=attempt, shape=common.shape, reconnect_s=reconnect_s)
         evaluator = LauncherEvaluator(client, common)

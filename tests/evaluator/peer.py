@@ -87,9 +87,9 @@ class Peer:
         for _ in self._threads:
             self._work.put(None)
         self._do(lambda: None, wait=False)
-        self._thread.join(10)
+        self._thread.join(60)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         self._context.destroy(linger=0)
 
     def restart(self, gone_s: float = 0.0) -> None:
@@ -150,7 +150,7 @@ class Peer:
         self._calls.append(wrapped)
         self._wake()
         if wait:
-            assert happened.wait(10), "the peer's thread does not answer"
+            assert happened.wait(60), "the peer's thread does not answer"
 
     def _wake(self) -> None:
         socket = self._context.socket(zmq.PUSH)

@@ -22,7 +22,7 @@ def evaluator(connect: Connect) -> DeepHyperEvaluator:
 
 def _until(evaluator: DeepHyperEvaluator, count: int) -> list[tuple[dict[str, float], float]]:
     found: list[tuple[dict[str, float], float]] = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(found) < count and time.monotonic() < deadline:
         found += list(evaluator.get_finished_evals(timeout=1))
     return found
@@ -43,7 +43,7 @@ def test_a_straggler_does_not_block_the_others(peer: Peer, evaluator: DeepHyperE
     released, run = threading.Event(), peer.run
 
     def straggle(config: Mapping[str, Any]) -> float:
-        assert config["x"] or released.wait(10)
+        assert config["x"] or released.wait(60)
         return run(config)
 
     peer.run = straggle
@@ -68,7 +68,7 @@ def test_a_failure_gives_the_failure_value(evaluator: DeepHyperEvaluator) -> Non
 
 def test_await_keeps_the_order_of_the_keys(evaluator: DeepHyperEvaluator) -> None:
     uids = evaluator.add_eval_batch([{"x": i} for i in range(6)])
-    assert [y for _, y in evaluator.await_evals(uids[::-1], timeout=10)] == [10.0, 8.0, 6.0, 4.0, 2.0, 0.0]
+    assert [y for _, y in evaluator.await_evals(uids[::-1], timeout=60)] == [10.0, 8.0, 6.0, 4.0, 2.0, 0.0]
     assert list(evaluator.get_finished_evals(timeout=0)) == [], "what was awaited counts as read"
 
 
@@ -82,19 +82,19 @@ def test_await_times_out_and_can_be_called_again(peer: Peer, evaluator: DeepHype
     with pytest.raises(TimeoutError):
         evaluator.await_evals([uid], timeout=0.1)
     peer.hold.set()
-    assert evaluator.await_evals([uid], timeout=10) == [({"x": 4}, 8.0)]
+    assert evaluator.await_evals([uid], timeout=60) == [({"x": 4}, 8.0)]
 
 
 def test_await_can_name_a_key_twice(evaluator: DeepHyperEvaluator) -> None:
     uid = evaluator.add_eval({"x": 1})
-    assert evaluator.await_evals([uid, uid], timeout=10) == [({"x": 1}, 2.0)] * 2
+    assert evaluator.await_evals([uid, uid], timeout=60) == [({"x": 1}, 2.0)] * 2
 
 
 def test_without_a_cache_every_key_is_its_own(connect: Connect) -> None:
     evaluator = DeepHyperEvaluator(connect())
     uids = evaluator.add_eval_batch([{"x": 1}, {"x": 1}])
     assert len(set(uids)) == 2
-    assert len(evaluator.await_evals(uids, timeout=10)) == 2
+    assert len(evaluator.await_evals(uids, timeout=60)) == 2
 
 
 def test_an_unknown_key_is_refused_with_its_value(evaluator: DeepHyperEvaluator) -> None:

@@ -40,7 +40,7 @@ def test_numpy_values_arrive_as_plain_ones(peer: Peer, connect: Connect) -> None
 def test_each_evaluation_has_its_own_seed_which_repeats(peer: Peer, connect: Connect) -> None:
     evaluator = connect(seed=42)
     evaluator.submit([{"x": 1}] * 50)
-    evaluator.gather("all", 10)
+    evaluator.gather("all", 60)
     seeds = [row.ask.seed for row in peer.rows.values()]
     assert len(set(seeds)) == 50
     assert seeds == [derived_seed(42, seq) for seq in range(1, 51)]
@@ -54,7 +54,7 @@ def test_what_all_evaluations_share_and_what_one_call_asks_for_reaches_the_launc
     evaluator = connect(timeout_s=5.0, retries=2, environ={"A": "b"}, shape=Shape(node_packing_count=4))
     evaluator.submit([{"x": 1}], data={"told": 3})
     evaluator.submit([{"x": 1}], Shape(num_nodes=2))
-    evaluator.gather("all", 10)
+    evaluator.gather("all", 60)
     first, second = peer.rows[1].ask, peer.rows[2].ask
     assert (first.run, first.timeout_s, first.retries) == ("module.double", 5.0, 2)
     assert (dict(first.environ), dict(first.data)) == ({"A": "b"}, {"told": 3})
@@ -70,7 +70,7 @@ def test_ids_given_by_hand_are_used_and_taken_ones_refused(connect: Connect) -> 
     for bad in ([5], [0], [7, 7]):
         with pytest.raises(WrongCall):
             evaluator.submit([{"x": 1}] * len(bad), ids=bad)
-    evaluator.gather("all", 10)
+    evaluator.gather("all", 60)
     assert evaluator.next_id == 7
 
 
@@ -81,7 +81,7 @@ def test_a_refusal_is_raised_with_the_launchers_reason_and_nothing_hangs(
     peer.refuse = "2 nodes are asked for, there is 1"
     evaluator.submit([{"x": 1}])
     with pytest.raises(WorkFailed, match="2 nodes are asked for"):
-        evaluator.gather("all", 10)
+        evaluator.gather("all", 60)
     assert evaluator.in_flight == 0
 
 
@@ -90,7 +90,7 @@ def test_a_grown_capacity_ends_the_wait_of_who_asks_for_that(peer: Peer, connect
     peer.hold.clear()
     evaluator.submit([{"x": 1}, {"x": 2}])
     threading.Timer(0.1, lambda: peer.set_workers(5)).start()
-    assert evaluator.gather(1, 10, or_capacity=True) == []
+    assert evaluator.gather(1, 60, or_capacity=True) == []
     assert evaluator.capacity() == 5
     began = time.monotonic()
     assert evaluator.gather(1, 0.2, or_capacity=True) == [], "told once"
@@ -102,7 +102,7 @@ def test_a_later_attempt_sees_history_and_what_is_pending_and_gathers_only_news(
 ) -> None:
     first = connect()
     first.submit([{"x": 1}, {"x": 2}])
-    first.gather("all", 10)
+    first.gather("all", 60)
     peer.hold.clear()
     first.submit([{"x": 3}], data={"told": 2})
     wait_until(lambda: 3 in peer.rows, what="the third to be accepted")
@@ -112,14 +112,14 @@ def test_a_later_attempt_sees_history_and_what_is_pending_and_gathers_only_news(
     assert [(p.seq, dict(p.config), dict(p.data)) for p in second.pending] == [(3, {"x": 3}, {"told": 2})]
     assert (second.in_flight, second.next_id) == (1, 4)
     peer.hold.set()
-    assert [r.id for r in second.gather("all", 10)] == [3]
+    assert [r.id for r in second.gather("all", 60)] == [3]
     assert peer.ledger == {1: 1, 2: 1, 3: 1}
 
 
 def test_a_result_that_a_person_had_made_anew_replaces_the_old_one(peer: Peer, connect: Connect) -> None:
     evaluator = connect()
     evaluator.submit([{"x": 1, "fail": True}, {"x": 2}])
-    evaluator.gather("all", 10)
+    evaluator.gather("all", 60)
     peer.finish_again(1, 17.0)
     wait_until(lambda: evaluator.gather(0) == [] and evaluator.revised, what="the later result")
     assert [(r.id, r.objective) for r in evaluator.history] == [(2, 4.0), (1, 17.0)]

@@ -69,7 +69,7 @@ def test_what_it_raises_or_returns_wrongly_is_a_failed_evaluation_with_the_reaso
     caplog.set_level(logging.WARNING, "nas_hpc.evaluator")
     evaluator = connect(specify=program)
     evaluator.submit([{"x": 1}, {"x": 2, "bad": bad}, {"x": 3}], data={"told": 0})
-    results = {result.id: result for result in evaluator.gather("all", 10)}
+    results = {result.id: result for result in evaluator.gather("all", 60)}
     assert (results[1].objective, results[3].objective) == (2.0, 6.0)
     assert (results[2].objective, results[2].outcome) == (None, Outcome.ERROR)
     assert BAD[bad] in results[2].reason
@@ -82,7 +82,7 @@ def test_what_it_raises_or_returns_wrongly_is_a_failed_evaluation_with_the_reaso
 def test_a_failure_stands_in_the_history_of_a_later_attempt(peer: Peer, connect: Connect) -> None:
     first = connect(specify=program)
     first.submit([{"x": 1, "bad": "raises"}, {"x": 2}])
-    first.gather("all", 10)
+    first.gather("all", 60)
     first.close()
     second = connect(attempt=2, specify=program)
     assert [(r.id, r.outcome.value) for r in sorted(second.history, key=lambda r: r.id)] == [
@@ -109,7 +109,7 @@ def test_the_specification_reaches_the_launcher_and_what_it_leaves_open_is_the_s
         shape=Shape(threads_per_rank=9, node_packing_count=4),
     )  # fmt: skip
     evaluator.submit([{"x": 1}, {"x": 2}], data={"told": 3})
-    evaluator.gather("all", 10)
+    evaluator.gather("all", 60)
     first, second = peer.rows[1].ask, peer.rows[2].ask
     assert (first.run, first.argv, first.application, first.args) == ("module.double", ("a", "b"), "", "")
     assert (dict(first.data), dict(first.job_data)) == ({"told": 3}, {"told": "mine"})
@@ -130,7 +130,7 @@ def test_nodes_of_the_search_and_packing_of_the_specification_contradict_each_ot
         specify=lambda parameters: JobSpec(argv=["a"], node_packing_count=4), shape=Shape(num_nodes=2)
     )
     evaluator.submit([{"x": 1}])
-    (result,) = evaluator.gather("all", 10)
+    (result,) = evaluator.gather("all", 60)
     assert "node_packing_count is 4 and num_nodes 2" in result.reason
 
 
@@ -145,9 +145,9 @@ def test_it_is_called_for_what_runs_alone(peer: Peer, connect: Connect) -> None:
     peer.hold.clear()
     evaluator.submit([{"x": 1}, {"x": 1}, {"x": 2}])
     peer.hold.set()
-    evaluator.gather("all", 10)
+    evaluator.gather("all", 60)
     evaluator.submit([{"x": 2}, {"x": 3}])
-    results = evaluator.gather("all", 10)
+    results = evaluator.gather("all", 60)
     assert {r.id: r.cached for r in results} == {4: True, 5: False}
     assert sorted(called) == [1, 2, 3]
 
@@ -164,7 +164,7 @@ def test_after_a_failed_specification_the_next_request_with_its_key_is_specified
 
     evaluator = connect(specify=fickle, cache_key="to_dict")
     evaluator.submit([{"x": 1}, {"x": 1}, {"x": 1}])
-    results = {r.id: (r.objective, r.cached) for r in evaluator.gather("all", 10)}
+    results = {r.id: (r.objective, r.cached) for r in evaluator.gather("all", 60)}
     assert results == {1: (None, False), 2: (2.0, False), 3: (2.0, True)}
     assert dict(peer.ledger) == {2: 1}
 

@@ -192,7 +192,7 @@ class Scene:
         """kill -9 of the launcher, and the wait until its guardian has ended the rest."""
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
-        wait_until(lambda: not processes_of(self.test_id), 10, "the guardian to end everything")
+        wait_until(lambda: not processes_of(self.test_id), 60, "the guardian to end everything")
 
     def restarted(self, launcher: subprocess.Popen[bytes], *flags: str) -> subprocess.Popen[bytes]:
         """kill -9 of the launcher, and the same command again at once."""

@@ -269,7 +269,7 @@ class Round:
             raise Discrepancy(str(error)) from error
         mine = os.environ[TEST_ID]
         try:
-            wait_until(lambda: not processes_of(mine), 30, "the processes' end")
+            wait_until(lambda: not processes_of(mine), 60, "the processes' end")
         except AssertionError:
             raise Discrepancy(f"processes are left: {describe(processes_of(mine))}") from None
         done = sum(scene.max_evals for scene in self.scenes)

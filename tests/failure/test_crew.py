@@ -43,7 +43,7 @@ def next_moment(scene: Scene, chance: random.Random) -> None:
         until = min(scene.ended() + chance.randint(1, 25), EVALUATIONS - 20)
         wait_until(lambda: scene.ended() >= until, 90, lambda: f"{until} ends: {scene.log()[-3000:]}")
     pause_s, begun = chance.uniform(0, 1), time.monotonic()
-    wait_until(lambda: time.monotonic() - begun >= pause_s, 10, "a while")
+    wait_until(lambda: time.monotonic() - begun >= pause_s, 60, "a while")
 
 
 def begun(tmp_path: Path, test_id: str, seed: int) -> tuple[Scene, subprocess.Popen[bytes]]:

@@ -22,9 +22,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 megabytes, for the site alone."""
     path = tmp_path / "disk"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(path)], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(path)], check=True, timeout=60)
     yield path
-    subprocess.run(["umount", "-l", str(path)], check=True, timeout=10)
+    subprocess.run(["umount", "-l", str(path)], check=True, timeout=60)
 
 
 def fill(disk: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, test_id: 
     wait_until(lambda: scene.started() >= 3, 60, "the first evaluations")
     fill(disk)
     scene.gate.touch()
-    wait_until(lambda: "full" in scene.log() or launcher.poll() is not None, 30, "it to be felt")
+    wait_until(lambda: "full" in scene.log() or launcher.poll() is not None, 60, "it to be felt")
     (disk / "filler").unlink()
     assert launcher.wait(60) == 0, scene.log()
     scene.judge(files=False)
@@ -98,11 +98,11 @@ def read_only(disk: Path, aside: Path) -> Iterator[None]:
     """Whoever opens a file there from now on cannot write it; what is open stays as it was."""
     aside.mkdir()
     for argv in (["--bind", disk, aside], ["-o", "remount,bind,ro", aside], ["--move", aside, disk]):
-        subprocess.run(["mount", *map(str, argv)], check=True, timeout=10)
+        subprocess.run(["mount", *map(str, argv)], check=True, timeout=60)
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=10)
+        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=60)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_database_that_another_process_holds_for_a_while_is_waited_for(
         wait_until(lambda: scene.ended() >= 10 + 10 * number, 60, "evaluations")  # noqa: B023
         with held(scene.site / "db.sqlite3"):
             begun = time.monotonic()
-            wait_until(lambda: time.monotonic() - begun > 3, 10, "three seconds")  # noqa: B023
+            wait_until(lambda: time.monotonic() - begun > 3, 60, "three seconds")  # noqa: B023
     assert launcher.wait(60) == 0, scene.log()
     assert scene.judge() == 0, "nothing was interrupted"
 

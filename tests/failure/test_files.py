@@ -67,7 +67,7 @@ def test_at_a_takeover_only_a_valid_result_of_the_current_attempt_is_adopted(
     scene = Scene(tmp_path, test_id, len(KINDS) + 3)
     scene.prepare(run="tests.failure.functions.gated", workers=len(KINDS))
     launcher = scene.launcher()
-    wait_until(lambda: scene.started() == len(KINDS) and len(running(scene)) == len(KINDS), 30, "evaluations")
+    wait_until(lambda: scene.started() == len(KINDS) and len(running(scene)) == len(KINDS), 60, "evaluations")
     scene.kill_all_of(launcher)
     jobs = dict(zip(KINDS, running(scene), strict=True))
     for kind, job in jobs.items():
@@ -89,9 +89,9 @@ def test_a_finished_evaluation_whose_files_were_lost_later_does_not_run_again(
     scene = Scene(tmp_path, test_id, 12)
     scene.prepare()
     launcher = scene.launcher()
-    wait_until(lambda: scene.ended() >= 6, 30, "the first evaluations")
+    wait_until(lambda: scene.ended() >= 6, 60, "the first evaluations")
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(30) == 0
+    assert launcher.wait(60) == 0
     files = sorted(scene.workflow.glob("task*/result.json"))
     done = {json.loads(path.read_text())["job"] for path in files if '"ok"' in path.read_text()}
     files[0].unlink()

@@ -21,7 +21,7 @@ def test_every_misbehaviour_is_its_own_evaluations_affair(
 ) -> None:
     monkeypatch.setenv("NAS_HPC_GRACE_S", "1")
     scene = Scene(tmp_path, test_id, len(KINDS) + 3)
-    scene.prepare(run="tests.failure.functions.unlucky", workers=3, flags="--eval-timeout 5s")
+    scene.prepare(run="tests.failure.functions.unlucky", workers=3, flags="--eval-timeout 12s")
     launcher = scene.launcher(*flags)
     assert launcher.wait(90) == 0, scene.log()
     with (scene.workflow / "results.csv").open(newline="") as file:

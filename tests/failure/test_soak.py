@@ -32,7 +32,7 @@ def test_a_seed_says_the_same_faults_everywhere() -> None:
     program = "import sys; from tests.failure import test_soak as t; print(t.first_fifty('7 1'))"
     environ = {**os.environ, "PYTHONHASHSEED": "77"}
     argv = [sys.executable, "-c", program]
-    there = subprocess.check_output(argv, cwd=REPOSITORY, env=environ, text=True, timeout=30)
+    there = subprocess.check_output(argv, cwd=REPOSITORY, env=environ, text=True, timeout=60)
     assert there.strip() == str(first_fifty("7 1"))
     assert first_fifty("7 1") != first_fifty("8 1")
 

@@ -46,7 +46,7 @@ def test_traces_of_another_host_are_respected_until_its_lease_is_over(
     scene = Scene(tmp_path, test_id, EVALUATIONS)
     scene.prepare()
     launcher = scene.launcher()
-    wait_until(lambda: scene.ended() >= 5, 30, "the first evaluations")
+    wait_until(lambda: scene.ended() >= 5, 60, "the first evaluations")
     scene.kill_all_of(launcher)
     owner = json.loads((scene.site / "run" / "owner.json").read_text())
     (scene.site / "run" / "owner.json").write_text(json.dumps(owner | {"host": "elsewhere", "pid": 1}))
@@ -54,9 +54,9 @@ def test_traces_of_another_host_are_respected_until_its_lease_is_over(
         assert connection.execute("UPDATE leases SET host = 'elsewhere'").rowcount == 1
     connection.close()
     refused = scene.launcher()
-    assert refused.wait(20) == 2
+    assert refused.wait(60) == 2
     assert "run by a launcher on another host" in scene.log()
-    wait_until(lambda: lease_is_over(scene.site), 10, "the lease to run out")
+    wait_until(lambda: lease_is_over(scene.site), 60, "the lease to run out")
     scene.finish()
     scene.judge()
 

@@ -47,6 +47,7 @@ class Field:
     max_evals: int = 30
     workers: int = 2
     launchers: list[subprocess.Popen[str]] = field(default_factory=list)
+    program: tuple[str, ...] = ("-m", "nas_hpc.cli")
     flags: tuple[str, ...] = ("--nodes", "4", "--cores-per-node", "4", "--agents", "2", "--use-master-node")
 
     def prepare(self) -> None:
@@ -86,7 +87,7 @@ class Field:
     def launch(self, *more: str) -> subprocess.Popen[str]:
         """Start a launcher; what it prints goes to a file."""
         self.prepare()
-        argv = [sys.executable, "-m", "nas_hpc.cli", "--site", str(self.site), "launcher"]
+        argv = [sys.executable, *self.program, "--site", str(self.site), "launcher"]
         environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), TEST_ID: self.bench.test_id}
         with self.log.open("a") as log:
             launcher = subprocess.Popen(
@@ -186,5 +187,5 @@ def kill(pid: int) -> None:
         process = psutil.Process(pid)
         os.kill(pid, signal.SIGKILL)
         wait_until(
-            lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 10, "the kill"
+            lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60, "the kill"
         )

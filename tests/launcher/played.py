@@ -37,7 +37,7 @@ from nas_hpc.wire import (
 )
 
 T = TypeVar("T")
-WAIT_S = 30.0
+WAIT_S = 60.0
 ENSEMBLE = uuid.uuid4().hex
 
 
@@ -129,7 +129,7 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
         for process in self.supervisors:
-            process.wait(20)
+            process.wait(60)
 
 
 class Played:

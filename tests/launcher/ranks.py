@@ -20,7 +20,7 @@ from tests.launcher.bench import REPOSITORY, Bench
 from tests.support import TEST_ID, processes_of
 
 RUNS = """
-import json, os, random, sys, time
+import glob, json, os, random, sys, time
 
 def _comm():
     from mpi4py import MPI
@@ -35,7 +35,10 @@ def together(config):
                         ("NAS_HPC_RANK", "NAS_HPC_LOCAL_RANK", "NAS_HPC_RANKS", "BALSAM_JOB_MODE",
                          "BALSAM_LAUNCHER_NODES", "BALSAM_JOB_ID", "OMP_NUM_THREADS")])
     os.write(1, f"rank {comm.rank} prints\\n".encode())
-    time.sleep(config.get("sleep", 0))
+    if not comm.rank:
+        open("../met-" + os.environ["NAS_HPC_JOB_ID"], "w").close()
+    while len(glob.glob("../met-*")) < config.get("meet", 0):
+        time.sleep(0.02)
     if comm.rank:
         return "ignored"
     return {"objective": total, "size": comm.size, "drawn": drawn, "told": told,

@@ -44,7 +44,7 @@ from nas_hpc.wire import (
 from tests.launcher.bench import Bench
 
 M = TypeVar("M")
-WAIT_S = 5.0
+WAIT_S = 60.0
 PEER = b"search"
 
 

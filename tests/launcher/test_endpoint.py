@@ -66,12 +66,12 @@ class Answering:
 
     def __enter__(self) -> Answering:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 def test_a_command_tries_the_launcher_s_addresses_in_their_order(

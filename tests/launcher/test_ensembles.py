@@ -14,7 +14,6 @@ import pytest
 import zmq
 
 from nas_hpc import __version__
-from nas_hpc.launcher.ensemble import FAREWELL_S
 from nas_hpc.records import new_id
 from nas_hpc.wire import PROTOCOL, AgentHello, Dismiss, End, Endpoint, Message, pack, read_endpoint, unpack
 from tests.failure import ledger
@@ -28,7 +27,7 @@ MPIEXEC = shutil.which("mpiexec") or ""
 def until_back(field: Field, number: int, pid: int) -> int:
     """Pid of the agent that took the place of one that was killed."""
     return wait_until(
-        lambda: (new := field.agents().get(number, pid)) != pid and new, 30, f"agent {number}: {field.said()}"
+        lambda: (new := field.agents().get(number, pid)) != pid and new, 60, f"agent {number}: {field.said()}"
     )
 
 
@@ -64,11 +63,11 @@ def test_an_agent_outlives_its_supervisor_and_both_are_replaced_when_it_dies(fie
     launcher = field.begun(running=6)
     agent, supervisor = field.agents()[1], field.supervisors()[1]
     kill(supervisor)
-    wait_until(lambda: "they go on" in field.said(), 10, "the launcher to notice")
+    wait_until(lambda: "they go on" in field.said(), 60, "the launcher to notice")
     assert field.agents()[1] == agent
     kill(agent)
     until_back(field, 1, agent)
-    wait_until(lambda: field.supervisors().get(1, supervisor) != supervisor, 10, "a supervisor")
+    wait_until(lambda: field.supervisors().get(1, supervisor) != supervisor, 60, "a supervisor")
     field.finish(launcher)
     assert ledger.judge(field.ledger, field.workflow, 30) <= 4
 
@@ -98,7 +97,7 @@ def test_all_agents_and_supervisors_killed_at_once_are_started_again(field: Fiel
 def test_a_launcher_told_to_end_leaves_nothing_and_the_next_one_finishes(field: Field) -> None:
     launcher = field.begun()
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(30) == 0
+    assert launcher.wait(60) == 0
     assert not processes_of(field.bench.test_id)
     assert not field.record.exists()
     assert not list((field.site / "run").glob("agent-*"))
@@ -130,7 +129,7 @@ class Stranger:
         }  # fmt: skip
         self.socket.send(pack(AgentHello(**hello)))  # type: ignore[arg-type]
 
-    def hears(self, timeout_s: float = 10.0) -> Message | None:
+    def hears(self, timeout_s: float = 60.0) -> Message | None:
         return unpack(self.socket.recv()) if self.socket.poll(int(1000 * timeout_s)) else None
 
     def close(self) -> None:
@@ -161,7 +160,7 @@ def test_strangers_are_sent_away_and_the_rest_goes_on(field: Field) -> None:
     finally:
         stranger.close()
         locked_out.close()
-    wait_until(lambda: "9.9" in field.said(), 5, "a line about it")
+    wait_until(lambda: "9.9" in field.said(), 60, "a line about it")
     assert field.agents() == agents
     field.finish(launcher)
     assert ledger.judge(field.ledger, field.workflow, 30) == 0
@@ -184,7 +183,7 @@ MANY = ("--nodes", "3", "--cores-per-node", "2", "--agents", "2", "--agent-start
 
 def test_without_an_mpi_program_agents_that_need_one_are_refused_in_a_line(field: Field) -> None:
     field.flags = (*MANY, "--mpi", "none")
-    assert field.launch().wait(30) == 1
+    assert field.launch().wait(60) == 1
     last = field.said().strip().splitlines()[-1]
     assert last.startswith("nas-hpc: error: no agent can be started")
     assert "setting mpi is none" in last
@@ -201,7 +200,7 @@ def test_an_mpi_program_that_fails_is_quoted_and_given_up_after_some_starts(fiel
     program = imposter(field.bench.directory / "mpiexec", NOISY)
     field.flags = (*MANY, "--mpi", program)
     launcher = field.launch()
-    wait_until(lambda: "Could not resolve hostname nid002" in field.said(), 20, "the failure")
+    wait_until(lambda: "Could not resolve hostname nid002" in field.said(), 60, "the failure")
     assert "(exit code 7: ssh: Could not resolve hostname nid002)" in field.said(), (
         "the cause, not MPICH's account of it"
     )
@@ -216,7 +215,7 @@ def test_agents_that_never_come_end_the_launcher_after_its_deadline(
     program = imposter(field.bench.directory / "mpiexec", "exec sleep 60")
     field.flags = (*MANY, "--mpi", program)
     launcher = field.launch()
-    assert launcher.wait(40) == 1
+    assert launcher.wait(60) == 1
     last = field.said().strip().splitlines()[-1]
     assert last.startswith("nas-hpc: error: no agent has reached the launcher for 3 s")
     assert not processes_of(field.bench.test_id), "the MPI program is ended, too"
@@ -228,14 +227,12 @@ def test_agents_that_have_not_come_yet_do_not_hold_up_the_end(field: Field) -> N
     field.ledger.touch()  # nothing to run
     program = imposter(field.bench.directory / "mpiexec", "exec sleep 60")
     field.flags = (*MANY, "--mpi", program)
-    began = time.monotonic()
+    patient = "from nas_hpc.launcher import ensemble; ensemble.FAREWELL_S = 600.0"
+    field.program = ("-c", f"{patient}; from nas_hpc.cli.main import main; raise SystemExit(main())")
     launcher = field.launch("--persistent")
-    wait_until(lambda: field.recorded().get("processes"), 20, f"the start: {field.said()}")
+    wait_until(lambda: field.recorded().get("processes"), 60, lambda: f"the start: {field.said()}")
     launcher.send_signal(signal.SIGTERM)
-    told = time.monotonic()
-    assert launcher.wait(30) == 0
-    print(f"started within {told - began:.1f} s, ended {time.monotonic() - told:.1f} s later")
-    assert time.monotonic() - told < FAREWELL_S
+    assert launcher.wait(60) == 0, "it does not wait as long as for agents that have come"
     assert not processes_of(field.bench.test_id)
     assert not field.record.exists()
     assert not list((field.site / "log").iterdir()), "nobody printed anything"
@@ -256,7 +253,7 @@ def test_agents_of_one_mpi_start_survive_each_other_and_the_launcher(field: Fiel
     kill(launcher.pid)
     now = field.agents()
     launcher = field.launch()
-    wait_until(lambda: "goes on with" in field.said(), 30, "the takeover")
+    wait_until(lambda: "goes on with" in field.said(), 60, "the takeover")
     assert field.agents() == now
     field.finish(launcher)
     ledger.judge(field.ledger, field.workflow, 30)
@@ -269,7 +266,7 @@ def test_a_killed_mpi_program_does_not_take_the_work_with_it(field: Field) -> No
     launcher = field.begun(running=6)
     [started] = field.recorded()["processes"]
     kill(started["pid"])
-    wait_until(lambda: "ended (" in field.said(), 10, "the launcher to notice")
+    wait_until(lambda: "ended (" in field.said(), 60, "the launcher to notice")
     wait_until(lambda: set(field.agents()) == {0, 1, 2}, 60, f"all agents: {field.said()}")
     field.finish(launcher)
     ledger.judge(field.ledger, field.workflow, 30)
@@ -280,14 +277,14 @@ def test_a_persistent_launcher_waits_for_work_until_it_is_told_to_end(field: Fie
     field.bench.searches()
     field.ledger.touch()
     launcher = field.launch("--persistent")
-    wait_until(lambda: len(field.agents()) == 2, 20, "the agents")
+    wait_until(lambda: len(field.agents()) == 2, 60, "the agents")
     stays(lambda: launcher.poll() is None, 1.0, "the launcher")
     quick = field.bench.script("QUICK", "print('done')")
     field.bench.job("late", quick)
-    wait_until(lambda: field.bench.state("late") == "JOB_FINISHED", 20, "the late job")
+    wait_until(lambda: field.bench.state("late") == "JOB_FINISHED", 60, "the late job")
     stays(lambda: launcher.poll() is None, 1.0, "the launcher")
     began = time.monotonic()
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(30) == 0
+    assert launcher.wait(60) == 0
     print(f"ended after {time.monotonic() - began:.1f} s")
     assert not processes_of(field.bench.test_id)

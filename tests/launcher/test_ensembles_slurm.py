@@ -30,7 +30,7 @@ def launcher_of(field: Field) -> int:
 
 def successor(field: Field, dead: int) -> int:
     """Pid of the launcher that came after ``dead`` and answers."""
-    wait_until(lambda: launcher_of(field) != dead and field.nodes(), 30, f"another launcher: {field.said()}")
+    wait_until(lambda: launcher_of(field) != dead and field.nodes(), 60, f"another launcher: {field.said()}")
     return launcher_of(field)
 
 
@@ -68,15 +68,15 @@ def test_agents_of_a_slurm_job_are_taken_over_and_a_lost_node_costs_what_ran_the
     agents, launcher = field.agents(), launcher_of(field)
     kill(launcher)
     successor(field, launcher)
-    wait_until(lambda: "goes on with" in field.said(), 20, f"the takeover: {field.said()}")
+    wait_until(lambda: "goes on with" in field.said(), 60, f"the takeover: {field.said()}")
     assert field.agents() == agents
     assert len(steps(slurm)) == 1, "no second ensemble"
-    wait_until(lambda: nodes_without_the_search(field), 30, f"evaluations: {field.said()}")
+    wait_until(lambda: nodes_without_the_search(field), 60, f"evaluations: {field.said()}")
     lost = nodes_without_the_search(field)[-1]
     slurm.lose(lost)
     wait_until(
         lambda: [node["state"] for node in field.nodes() if node["name"] == lost] not in ([], ["here"]),
-        40,
+        60,
         "the loss of the node to be seen",
     )
     finished(field, slurm, job)
@@ -96,7 +96,7 @@ def test_a_step_that_outlived_its_srun_is_cancelled_by_a_launcher_that_cannot_us
     kill(srun)
     kill(launcher)
     successor(field, launcher)
-    wait_until(lambda: len(field.agents()) == 3, 30, f"new agents: {field.said()}")
+    wait_until(lambda: len(field.agents()) == 3, 60, f"new agents: {field.said()}")
     assert old not in steps(slurm)
     assert not set(evaluations) & set(field.evaluations())
     finished(field, slurm, job)

@@ -66,15 +66,23 @@ def test_jobs_reach_other_hosts_by_the_mpi_program_with_their_ranks_on_each(
     )
 
 
+MEET = """
+import glob, time
+if world.size == 1:
+    open("../met" + os.environ["MARK"], "w").close()
+    while len(glob.glob("../met*")) < 2:
+        time.sleep(0.05)
+"""
+"""Of two that run on one rank each the first waits for the other."""
+
+
 @pytest.mark.needs_slurm
 @pytest.mark.needs_mpich
 @pytest.mark.slow
 def test_in_a_slurm_allocation_srun_starts_jobs_on_their_nodes_beside_each_other(
     bench: Bench, slurm: Slurm, mpich: MpiPeer
 ) -> None:
-    code = (
-        PLACES.replace('"FAKE_HOST", "here"', '"SLURMD_NODENAME", "node1"') + "import time; time.sleep(2)\n"
-    )
+    code = PLACES.replace('"FAKE_HOST", "here"', '"SLURMD_NODENAME", "node1"') + MEET
     show = bench.script("PLACES", code)
     bench.job("big", show, "--num-nodes", "2", "--ranks-per-node", "2", "--env", "MARK=1")
     for number in range(4):
@@ -111,17 +119,17 @@ def test_steps_of_srun_end_with_a_killed_launcher_while_the_allocation_goes_on(
     )
     job = slurm.sbatch(script, "--nodes=2", "--exclusive", "--time=5")
     try:
-        wait_until(lambda: len(list(bench.site.glob("data/W/big_*/at*"))) == 4, 60, slurm.output(job))
+        wait_until(lambda: len(list(bench.site.glob("data/W/big_*/at*"))) == 4, 60, lambda: slurm.output(job))
         owner = json.loads((bench.site / "run" / "owner.json").read_text())
         os.kill(owner["pid"], signal.SIGKILL)
 
-        wait_until(lambda: not running(bench, "waits.py"), 20, "the end of the ranks")
+        wait_until(lambda: not running(bench, "waits.py"), 60, "the end of the ranks")
 
         def steps() -> list[str]:
             listed = slurm.run("squeue", "-h", "-s", "-j", str(job), "-o", "%i").stdout.split()
             return [step for step in listed if not step.endswith((".batch", ".extern"))]
 
-        wait_until(lambda: not steps(), 20, "the end of the steps")
+        wait_until(lambda: not steps(), 60, "the end of the steps")
         assert slurm.job(job)["JobState"] == "RUNNING"
     finally:
         slurm.cancel(job)
@@ -148,7 +156,7 @@ def test_steps_that_outlived_launcher_guardian_and_srun_are_ended_before_anythin
     def ranks() -> list[int]:
         return [int(path.name[2:]) for path in bench.site.glob("data/W/big_*/at*")]
 
-    wait_until(lambda: len(ranks()) == 2, 60, slurm.output(job))
+    wait_until(lambda: len(ranks()) == 2, 60, lambda: slurm.output(job))
     first = ranks()
     victims = [pid for pid in running(bench, "nas_hpc", "srun") if pid not in first]
     for number in (

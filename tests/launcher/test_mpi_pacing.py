@@ -103,7 +103,7 @@ def test_a_node_rests_after_a_failed_start_and_comes_back_unless_it_is_given_up(
             resting.rest(nodes, reason)
             assert tuple(pool.aside) == ("n1",)
             assert resting.pending
-            await eventually(lambda: not resting.pending, 5, "the node's return")
+            await eventually(lambda: not resting.pending, 60, "the node's return")
             assert not pool.aside
         resting.rest(["n1", "n2"], "nobody knows who is at fault")
         assert not pool.aside

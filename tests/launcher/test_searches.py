@@ -25,7 +25,10 @@ def run(config):
     return x
 def slow(config):
     time.sleep(60)
-def second(config):
+def together(config):
+    here = os.environ["TOGETHER"]
+    open(os.path.join(here, os.environ["NAS_HPC_JOB_ID"]), "w").close()
+    while len(os.listdir(here)) < int(os.environ["MOST"]): time.sleep(0.02)
     time.sleep(0.3)
     return config["e0"]
 """
@@ -138,9 +141,9 @@ def test_killing_a_search_ends_its_evaluations(bench: Bench) -> None:
     bench.searches()
     search = bench.job("s", "RAN", args=fickle(bench).format("slow") + " --max-evals 5")
     launcher = bench.start("--job-mode", "serial")
-    wait_until(lambda: len(list(bench.site.glob("data/W/task*/job.json"))) == 2, 30, "two evaluations")
+    wait_until(lambda: len(list(bench.site.glob("data/W/task*/job.json"))) == 2, 60, "two evaluations")
     bench.nas("kill", search, "--yes")
-    assert launcher.wait(30) == 0
+    assert launcher.wait(60) == 0
     listed = json.loads(bench.nas("ls", "jobs", "--json"))
     assert {job["state"] for job in listed} == {"USER_KILLED"}
 
@@ -161,8 +164,10 @@ def test_as_many_evaluations_run_at_once_as_the_mode_allows(
 ) -> None:
     bench.searches()
     packing = ("--env", f"DEEPHYPER_WORKERS_PER_NODE={workers}", "--node-packing-count", str(workers))
-    args = fickle(bench).format("second") + " --max-evals 8"
-    bench.job("s", "RAN", *(packing if workers else ()), args=args)
+    (bench.directory / "together").mkdir()
+    meet = ("--env", f"TOGETHER={bench.directory}/together", "--env", f"MOST={most}")
+    args = fickle(bench).format("together") + " --max-evals 8"
+    bench.job("s", "RAN", *meet, *(packing if workers else ()), args=args)
     bench.launch(*flags)
     evaluations = [a for a in bench.attempts() if a["creator"]]
     assert busiest(evaluations) == most

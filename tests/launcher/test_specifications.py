@@ -140,10 +140,10 @@ def test_a_search_of_programs_that_is_killed_goes_on_with_the_same_history(bench
         launcher = bench.start("--job-mode", "serial", "--wf-filter", "B")
         lines = bench.site / "data" / "B" / "attempts.jsonl"
         wait_until(
-            lambda lines=lines, n=count: lines.exists() and lines.read_text().count("\n") >= n, 40, "runs"
+            lambda lines=lines, n=count: lines.exists() and lines.read_text().count("\n") >= n, 60, "runs"
         )
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=30)
+        launcher.communicate(timeout=60)
     bench.launch("--job-mode", "serial", "--wf-filter", "B")
     columns = ("x", "way", "objective", "outcome", "reason", "seq")
     first, second = ([[row[c] for c in columns] for row in rows(bench, w)] for w in ("A", "B"))

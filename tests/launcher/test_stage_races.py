@@ -272,7 +272,7 @@ def test_a_launcher_that_lost_its_lease_ends_its_scripts_and_records_nothing(
             before = stage.store.events()
             go(stage)
             with pytest.raises(LeaseLost):
-                await asyncio.wait_for(stage.task, 10)
+                await asyncio.wait_for(stage.task, 60)
             assert not lives()
             assert stage.store.events() == before
             assert [job.id for job in stage.store.hold("f" * 32, [jobs[0].id])] == [jobs[0].id]

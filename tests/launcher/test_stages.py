@@ -81,7 +81,7 @@ def wait_for(bench: Bench, name: str, stage: str) -> None:
     """Until the program or script has printed something."""
     wait_until(
         lambda: any(path.read_text() for path in bench.site.glob(f"data/W/{name}_*/{stage}.out")),
-        20,
+        60,
         f"output of {stage} of {name}",
     )
 
@@ -222,7 +222,7 @@ class TestScripts:
         printed = directory / "preprocess.out"
 
         def end() -> None:
-            wait_until(lambda: printed.exists() and printed.read_text(), 20, "its first line")
+            wait_until(lambda: printed.exists() and printed.read_text(), 60, "its first line")
             script.stop("ran longer than 1 s")
             threading.Timer(0.2, script.kill).start()
 
@@ -290,9 +290,10 @@ sys.exit(not os.path.exists("partial"))
 
     def test_a_passed_time_limit_is_for_the_timeout_handler(self, bench: Bench) -> None:
         post = program(bench, "post", self.POST)
-        slow = bench.script("SLOW", "import time; open('partial', 'w').close(); time.sleep(600)")
-        flags = ("--postprocess", post, "--post-timeout-handler", "--timeout", "2")
-        bench.job("j", slow, *flags)
+        slow = bench.directory / "slow.sh"
+        slow.write_text("touch partial\nexec sleep 600\n")  # a shell has begun long before the limit
+        bench.nas("app", "--name", "SLOW", "--exec", f"/bin/sh {slow}")
+        bench.job("j", "SLOW", "--postprocess", post, "--post-timeout-handler", "--timeout", "3")
         bench.launch()
         assert states(bench, "j") == ["READY", "RUNNING", "RUN_ERROR", "POSTPROCESSED", "JOB_FINISHED"]
         assert output(bench, "j", "postprocess") == "RUN_ERROR FALSE TRUE\n"
@@ -310,13 +311,13 @@ sys.exit(not os.path.exists("partial"))
         for name in ("enough", "little"):
             wait_for(bench, name, name)
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=20)
+        launcher.communicate(timeout=60)
         assert states(bench, "enough") == ["READY", "RUNNING", "RUN_TIMEOUT"]
         assert "RUN_TIMEOUT" in bench.nas("why", "enough")
         launcher = bench.start("--job-mode", "serial", "--nodes", "3")
-        wait_until(lambda: bench.state("little") == "RUNNING", 20, "the restart")
+        wait_until(lambda: bench.state("little") == "RUNNING", 60, "the restart")
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=20)
+        launcher.communicate(timeout=60)
         assert states(bench, "enough") == ["READY", "RUNNING", "RUN_TIMEOUT", "POSTPROCESSED", "JOB_FINISHED"]
         assert states(bench, "little")[:5] == ["READY", "RUNNING", "RUN_TIMEOUT", "RESTART_READY", "RUNNING"]
         assert output(bench, "enough", "postprocess") == "RUN_TIMEOUT FALSE TRUE\n"
@@ -335,8 +336,8 @@ class TestDeath:
         wait_for(bench, "j", stage)
         assert f"its {stage} script is running (" in bench.nas("why", job)
         launcher.kill()
-        launcher.communicate(timeout=20)
-        wait_until(lambda: not children_of(bench), 10, "the guardian to end the script")
+        launcher.communicate(timeout=60)
+        wait_until(lambda: not children_of(bench), 60, "the guardian to end the script")
         before = {"preprocess": ["READY"], "postprocess": ["READY", "RUNNING", "RUN_DONE"]}[stage]
         assert states(bench, "j") == before
         assert "no launcher is running" in bench.nas("why", job)
@@ -360,7 +361,7 @@ class TestDeath:
         wait_for(bench, "pre", "preprocess")
         wait_for(bench, "post", "postprocess")
         launcher.send_signal(signal.SIGTERM)
-        said, _ = launcher.communicate(timeout=20)
+        said, _ = launcher.communicate(timeout=60)
         assert launcher.returncode == 0, said
         assert not children_of(bench)
         assert states(bench, "pre") == ["READY"]
@@ -375,12 +376,12 @@ class TestDeath:
         post = program(bench, "post", "print('said')")
         slow = bench.script("SLOW", "import os, signal; os.kill(int(os.environ['VICTIM']), signal.SIGSTOP)")
         launcher = bench.start("--idle-timeout", "60")
-        wait_until(lambda: (bench.site / "run" / "endpoint.json").exists(), 20, "the launcher")
+        wait_until(lambda: (bench.site / "run" / "endpoint.json").exists(), 60, "the launcher")
         job = bench.job("j", slow, "--postprocess", post, "--env", f"VICTIM={launcher.pid}")
         directory = bench.site / "data" / "W" / f"j_{job[:8]}"
-        wait_until(lambda: (directory / "result.json").exists(), 20, "the keeper to write the result")
+        wait_until(lambda: (directory / "result.json").exists(), 60, "the keeper to write the result")
         launcher.kill()
-        launcher.communicate(timeout=20)
+        launcher.communicate(timeout=60)
         assert states(bench, "j") == ["READY", "RUNNING"]
         bench.launch()
         assert states(bench, "j") == ["READY", "RUNNING", "RUN_DONE", "POSTPROCESSED", "JOB_FINISHED"]
@@ -397,16 +398,16 @@ class TestDeath:
         assert bench.state("j") == "USER_KILLED"
         wait_until(
             lambda: not any(b"wait.py" in words for words in commands_of(bench)),
-            10, "the script's end",
+            60, "the script's end",
         )  # fmt: skip
         flag.touch()
         bench.nas("retry", job)
-        wait_until(lambda: bench.state("j") == "JOB_FINISHED", 20, "the retried job")
+        wait_until(lambda: bench.state("j") == "JOB_FINISHED", 60, "the retried job")
         before = {"preprocess": ["READY"], "postprocess": ["READY", "RUNNING", "RUN_DONE"]}[stage]
         after = {"preprocess": SETTLED[:3] + SETTLED[4:], "postprocess": SETTLED[1:]}[stage]
         assert states(bench, "j") == [*before, "USER_KILLED", "RESTART_READY", *after]
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=20)
+        launcher.communicate(timeout=60)
 
 
 class TestParents:
@@ -530,14 +531,13 @@ class TestWaiting:
     @pytest.mark.slow
     def test_with_an_idle_time_out_a_launcher_takes_what_comes_and_then_ends(self, bench: Bench) -> None:
         ok = bench.script("OK", "print('done')")
-        launcher = bench.start("--idle-timeout", "3")
-        wait_until(lambda: (bench.site / "run" / "endpoint.json").exists(), 20, "the launcher")
+        launcher = bench.start("--idle-timeout", "8")
+        wait_until(lambda: (bench.site / "run" / "endpoint.json").exists(), 60, "the launcher")
         bench.job("late", ok)
-        wait_until(lambda: bench.state("late") == "JOB_FINISHED", 20, "the job that came later")
-        over = time.monotonic()
-        launcher.communicate(timeout=30)
+        wait_until(lambda: bench.state("late") == "JOB_FINISHED", 60, "the job that came later")
+        launcher.communicate(timeout=60)
         assert launcher.returncode == 0
-        assert time.monotonic() - over > 2.0
+        assert time.time() - bench.attempts()[0]["end"] > 8.0
         assert bench.states("late") == ["CREATED", "READY", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
 
     def test_a_running_script_keeps_a_launcher_that_does_not_wait(self, bench: Bench) -> None:
@@ -549,7 +549,7 @@ class TestWaiting:
         with pytest.raises(subprocess.TimeoutExpired):
             launcher.wait(1.0)
         flag.touch()
-        assert launcher.wait(20) == 0
+        assert launcher.wait(60) == 0
         assert bench.state("j") == "JOB_FINISHED"
         launcher.communicate()
 
@@ -583,7 +583,7 @@ def test_however_often_launchers_are_killed_every_job_goes_its_whole_way_in_orde
         with contextlib.suppress(subprocess.TimeoutExpired):
             launcher.wait(dice.uniform(0.8, 4.0))
         launcher.kill()
-        launcher.communicate(timeout=20)
+        launcher.communicate(timeout=60)
     bench.launch("--job-mode", "serial", "--nodes", "5", timeout_s=120)
     lines = [line.split() for line in ledger.read_text().splitlines()]
     for number, job in enumerate(ids):

@@ -79,7 +79,7 @@ async def test_one_job_alone_that_meets_a_read_only_site_is_not_burnt(stage: Sta
     for number in (1, 2, 3):
         await stage.until(lambda: (job.id, number) in stage.agent.orders, "its start")  # noqa: B023
         stage.agent.end((job.id, number), Outcome.START_FAILED, reason=PLACE)
-    await asyncio.wait([stage.task], timeout=5)
+    await asyncio.wait([stage.task], timeout=60)
     assert "nothing can be started on any node" in str(stage.task.exception())
     [now] = stage.jobs(ids=(job.id,))
     assert now.state is State.RESTART_READY
@@ -91,7 +91,7 @@ async def test_a_launcher_whose_nodes_start_nothing_says_so_and_burns_nothing(st
     keys = await stage.evaluations(1, 2, 3)
     for key in keys:
         stage.agent.end(key, Outcome.START_FAILED, reason=PLACE)
-    await asyncio.wait([stage.task], timeout=5)
+    await asyncio.wait([stage.task], timeout=60)
     assert "nothing can be started on any node: cannot make the directory" in str(stage.task.exception())
     evaluations = [job for job in stage.jobs() if job.creator]
     assert {job.state for job in evaluations} == {State.RESTART_READY}

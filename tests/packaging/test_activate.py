@@ -15,7 +15,7 @@ def run(shell: str, script: str, checkout: Path, *arguments: str) -> subprocess.
     norc = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"]}[shell]
     environ = {"PATH": f"{checkout / 'launch_scripts'}:/usr/bin:/bin", "CDPATH": "/usr", "HOME": "/"}
     command = [shell, *norc, "-c", f"set -u\n{script}", shell, *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -194,7 +194,7 @@ class Slurm:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGSTOP)
         end_processes([*victims, *self.processes(node)])
-        self._daemons.pop(node).wait(5)
+        self._daemons.pop(node).wait(60)
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
     def bring_back(self, node: str) -> None:
@@ -248,7 +248,7 @@ class Slurm:
             assert not dead, f"ended at once: {', '.join(dead)}"
             return set(names) <= set(self.idle())
 
-        wait_until(ready, 30, f"idle nodes {', '.join(names)}")
+        wait_until(ready, 60, f"idle nodes {', '.join(names)}")
 
     def _stop(self) -> None:
         """End jobs and daemons, by force what does not go."""
@@ -257,7 +257,7 @@ class Slurm:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._end_jobs()
                 self.run("scontrol", "shutdown", timeout_s=10, code=None)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         for daemon in self._daemons.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 daemon.wait(max(0.0, deadline - time.monotonic()))
@@ -266,7 +266,7 @@ class Slurm:
             print(f"Slurm's end by force of: {describe(left)}")
         end_processes(left)
         for daemon in self._daemons.values():
-            daemon.wait(10)
+            daemon.wait(60)
         self._daemons.clear()
 
     def _end_jobs(self) -> None:
@@ -278,7 +278,7 @@ class Slurm:
             self.run("scancel", "--signal=KILL", "--full", *jobs, code=None)
             self.run("scancel", *jobs, code=None)
             with contextlib.suppress(AssertionError):
-                wait_until(lambda: not listed(), 10, "the jobs' end")
+                wait_until(lambda: not listed(), 60, "the jobs' end")
 
     def logs(self) -> str:
         """The ends of the daemons' logs."""

@@ -150,7 +150,7 @@ class Bench:
         (self.path / f"{name}.py").write_text(textwrap.dedent(code))
 
 
-async def eventually(predicate: Callable[[], T], timeout_s: float = 20.0, what: str = "the condition") -> T:
+async def eventually(predicate: Callable[[], T], timeout_s: float = 60.0, what: str = "the condition") -> T:
     """``wait_until`` for tests that must let a loop go on."""
     deadline = time.monotonic() + timeout_s
     while True:

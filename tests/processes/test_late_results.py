@@ -50,7 +50,7 @@ def test_a_result_that_is_seen_late_counts_and_the_attempt_ended_when_its_progra
             await asyncio.sleep(delay_s)  # the delay is the case, not a wait for something
             assert order.key in bench.agent.running(), "its slot is not free yet"
             show(path)
-            ended = await bench.end_of(order.key, 3)
+            ended = await bench.end_of(order.key, 60)
             assert (ended.result.outcome, ended.result.objective) == (Outcome.OK, 4.5)
             assert ended.result.end < written + delay_s
             assert bench.notes == []
@@ -72,7 +72,7 @@ def test_meanwhile_other_programs_start_and_end(tmp_path: Path) -> None:
             for path in paths:
                 show(path)
             for order in late:
-                assert (await bench.end_of(order.key, 3)).result.objective == 4.5
+                assert (await bench.end_of(order.key, 60)).result.objective == 4.5
 
     go(scenario())
 
@@ -114,7 +114,7 @@ def test_nobody_waits_for_what_is_seen_to_be_wrong(
         async with Bench(tmp_path, result_grace_s=60) as bench:
             order = bench.python(code, expects_result=True)
             bench.agent.start(order)
-            ended = await bench.end_of(order.key, 20)
+            ended = await bench.end_of(order.key, 60)
             assert ended.result.outcome is (outcome or Outcome.INVALID_RESULT)
 
     go(scenario())
@@ -125,7 +125,7 @@ def test_a_persons_program_needs_no_result_and_waits_for_none(tmp_path: Path) ->
         async with Bench(tmp_path, result_grace_s=60) as bench:
             order = bench.program("true")
             bench.agent.start(order)
-            assert (await bench.end_of(order.key, 20)).result.outcome is Outcome.OK
+            assert (await bench.end_of(order.key, 60)).result.outcome is Outcome.OK
 
     go(scenario())
 
@@ -142,10 +142,10 @@ def test_a_stop_ends_the_waiting_and_a_time_limit_does_not(tmp_path: Path) -> No
                 await eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists(), what="the program's end")
             bench.agent.stop(timed.key, Outcome.TIMEOUT, "ran longer than a moment")
             bench.agent.stop(killed.key, Outcome.KILLED, "a person said so")
-            ended = await bench.end_of(killed.key, 5)
+            ended = await bench.end_of(killed.key, 60)
             assert (ended.result.outcome, ended.result.reason) == (Outcome.KILLED, "a person said so")
             show(paths[1])
-            assert (await bench.end_of(timed.key, 5)).result.outcome is Outcome.OK
+            assert (await bench.end_of(timed.key, 60)).result.outcome is Outcome.OK
 
     go(scenario())
 

@@ -51,7 +51,7 @@ class Agents:
             assert self.start.poll() is None, (self.directory / "log").read_text()
             return path.read_text().split() if path.exists() else []
 
-        words = wait_until(read, 30, f"agent {number}")
+        words = wait_until(read, 60, f"agent {number}")
         assert words[1] == "3"
         return int(words[0])
 
@@ -71,10 +71,10 @@ class Agents:
         for number in range(3):
             (self.directory / f"{number}.exit").touch()
         try:
-            self.start.wait(15)
+            self.start.wait(60)
         except subprocess.TimeoutExpired:
             self.start.terminate()
-            self.start.wait(15)
+            self.start.wait(60)
         self.log.close()
 
 
@@ -88,10 +88,10 @@ def command(directory: Path, program: MpiProgram, hosts: list[str], local: bool)
 def one_dies_by_a_signal_then_one_by_its_exit_code(agents: Agents) -> None:
     try:
         os.kill(agents.pids[1], signal.SIGKILL)
-        wait_until(lambda: agents.alive() == [0, 2], 10, "the death of one")
+        wait_until(lambda: agents.alive() == [0, 2], 60, "the death of one")
         stays(lambda: agents.alive() == [0, 2] and agents.start.poll() is None, 1.0, "the life of the others")
         (agents.directory / "0.exit").touch()
-        wait_until(lambda: agents.alive() == [2], 10, "the end of another")
+        wait_until(lambda: agents.alive() == [2], 60, "the end of another")
         stays(lambda: agents.alive() == [2] and agents.start.poll() is None, 1.0, "the life of the last")
     finally:
         agents.end()

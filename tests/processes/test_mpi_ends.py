@@ -45,7 +45,7 @@ def test_an_mpi_program_is_asked_before_it_is_killed(tmp_path: Path, test_id: st
             places = [Path(one.directory) for one in orders]
             for one in orders:
                 bench.agent.start(one)
-            await eventually(lambda: all((place / "ready").exists() for place in places), 20, "the programs")
+            await eventually(lambda: all((place / "ready").exists() for place in places), 60, "the programs")
             if who == "keeper":
                 os.kill(bench.keepers()["starter"], signal.SIGKILL)
             elif who == "kill_all":
@@ -63,7 +63,7 @@ def test_an_mpi_program_is_asked_before_it_is_killed(tmp_path: Path, test_id: st
         return places[0], places[1], places[2]
 
     asked, plain, stubborn = go(scenario())
-    wait_until(lambda: not processes_of(test_id), 5, "the end of all")
+    wait_until(lambda: not processes_of(test_id), 60, "the end of all")
     assert (asked / "ended").exists()
     assert not (stubborn / "ended").exists()
     assert who == "kill_all" or not (plain / "asked").exists()  # there it is asked, too, but not waited for

@@ -257,7 +257,7 @@ def test_neither_secrets_nor_the_environment_stand_on_a_command_line(
             order = call(bench, peer, "waits", environ={"MY_TOKEN": "s3cr3t", "LONG": "y" * 3000})
             bench.agent.start(order)
             directory = Path(order.directory)
-            await eventually(lambda: len(list(directory.glob("here*"))) == 2, 40, "the ranks")
+            await eventually(lambda: len(list(directory.glob("here*"))) == 2, 60, "the ranks")
             mode = stat.S_IMODE((directory / rank.FILE).stat().st_mode)
             assert mode == 0o600
             lines = [" ".join(process.cmdline()) for process in processes_of(test_id)]
@@ -297,8 +297,8 @@ def test_ranks_end_with_whoever_started_them(tmp_path: Path, peer: MpiPeer, test
                 for order in orders:
                     assert (await bench.end_of(order.key)).result.outcome is Outcome.LOST
             if who != "agent's end":
-                await eventually(lambda: not ranks_left(), 5, "the ranks' end")
-        wait_until(lambda: not ranks_left(), 5, "the ranks' end")
+                await eventually(lambda: not ranks_left(), 60, "the ranks' end")
+        wait_until(lambda: not ranks_left(), 60, "the ranks' end")
 
     go(scenario())
 

@@ -86,7 +86,7 @@ def test_a_workflow_that_was_removed_in_between_gets_a_new_file(tmp_path: Path) 
 def test_what_a_full_disk_does_not_take_is_told_once_and_written_later(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=True, timeout=60)
     try:
         path = disk / "packed" / "a.jsonl"
         told: list[str] = []
@@ -110,4 +110,4 @@ def test_what_a_full_disk_does_not_take_is_told_once_and_written_later(tmp_path:
         packer.close()
         assert sorted(numbers(disk)) == list(range(1, 61))
     finally:
-        subprocess.run(["umount", str(disk)], check=True, timeout=10)
+        subprocess.run(["umount", str(disk)], check=True, timeout=60)

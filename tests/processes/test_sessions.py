@@ -41,7 +41,7 @@ def test_a_process_is_alive_only_under_its_own_start_time() -> None:
     assert sessions.is_alive(process.pid, ticks)
     assert not sessions.is_alive(process.pid, ticks + 1)
     process.kill()
-    wait_until(lambda: not sessions.is_alive(process.pid, ticks), 5, "the zombie to count as dead")
+    wait_until(lambda: not sessions.is_alive(process.pid, ticks), 60, "the zombie to count as dead")
     process.wait()
     with pytest.raises(ProcessLookupError):
         sessions.start_ticks(process.pid)
@@ -63,7 +63,7 @@ def test_a_name_with_parentheses_and_blanks_does_not_confuse_the_start_time(tmp_
 
 def test_recorded_sessions_are_ended_with_all_their_members(log: Path) -> None:
     process = start("sh", "-c", "sleep 1000 & (set -m; sleep 1000 & wait) & wait", log=log)
-    members = wait_until(lambda: (found := _session(process.pid))[3:] and found, 5, "its children")
+    members = wait_until(lambda: (found := _session(process.pid))[3:] and found, 60, "its children")
     assert sessions.end_recorded(log, "no-such-marker") == len(members)
     process.wait()
     assert _session(process.pid) == []
@@ -128,8 +128,8 @@ def test_the_guardian_ends_everything_when_its_launcher_dies(tmp_path: Path, log
     guardian, write_fd = start_guardian(log, marker)
     if dies:
         os.close(write_fd)
-        assert victim.wait(10) == daemon.wait(10) == -signal.SIGKILL
-        assert guardian.wait(10) == 0
+        assert victim.wait(60) == daemon.wait(60) == -signal.SIGKILL
+        assert guardian.wait(60) == 0
     else:
         dismiss(guardian, write_fd)
         assert victim.poll() is None
@@ -165,12 +165,12 @@ def test_a_launcher_killed_at_any_moment_leaves_no_process(tmp_path: Path) -> No
     for moment_s in (0.05, 0.2, None):
         launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], env=environ)
         if moment_s is None:
-            wait_until(lambda: len(list(tmp_path.glob("data/W/*/ready"))) >= 9, 30, "everything to run")
+            wait_until(lambda: len(list(tmp_path.glob("data/W/*/ready"))) >= 9, 60, "everything to run")
         else:
             time.sleep(moment_s)
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
-    wait_until(lambda: not _sleepers(fresh), 10, "the end of all processes")
+    wait_until(lambda: not _sleepers(fresh), 60, "the end of all processes")
 
 
 def _session(session: int) -> list[int]:

@@ -66,7 +66,7 @@ def ask(python: str, code: str) -> str:
     """What a Python prints."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [python, "-c", code], env=environ, capture_output=True, text=True, check=True, timeout=30
+        [python, "-c", code], env=environ, capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout.strip()
 
@@ -113,7 +113,7 @@ def test_an_archive_stands_for_the_environment_that_was_packed(
         archive.add(environment, arcname="env" if packed == "the directory" else ".")
     path = plain.rename(tmp_path / f"packed{suffix.replace('.zst', '')}")
     if suffix == ".tar.zst":
-        subprocess.run(["zstd", "-q", "--rm", str(path)], check=True, timeout=30)
+        subprocess.run(["zstd", "-q", "--rm", str(path)], check=True, timeout=60)
         path = tmp_path / "packed.tar.zst"
     with staged(path, node) as found:
         python = relocate(f"{environment}/bin/python", found.mapping)
@@ -203,7 +203,7 @@ def test_two_processes_at_once_copy_once(
     assert said[0].startswith(str(node))
     assert len(set(log.read_text().split())) == 1, "two processes copied"
     for process in both:
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode == 0
     assert len(copies(node)) == 1
 
@@ -213,7 +213,7 @@ def test_one_killed_in_the_middle_leaves_the_work_to_the_next(
 ) -> None:
     log = tmp_path / "log"
     first = copier(environment, log, checkout, pause_s=1.0)
-    wait_until(lambda: log.exists() and len(log.read_text().split()) > 1, 20, "some files to be copied")
+    wait_until(lambda: log.exists() and len(log.read_text().split()) > 1, 60, "some files to be copied")
     first.kill()
     first.communicate()
     assert [name for name in copies(node) if name.startswith(".env-")]
@@ -281,13 +281,13 @@ def test_on_a_full_disk_the_original_is_used_and_nothing_is_left(environment: Pa
     disk.mkdir()
     [packages] = environment.glob("lib/python*/site-packages")
     (packages / "large.bin").write_bytes(b"x" * (2 << 20))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=True, timeout=60)
     try:
         with pytest.raises(StagingFailed, match="No space left on device"):
             stage(str(environment), {"TMPDIR": str(disk)})
         assert copies(disk) == []
     finally:
-        subprocess.run(["umount", str(disk)], check=True, timeout=10)
+        subprocess.run(["umount", str(disk)], check=True, timeout=60)
 
 
 # -- paths -------------------------------------------------------------------------------------------------
@@ -378,7 +378,11 @@ def test_an_agent_that_closes_does_not_wait_for_the_copy(
     began = threading.Event()
     real = shutil.copyfile
 
+    copied = 0
+
     def slow(source: str, target: str) -> str:
+        nonlocal copied
+        copied += 1
         began.set()
         time.sleep(0.05)
         return real(source, target)
@@ -394,7 +398,6 @@ def test_an_agent_that_closes_does_not_wait_for_the_copy(
             bench.agent.start(order)
             await eventually(began.is_set, what="the copying")
 
-    begun = time.monotonic()
     go(scenario())
-    assert time.monotonic() - begun < 10
+    assert copied < 400
     assert copies(node) == []

@@ -69,7 +69,7 @@ print(said, is_alone())
 
 def test_a_process_is_alone_without_children_orphans_and_threads(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ALONE], cwd=checkout, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", ALONE], cwd=checkout, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "[True, False, True, False, False] True\n"
 

@@ -48,7 +48,7 @@ def test_an_agent_that_cannot_start_is_tried_with_growing_pauses_until_the_deadl
 @pytest.mark.parametrize("arguments", [[], ["/nowhere", "e", "x", "1"], ["/nowhere", "e", "0", "soon"]])
 def test_a_supervisor_that_is_called_wrongly_says_so_and_its_exit_code_is_0(arguments: list[str]) -> None:
     argv = boot.command(sys.executable, "supervisor", *arguments, isolated=True)
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert "gives up: ValueError" in done.stderr
@@ -104,11 +104,10 @@ def test_a_supervisor_goes_on_when_who_started_it_is_gone(host: Host) -> None:
 def test_sigterm_between_two_agents_ends_the_supervisor(host: Host) -> None:
     (host.path / "run").rmdir()
     supervisor = host.supervise()
-    wait_until(lambda: host.said().count("ended") == 2, 20, "the second failure")
-    began = time.monotonic()
+    wait_until(lambda: host.said().count("ended") == 2, 60, "the second failure")
     supervisor.terminate()
-    assert supervisor.wait(20) == 0
-    assert time.monotonic() - began < 5
+    assert supervisor.wait(60) == 0
+    assert "no launcher" not in host.said(), "it did not wait for the deadline"
 
 
 def test_nothing_of_mpi_is_loaded_by_the_supervisor(host: Host) -> None:
@@ -125,7 +124,7 @@ def test_nothing_of_mpi_is_loaded_by_the_supervisor(host: Host) -> None:
 
 def test_an_agent_whose_supervisor_dies_before_it_has_begun_does_not_begin(host: Host, test_id: str) -> None:
     supervisor = host.supervise()
-    wait_until(lambda: len(processes_of(test_id)) == 2, 20, "the agent's process")
+    wait_until(lambda: len(processes_of(test_id)) == 2, 60, "the agent's process")
     agent = next(process for process in processes_of(test_id) if process.pid != supervisor.pid)
     agent.suspend()
     early = not host.logs()
@@ -133,7 +132,7 @@ def test_an_agent_whose_supervisor_dies_before_it_has_begun_does_not_begin(host:
     supervisor.wait()
     agent.resume()
     assert early, "this machine is too slow for the test"
-    wait_until(lambda: not processes_of(test_id), 20, "the agent's end")
+    wait_until(lambda: not processes_of(test_id), 60, "the agent's end")
     assert not host.logs()
 
 
@@ -223,6 +222,6 @@ def test_agents_started_by_srun_outlive_a_supervisor_and_a_node(host: Host, slur
             for node in ("node3", "node4"):
                 launcher.say(Dismiss("done"), on[node].number)
             await until(lambda: not alive(pids), what="the end of the others")
-            assert await asyncio.to_thread(start.wait, 30) is not None
+            assert await asyncio.to_thread(start.wait, 60) is not None
 
     asyncio.run(scenario())

@@ -359,7 +359,7 @@ def test_a_hanging_import_hangs_nobody_else_and_falls_to_the_time_limit(tmp_path
             order = bench.call("hanging.run", timeout_s=0.6)
             bench.agent.start(order)
             assert (await bench.run(bench.call("subject.run"))).result.objective == 1.0
-            ended = await bench.end_of(order.key, 10)
+            ended = await bench.end_of(order.key, 60)
             assert ended.result.outcome is Outcome.TIMEOUT
             assert "still being imported after 0.6 s" in ended.result.reason
             bench.module("hanging", "def run(config): return 2\n")
@@ -466,7 +466,7 @@ def test_a_run_function_that_asks_should_stop_ends_in_its_own_time(tmp_path: Pat
             metrics = Path(order.directory) / "metrics.jsonl"
             await eventually(lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
             bench.agent.stop(order.key, Outcome.WALLTIME, "the allocation ends")
-            ended = await bench.end_of(order.key, 5)
+            ended = await bench.end_of(order.key, 60)
             assert (ended.result.outcome, ended.result.objective) == (Outcome.OK, -1.0)
 
     go(scenario())

@@ -44,10 +44,10 @@ class Gate:
 
         def wait(_: SqlStore) -> bool:
             entered.set()
-            return self._open.wait(30)
+            return self._open.wait(60)
 
         self._done = writer.call(wait)
-        assert entered.wait(10)
+        assert entered.wait(60)
 
     def open(self) -> None:
         """Let it go on."""
@@ -239,7 +239,7 @@ def test_what_a_held_lock_kept_out_is_done_once_when_it_is_free(tmp_path: Path) 
     writer = Writer(lambda: open_store(path), patience_s=30.0, on_trouble=said.append)
     with held(path):
         futures = [writer.call(adding(seq)) for seq in (1, 2, 3)]
-        wait_until(lambda: said, 10, "the trouble to be told")
+        wait_until(lambda: said, 60, "the trouble to be told")
         assert not any(future.done() for future in futures)
     for future in futures:
         assert len(future.result(10)) == 1
