@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,15 @@ __all__ = ["Claim", "Finish", "Finished", "JobFilter", "Store", "open_site", "op
 
 
 def open_store(
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | Callable[[], str],
     *,
     create: bool = False,
     read_only: bool = False,
     password_file: Path | None = None,
 ) -> SqlStore:
     """Open the job database at ``target``: a path, or a URL ``sqlite:///PATH`` or
-    ``postgresql://USER@HOST:PORT/NAME``, for which ``password_file`` (mode 0600) may hold the password.
+    ``postgresql://USER@HOST:PORT/NAME``, for which ``password_file`` (mode 0600) may hold the password. A
+    function is asked for the URL whenever it has to be connected: a server may come back elsewhere.
 
     ``create`` makes a file that is missing (mode 0600), and the tables in an empty database of a server;
     ``read_only`` refuses every write. The store belongs to the thread that opened it. Raises WrongCall for a

@@ -13,6 +13,7 @@ from nas_hpc.records import Attempt, Job, ParentFailure, Result
 from nas_hpc.states import FINAL, Actor, Outcome, State
 from nas_hpc.store.base import Finished
 from nas_hpc.store.history import finished_by_id
+from nas_hpc.store.notices import FINISHED, JOBS
 from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import clean, job_body, job_of, result_values, stored_job
 from nas_hpc.store.schema import apps, jobs
@@ -73,6 +74,8 @@ def _insert(session: Session, sql: Statements, fresh: Sequence[Job], actor: Acto
     session.many(sql.insert_job, job_rows)
     session.many(sql.insert_event, event_rows)
     session.many(sql.insert_edge, edge_rows)
+    for workflow in dict.fromkeys(job.workflow for job in stored):
+        session.tell(JOBS, workflow)
     return stored
 
 
@@ -110,6 +113,8 @@ def _insert_finished(
     session.many(sql.insert_job, job_rows)
     session.many(sql.insert_event, event_rows)
     session.many(sql.insert_attempt, attempt_rows)
+    for creator in dict.fromkeys(one.job.creator for one in stored if one.job.creator):
+        session.tell(FINISHED, creator)
     return stored
 
 

@@ -13,6 +13,7 @@ from nas_hpc.records import Job
 from nas_hpc.states import RUNNABLE, Actor, State
 from nas_hpc.store.adding import Parents, is_met, refuse_cycle
 from nas_hpc.store.base import JobFilter
+from nas_hpc.store.notices import JOBS
 from nas_hpc.store.prepared import LONGEST, Query
 from nas_hpc.store.reading import job_rows
 from nas_hpc.store.rows import job_body, job_of
@@ -55,6 +56,7 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
         session.change(
             update(jobs).where(jobs.c.number == row.number).values(name=job.name, body=job_body(kept))
         )
+        session.tell(JOBS, row.workflow)
     if regrown:
         _regrow(session, sql, regrown)
 
@@ -129,6 +131,8 @@ def remove(session: Session, where: JobFilter) -> list[Job]:
         values = {"values": numbers[start : start + LONGEST]}
         session.change(delete(jobs).where(jobs.c.number.in_(_values)), values)
         session.change(delete(events).where(events.c.job.in_(_values)), values)
+    for workflow in dict.fromkeys(row.workflow for row in rows.values()):
+        session.tell(JOBS, workflow)
     return [job_of(rows[number]) for number in numbers]
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from nas_hpc.errors import LeaseLost, WrongCall
 from nas_hpc.records import Lease
+from nas_hpc.store.notices import SLOTS
 from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import lease_of
 from nas_hpc.store.schema import leases
@@ -41,6 +42,7 @@ def open_lease(session: Session, lease: Lease, ending: Sequence[str], proven: bo
                 f"{named(held[dead])} may be alive: its lease runs for {left_s:.0f} s more; wait or end it"
             )
         session.change(update(leases).where(_c.id == dead).values(ended=now))
+        session.tell(SLOTS, dead)
     others = [one for key, one in held.items() if key not in ending]
     if exclusive and others:
         raise LeaseLost(f"{named(others[0])} runs this site's jobs; one launcher at a time may")
@@ -59,6 +61,7 @@ def open_lease(session: Session, lease: Lease, ending: Sequence[str], proven: bo
             slots=lease.slots,
         )  # fmt: skip
     )
+    session.tell(SLOTS, lease.id)
 
 
 def check_live(session: Session, lease: str) -> None:
@@ -88,6 +91,7 @@ def end_leases(session: Session, lease: str, dead: Sequence[Lease]) -> list[Leas
     ended = [one for one in map(lease_of, rows) if one.expires == seen[one.id]]
     for one in ended:
         session.change(update(leases).where(_c.id == one.id).values(ended=now))
+        session.tell(SLOTS, one.id)
     return [replace(one, ended=now) for one in ended]
 
 
@@ -95,11 +99,13 @@ def tell_slots(session: Session, lease: str, slots: int) -> None:
     """See ``Store.tell_slots``."""
     check_live(session, lease)
     session.change(update(leases).where(_c.id == lease).values(slots=slots))
+    session.tell(SLOTS, lease)
 
 
 def close_lease(session: Session, lease: str, now: float) -> None:
     """See ``Store.close_lease``."""
     session.change(update(leases).where(_c.id == lease, _c.ended == 0).values(ended=now))
+    session.tell(SLOTS, lease)
 
 
 def read_leases(session: Session, live_only: bool) -> list[Lease]:

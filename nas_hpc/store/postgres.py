@@ -9,9 +9,8 @@ after that is what the one before it left. A process that is stopped in the midd
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -20,12 +19,10 @@ from sqlalchemy.pool import NullPool
 
 from nas_hpc.errors import NasHpcError, SiteError
 from nas_hpc.records import Lease, new_id
+from nas_hpc.store.notices import CHANNEL, Notice, write_notice
 from nas_hpc.store.postgres_address import Address
 from nas_hpc.store.postgres_errors import explain
 from nas_hpc.store.session import Begun, Session
-
-CHANNEL = "nas_hpc"
-"""On which notices are sent: JSON lists of sender, topic and key."""
 
 OLDEST = 120000
 """Of a server that has all that is used here: pg_advisory_lock, txid_status, tcp_user_timeout."""
@@ -38,9 +35,6 @@ UP_S = 30.0
 
 SURE_S = 2.0
 """For so long a launcher has to have no connection: one that lost them all for a moment is back by then."""
-
-KEY_BYTES = 4000
-"""A longer key is told as an empty one, which means any: a notice has less than 8000 bytes."""
 
 SETTINGS = {
     "search_path": "public",
@@ -98,8 +92,10 @@ class PostgresDialect:
     shared = True
     patience_s = PATIENCE_S
 
-    def __init__(self, address: Address, *, read_only: bool) -> None:
-        self.address = address
+    def __init__(self, find: Callable[[], Address], *, read_only: bool) -> None:
+        self._find = find
+        self.address = find()
+        """Where it was when this was asked last."""
         self.read_only = read_only
         self.sender = new_id()
         """Stands in the notices that this store sends."""
@@ -114,6 +110,7 @@ class PostgresDialect:
 
     def connect(self) -> psycopg.Connection[Any]:
         """A new connection, with the locks that are kept. Raises SiteError for a server that is no good."""
+        self.address = self._find()
         parameters = self.address.parameters(SETTINGS)
         connection = psycopg.connect(**parameters, autocommit=True)
         try:
@@ -179,8 +176,8 @@ class PostgresDialect:
     def send(self, cursor: Any, notices: Sequence[tuple[str, str]]) -> None:
         """NOTIFY them."""
         for topic, key in notices:
-            short = key if len(key.encode("utf-8", "replace")) <= KEY_BYTES else ""
-            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, json.dumps([self.sender, topic, short])])
+            text = write_notice(Notice(self.sender, topic, key))
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, text])
 
     def keep(self, session: Session, lease: str) -> None:
         """Take the shared lock of ``lease``, on this connection and those that follow it."""

@@ -17,6 +17,7 @@ from nas_hpc.store.adding import is_met
 from nas_hpc.store.base import Claim, Finish, Finished
 from nas_hpc.store.history import WITH_ATTEMPT, finished_of
 from nas_hpc.store.leasing import check_live
+from nas_hpc.store.notices import FINISHED, JOBS
 from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import clean, job_of, place_text, result_values
 from nas_hpc.store.schema import edges, events, jobs, leases
@@ -83,14 +84,21 @@ class Moves:
 
     def write(self, session: Session, sql: Statements) -> None:
         """Write them, and what follows for children and their children."""
-        session.many(sql.move, self.jobs)
-        session.many(sql.insert_event, self.events)
+        self._write_own(session, sql)
         follow = _consequences(session, sql, self.moved)
         while follow:
             moves = _single_steps(session, follow, _LAUNCHER)
-            session.many(sql.move, moves.jobs)
-            session.many(sql.insert_event, moves.events)
+            moves._write_own(session, sql)
             follow = _consequences(session, sql, moves.moved)
+
+    def _write_own(self, session: Session, sql: Statements) -> None:
+        session.many(sql.move, self.jobs)
+        session.many(sql.insert_event, self.events)
+        for row, new in self.moved:
+            if new in FINAL and row.creator is not None:
+                session.tell(FINISHED, row.creator)
+            if new in RUNNABLE or new is State.USER_KILLED:
+                session.tell(JOBS, row.workflow)
 
 
 Step = tuple[Any, State, str]

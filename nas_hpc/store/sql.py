@@ -28,18 +28,21 @@ POSTGRES = ("postgresql", "postgres")
 """How URLs of PostgreSQL begin."""
 
 
+Target = str | os.PathLike[str] | Callable[[], str]
+
+
 def open_sql(
-    target: str | os.PathLike[str],
+    target: Target,
     *,
     create: bool = False,
     read_only: bool = False,
     password_file: Path | None = None,
 ) -> SqlStore:
     """See ``nas_hpc.store.open_store``."""
-    text = os.fspath(target)
+    text = target() if callable(target) else os.fspath(target)
     scheme, separator, rest = text.partition("://")
     if separator and scheme in POSTGRES:
-        open_ = partial(_open_postgres, text, password_file)
+        open_ = partial(_open_postgres, target if callable(target) else lambda: text, password_file)
     elif not separator or scheme == "sqlite":  # sqlite:///relative, sqlite:////absolute
         open_ = partial(_open_sqlite, Path(rest.removeprefix("/") if separator else text))
     else:
@@ -66,7 +69,9 @@ def _open_sqlite(path: Path, *, create: bool, read_only: bool) -> SqlStore:
     )
 
 
-def _open_postgres(url: str, password_file: Path | None, *, create: bool, read_only: bool) -> SqlStore:
+def _open_postgres(
+    url: Callable[[], str], password_file: Path | None, *, create: bool, read_only: bool
+) -> SqlStore:
     try:
         from nas_hpc.store.postgres import PostgresDialect
         from nas_hpc.store.postgres_address import read_address
@@ -74,7 +79,7 @@ def _open_postgres(url: str, password_file: Path | None, *, create: bool, read_o
         raise WrongCall(
             f'a PostgreSQL database needs psycopg ({error}): python -m pip install "nas-hpc[postgres]"'
         ) from None
-    dialect = PostgresDialect(read_address(url, password_file), read_only=read_only)
+    dialect = PostgresDialect(lambda: read_address(url(), password_file), read_only=read_only)
     return _prepared(SqlStore(dialect.engine(), dialect, str(dialect.address)), create and not read_only)
 
 
@@ -110,6 +115,10 @@ class SqlStore:
     def raw(self) -> Any:
         """The driver's own connection, for benchmarks and tests."""
         return self._session.connection.connection.driver_connection
+
+    def driver(self) -> AbstractContextManager[Any]:
+        """The driver's own connection, whose errors become ours; outside of transactions."""
+        return self._session.alone()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -237,4 +237,9 @@ def new_database() -> str:
 
 def drop_database(url: str) -> None:
     """Remove what ``new_database`` made."""
-    shared_server().drop(url.partition("///")[2].partition("?")[0])
+    shared_server().drop(name_of(url))
+
+
+def name_of(url: str) -> str:
+    """The database that a URL of ``new_database`` names."""
+    return url.partition("///")[2].partition("?")[0]
