@@ -56,7 +56,7 @@ def _check_commits(site: Site) -> Iterator[Finding]:
 
 
 def commit_s(store: Store) -> float | None:
-    """How long a commit that changes nothing takes, the median of a few; None where another process commits."""
+    """How long a commit that changes nothing takes, the median of a few; None if another process commits."""
     raw = getattr(store, "raw", None)
     if raw is None:
         return None

@@ -172,6 +172,8 @@ def write_hba(site: Site, account: Account | None, subnet: str) -> None:
     os.replace(temporary, site.postgres / "pg_hba.conf")
 
 
+_CAUSE = re.compile(r"LOG:\s*((?:invalid|syntax error|unrecognized|could not|parameter) .*)")
+"""What PostgreSQL says before it gives up."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -300,5 +302,6 @@ def why(said: str) -> str:
         for line in lines:
             found = re.search(pattern, line)
             if found:
-                return found[1][:300]
+                cause = next(filter(None, (_CAUSE.search(line) for line in lines)), None)
+                return f"{found[1]} ({cause[1]})"[:300] if cause is not None else found[1][:300]
     return lines[-1][:300] if lines else "it says nothing"

@@ -149,7 +149,7 @@ def split_url(text: str, named: str) -> tuple[str, str]:
 
 def hidden(text: str) -> str:
     """``text``, a URL perhaps, without what may be a password in it."""
-    text = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", text)
+    text = re.sub(r"^(\w+:(?://)?)?([^:@]*):.*@", r"\1\2:***@", text, flags=re.DOTALL)
     return re.sub(r"(password=)[^&\s]*", r"\1***", text)
 
 

@@ -157,8 +157,8 @@ def url_of(site: Site) -> str:
     record = read_record(site)
     if record is not None and not record.stopped:
         alive = record.here and who.is_alive(record.pid, record.start_time)
-        same_kernel = record.boot_id == who.boot_id()
-        if alive or (same_kernel and socket_of(record).exists()):
+        beside = record.boot_id == who.boot_id() and record.host != who.this_host()  # another container
+        if alive or (beside and socket_of(record).exists()):
             return _url(record, record.socket_directory)
         if not record.here and record.addresses:
             return _url(record, record.addresses[0])
