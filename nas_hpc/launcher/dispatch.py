@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from nas_hpc.errors import PlacementError, WorkFailed
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.disk import results_on_disk
-from nas_hpc.launcher.endings import cancel_with, finish_of
+from nas_hpc.launcher.endings import cancel_with, finish_of, taken
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation, build_order
@@ -35,8 +36,11 @@ from nas_hpc.store.writer import Writer
 T = TypeVar("T")
 
 
-_Exchanged = tuple[list[Finished], list[Job], list[Job]]
-"""What was closed, what was claimed, and which evaluations ended with their searches, as they were."""
+_Exchanged = tuple[list[Finished], list[Job], list[Job], list[str]]
+"""What was closed, what was claimed, which evaluations ended with their searches, as they were, and ids of
+waiting jobs that others have taken."""
+NEXT = 64
+"""Of so many jobs that wait it is asked whether they still do, when other launchers were faster with some."""
 
 
 class Dispatcher(Waiting):
@@ -87,13 +91,15 @@ class Dispatcher(Waiting):
         runs = {job.id: Run(job, placement, now) for job, placement in placed}
         claims = [Claim(j.id, p.nodes, p.cores[0], p.gpus[0]) for j, p in placed]
         lease, limit = self._allocation.lease, self._options.lost_limit
+        following = [job.id for job in islice(self.queue, NEXT)] if self._allocation.shared else []
 
         def commit(store: Store) -> _Exchanged:
             finishes = [finish_of(store, r.job, r.placement.nodes, end, lease, limit) for r, end in ended]
             finishes = [self._paused(r.job, one) for (r, _), one in zip(ended, finishes, strict=True)]
             closed, won = store.exchange(lease, finishes, claims)
             over = [f.job for f in closed if f.job.state in FINAL and self.has_evaluations(f.job)]
-            return closed, won, cancel_with(store, over)
+            cancelled = cancel_with(store, over)
+            return closed, won, cancelled, taken(store, following) if len(won) < len(claims) else []
 
         self.write(commit, partial(self._committed, runs, ended))
 
@@ -123,12 +129,14 @@ class Dispatcher(Waiting):
             self._hooks.changed()
 
     def _committed(self, runs: dict[str, Run], ended: list[tuple[Run, Ended]], done: _Exchanged) -> None:
-        closed, won, cancelled = done
+        closed, won, cancelled, taken_by_others = done
         for job in won:
             self._start(replace(runs.pop(job.id), job=job))
         for run in runs.values():
             self.mpi.ended(run.job)
             self.placing.free(run.placement)  # killed or taken by another launcher in the meantime
+        for job_id in taken_by_others:
+            self.queue.remove(job_id)
         self._journal.attempts((f.job, f.attempt) for f in closed if f.attempt is not None)
         assert self.agent is not None
         self.agent.settled([(run.job.id, run.job.attempt) for run, _ in ended])

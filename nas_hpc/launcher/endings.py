@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher import policy
 from nas_hpc.processes.orders import Ended
 from nas_hpc.records import Attempt, Job
-from nas_hpc.states import FINAL, Actor, Outcome, State
+from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
 
 SEARCH_ENDED = "its search has ended"
@@ -69,6 +69,15 @@ def cancel_if_over(store: Store, search: Job, lease: str) -> list[Job]:
     store.claim(lease, ())
     now = state_of(store, search)
     return cancel_with(store, [search]) if now is None or now.state in FINAL else []
+
+
+def taken(store: Store, ids: Sequence[str]) -> list[str]:
+    """Those of ``ids`` that wait no longer; none if one was removed, as the next look tells better."""
+    try:
+        found = store.jobs(JobFilter(ids=tuple(ids))) if ids else []
+    except WrongCall:
+        return []
+    return [job.id for job in found if job.state not in RUNNABLE]
 
 
 def state_of(store: Store, job: Job) -> Job | None:

@@ -1,19 +1,26 @@
 """The launcher's own files beside the job directories, from which analytics works without a database.
 
 Lines are appended by one thread, after the commit of what they tell. They are not synced: what a crash of the
-machine or a kill leaves out is written again from the database when the next launcher takes over.
+machine or a kill leaves out is written again from the database when the next launcher takes over. Several
+launchers of a site take turns by a lock on the file, where the file system has locks.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nas_hpc.records import Attempt, Job
 from nas_hpc.states import Outcome
+
+TURN_S = 5.0
+"""So long a launcher waits for another one to have written its lines."""
 
 
 def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
@@ -46,8 +53,9 @@ def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
 class Journal:
     """Appends to ``data/{workflow}/attempts.jsonl`` and ``launchers.jsonl`` from one thread."""
 
-    def __init__(self, data: Path, on_note: Callable[[str], None]) -> None:
-        self._data = data
+    def __init__(self, data: Path, on_note: Callable[[str], None], *, several: bool = False) -> None:
+        """``several``: other launchers write these files, too."""
+        self._data, self._several = data, several
         self._on_note = on_note
         self._unwritten: dict[Path, list[dict[str, Any]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -60,6 +68,21 @@ class Journal:
         for workflow, lines in by_workflow.items():
             self._append(workflow, "attempts.jsonl", lines)
 
+    def missing(self, workflow: str, ended: Iterable[tuple[Job, Attempt]]) -> None:
+        """Append the lines of attempts that have none yet."""
+        lines = [attempt_line(job, attempt) for job, attempt in ended]
+        if lines:
+            self._thread.submit(self._write_missing, self._data / workflow / "attempts.jsonl", lines)
+
+    def _write_missing(self, path: Path, lines: list[dict[str, Any]]) -> None:
+        """In the thread."""
+        try:
+            with _turn(path, self._several):
+                known = _keys(path)
+                append_lines(path, [line for line in lines if (line["job"], line["number"]) not in known])
+        except OSError as error:
+            self._on_note(f"{path} cannot be written: {error.strerror}; {len(lines)} lines may be missing")
+
     def launcher(self, workflow: str, line: dict[str, Any]) -> None:
         """Append what became of the launcher or of its capacity."""
         self._append(workflow, "launchers.jsonl", [line])
@@ -71,7 +94,8 @@ class Journal:
         """In the thread. What cannot be written (a full disk) is kept and written with what comes next."""
         waiting = self._unwritten.pop(path, [])
         try:
-            append_lines(path, [*waiting, *lines])
+            with _turn(path, self._several):
+                append_lines(path, [*waiting, *lines])
         except OSError as error:
             self._unwritten[path] = [*waiting, *lines]
             if not waiting:
@@ -79,10 +103,7 @@ class Journal:
 
     def known(self, workflow: str) -> set[tuple[str, int]]:
         """The (job, number) of the attempts that have a line."""
-        path = self._data / workflow / "attempts.jsonl"
-        return {
-            (line["job"], line["number"]) for line in read_lines(path) if {"job", "number"} <= line.keys()
-        }
+        return _keys(self._data / workflow / "attempts.jsonl")
 
     def close(self) -> bool:
         """Wait until all is written; whether it was. If not, the launcher must not end in order: the next one
@@ -93,8 +114,34 @@ class Journal:
         return not self._unwritten
 
 
+def _keys(path: Path) -> set[tuple[str, int]]:
+    return {(line["job"], line["number"]) for line in read_lines(path) if {"job", "number"} <= line.keys()}
+
+
+@contextmanager
+def _turn(path: Path, several: bool) -> Iterator[None]:
+    """Hold the lock of the file at ``path``, if it is to be had soon: its holder may have been stopped."""
+    if not several:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        deadline = time.monotonic() + TURN_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:  # there are no locks here: a short line in one write has to do
+                break
+        yield
+
+
 def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Append JSON lines in one write; a torn last line of a killed writer is closed first."""
+    if not lines:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     with path.open("a+b") as file:

@@ -30,6 +30,9 @@ class Seen:
 def look(store: Store, workflow: str, lease: str, known: Container[str], *, all_children: bool) -> Seen:
     """Read it. In the store's thread."""
     waiting = store.jobs(JobFilter(workflow=workflow, states=RUNNABLE | RAN))
+    if store.shared:
+        others = {one.id for one in store.leases()} - {lease}
+        waiting = [job for job in waiting if job.lease not in others]  # held by a launcher that lives
     new = sorted({job.creator for job in waiting if job.creator and job.creator not in known})
     return Seen(
         apps=store.apps(),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,20 +21,22 @@ from nas_hpc.launcher.endings import SEARCH_ENDED
 from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer
 from nas_hpc.launcher.fleet import Fleet, FleetHooks
 from nas_hpc.launcher.journal import Journal
-from nas_hpc.launcher.looking import Seen, look
+from nas_hpc.launcher.looks import Looks
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.ownership import Left
 from nas_hpc.launcher.roster import Roster
 from nas_hpc.launcher.searches import Outside, Searches, launcher_line
+from nas_hpc.launcher.together import Together
 from nas_hpc.launcher.visitors import Visitors
 from nas_hpc.launcher.waiting import Hooks
 from nas_hpc.records import Job, Lease
 from nas_hpc.resources import Pool
 from nas_hpc.site import Site
-from nas_hpc.states import FINAL, Outcome, State
+from nas_hpc.states import Outcome, State
 from nas_hpc.store import open_site
 from nas_hpc.store.base import Finished, Store
+from nas_hpc.store.sql import SqlStore
 from nas_hpc.store.writer import Writer
 from nas_hpc.wire import (
     PROTOCOL,
@@ -66,41 +70,45 @@ class Launcher:
         agents: Roster | None = None,
         left: Sequence[Left] = (),
         listen: Sequence[str] = (LOOPBACK,),
+        *,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
+        """``dead`` are leases that were ended for this one; ``ready`` is called when its writer has the
+        database open."""
         self.site, self.options, self.lease, self.allocation = site, options, lease, allocation
         self._dead, self._agents, self._left, self._listen = dead, agents, left, listen
+        self._writer_is_open = ready
         self.fleet: Fleet | None = None
         self.started = time.time()
-        self.journal = Journal(site.data, self.note)
+        self.journal = Journal(site.data, self.note, several=allocation.shared)
+        self.together: Together | None = None
         self._end = asyncio.Event()
         self._error: BaseException | None = None
         self._failed: set[str] = set()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stop_signals = 0
-        self._ready = False
-        self._children_wait = False
-        """Whether a job waits for its parents: it may be ready when a person's job has ended."""
-        self._reload_planned = False
+        self.looks = Looks(self)
         self.meter = view.Meter()
         self._display = view.Display(self)
 
     # -- life ----------------------------------------------------------------------------------------
     async def run(self) -> int:
         """From the first job to the last."""
-        loop = self._loop = asyncio.get_running_loop()
+        loop = self.loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_error)
         sys.setswitchinterval(SWITCH_S)
-        self.writer = Writer(
-            partial(open_site, self.site), patience_s=self.options.lease_s, on_trouble=self.note
-        )
+        if self.allocation.shared:
+            self.together = Together(self, self._dead, [one.key for one in self._left])
+        self.writer = Writer(self._open, patience_s=self._patience_s(), on_trouble=self.note)
+        self._writer_is_open()
         pool = Pool(self.allocation.nodes, self.masters_nodes(), self.allocation.found.guessed)
         for name in self.allocation.found.elsewhere:
             pool.set_aside(name)  # until somebody there runs what is placed on it
         hooks = Hooks(
-            self._finished,
+            self.on_finished,
             self._changed,
             self._overtaken,
-            self._fatal,
+            self.fatal,
             self.note,
             lambda unfit: self.searches.unfit(unfit),
         )
@@ -126,10 +134,13 @@ class Launcher:
         outside = Outside(
             self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, expects
         )
+        if self.together is not None:
+            outside = replace(outside, others=self.together.others, share=self.together.share)
+            self.dispatcher.elsewhere = partial(self.together.others, "")
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
         self.visitors = Visitors(self.dispatcher, self.lease.id, self._for_visitors())
         self.endpoint = EndpointServer(
-            self.site.endpoint, self.lease.id, self._receive, self.note, self._listen
+            self.allocation.endpoint, self.lease.id, self._receive, self.note, self._listen
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -141,6 +152,19 @@ class Launcher:
         if self._error is not None:
             raise self._error
         return 1 if self._failed or self.dispatcher.never else 0
+
+    def _open(self) -> SqlStore:
+        """In the writer's thread."""
+        store = open_site(self.site)
+        if self.together is not None:
+            store.keep(self.lease.id)
+            self.together.sender = store.sender
+        return store
+
+    def _patience_s(self) -> float:
+        """How long the database may be away. Where others could take over, no longer than the lease lasts; a
+        server that is away is away for all, and what runs goes on until the allocation ends."""
+        return math.inf if self.allocation.shared else self.options.lease_s
 
     @property
     def ended(self) -> bool:
@@ -157,7 +181,7 @@ class Launcher:
         hooks = FleetHooks(
             send=self._send,
             adopted=lambda keys: self.searches.adopted(keys),
-            fatal=self._fatal,
+            fatal=self.fatal,
             note=self.note,
         )
         self.fleet = Fleet(
@@ -179,16 +203,19 @@ class Launcher:
         end = self.deadline_utc()
         if end:
             stop_in = max(0.0, end - time.time() - self.options.stop_margin_s)
-            self.dispatcher.foresight.deadline = self._loop.time() + stop_in
-            self._loop.call_later(stop_in, self.stop, "the allocation ends", Outcome.WALLTIME)
-        self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
-        self.dispatcher.write(
-            partial(
-                ownership.write_missing_lines, journal=self.journal, dead=self._dead, options=self.options
-            ),
-            lambda _: None,
-        )
-        self._reload()
+            self.dispatcher.foresight.deadline = self.loop.time() + stop_in
+            self.loop.call_later(stop_in, self.stop, "the allocation ends", Outcome.WALLTIME)
+        self.loop.call_later(self.options.heartbeat_s, self._heartbeat)
+        if self.together is not None:
+            self.together.begin()
+        else:
+            self.dispatcher.write(
+                partial(
+                    ownership.write_missing_lines, journal=self.journal, dead=self._dead, options=self.options
+                ),
+                lambda _: None,
+            )
+        self.looks.look()
         self.dispatcher.mpi.begin()
         if self.fleet is not None:
             self.fleet.begin()
@@ -196,6 +223,8 @@ class Launcher:
     async def _close(self) -> None:
         self.dispatcher.stopping = True  # what a command adds now is the next launcher's
         await self._close_runners()
+        if self.together is not None:
+            await self.together.close()
         if not isinstance(self._error, LeaseLost):
             for workflow in self.searches.workflows:
                 self.journal.launcher(workflow, launcher_line(self.allocation, "end", 0))
@@ -220,50 +249,14 @@ class Launcher:
         if fleet is not None:
             await (fleet.abandon() if superseded else fleet.end())
 
-    # -- what there is to do -------------------------------------------------------------------------
-    def _reload(self, peer: bytes = b"", request: int = 0) -> None:
-        """Look into the database for what commands have changed; then answer who asked for it."""
-
-        def read(store: Store) -> Seen:
-            # Later children are told by who adds them.
-            known = self.dispatcher.creators
-            return look(store, self.options.workflow, self.lease.id, known, all_children=not self._ready)
-
-        def then(seen: Seen) -> None:
-            self._children_wait = bool(seen.children)
-            self.visitors.await_parents(seen.children)
-            self.dispatcher.apps = {app.name: app for app in seen.apps}
-            self.dispatcher.creators |= {job.id: job for job in seen.creators}
-            over = [job for job in seen.creators if job.state in FINAL]  # their evaluations run for nobody
-            gone = self.dispatcher.gone(seen.waiting, seen.mine)
-            self.searches.killed([*gone, *over], "killed by a command")
-            self.dispatcher.stages.keep(seen.mine)
-            nobodys = {job.id for job in over}
-            self.dispatcher.add(job for job in seen.waiting if job.creator not in nobodys)
-            self._ready = True
-            if peer:
-                self._send(peer, Accepted(request))
-            self.dispatcher.plan_flush()
-
-        self.dispatcher.write(read, then)
-
-    def _reload_soon(self) -> None:
-        """One look for all that end while the database is busy."""
-        if not self._reload_planned:
-            self._reload_planned = True
-            self._loop.call_soon(self._reload_planned_one)
-
-    def _reload_planned_one(self) -> None:
-        self._reload_planned = False
-        self._reload()
-
+    # -- messages, and what became of jobs -----------------------------------------------------------
     def _receive(self, peer: bytes, message: Message) -> None:
         if isinstance(message, Wake) and self._end.is_set():
             self._send(peer, Refused(message.request, "it is ending: start one again with nas-hpc launcher"))
         elif isinstance(message, Wake | Query) and message.protocol != PROTOCOL:
             self._send(peer, Refused(message.request, f"the launcher speaks protocol {PROTOCOL}"))
         elif isinstance(message, Wake):
-            self._reload(peer, message.request)
+            self.looks.look(partial(self._send, peer, Accepted(message.request)))
         elif isinstance(message, Query):
             self._send(peer, Status(message.request, self.view(message.job)))
         elif isinstance(message, OfJob):
@@ -279,7 +272,7 @@ class Launcher:
     def _send(self, peer: bytes, message: Message) -> bool:
         return self.endpoint.send(peer, message)
 
-    def _finished(self, done: Sequence[Finished], cancelled: Sequence[Job]) -> None:
+    def on_finished(self, done: Sequence[Finished], cancelled: Sequence[Job]) -> None:
         for one in done:
             job, result = one.job, one.attempt.result if one.attempt is not None else None
             if job.creator:
@@ -294,18 +287,18 @@ class Launcher:
         self.searches.finished(done)
         self.searches.killed(cancelled, SEARCH_ENDED)
         awaited = self.visitors.awaited
-        if self._children_wait and any(not one.job.creator or one.job.id in awaited for one in done):
-            self._reload_soon()
+        if self.looks.children_wait and any(not one.job.creator or one.job.id in awaited for one in done):
+            self.looks.soon()
 
     def _for_visitors(self) -> visitors.Outside:
         def waits() -> None:
-            self._children_wait = True
+            self.looks.children_wait = True
 
         return visitors.Outside(self._send, self.searches.killed, waits, self.options.workflow)
 
     def _overtaken(self, jobs: Sequence[Job]) -> None:
         self.searches.killed(jobs, "killed by a command")
-        self._reload_soon()  # one that was retried before it ended waits for its next attempt
+        self.looks.soon()  # one that was retried before it ended waits for its next attempt
 
     # -- ends ----------------------------------------------------------------------------------------
     def stop(self, reason: str, outcome: Outcome = Outcome.WALLTIME) -> None:
@@ -313,6 +306,7 @@ class Launcher:
         if not self.dispatcher.stopping:
             self.note(f"stopping: {reason}")
             self.dispatcher.stop_all(outcome, reason)
+            self.writer.patience_s = self.options.lease_s
         self._changed()
 
     def _on_signal(self, number: int) -> None:
@@ -322,7 +316,7 @@ class Launcher:
         elif self._stop_signals == 2:
             self._kill_all()
 
-    def _fatal(self, error: BaseException) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The lease is lost or the database is gone: end everything here, write nothing more."""
         if not self._end.is_set():
             self._error = error
@@ -340,24 +334,26 @@ class Launcher:
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something raised in the loop that nobody caught: better an end than to hang for ever."""
         error = context.get("exception")
-        self._fatal(error if error is not None else WorkFailed(str(context.get("message"))))
+        self.fatal(error if error is not None else WorkFailed(str(context.get("message"))))
 
     def _heartbeat(self) -> None:
-        self._loop.call_later(self.options.heartbeat_s, self._heartbeat)
+        self.loop.call_later(self.options.heartbeat_s, self._heartbeat)
         self.dispatcher.write(self._renewal(), lambda _: self.endpoint.restore())
 
     def _renewal(self) -> Callable[[Store], None]:
-        return partial(ownership.renew_lease, self.lease.id, time.time() + self.options.lease_s)
+        return partial(ownership.renew_lease, self.lease.id, self.options.lease_s)
 
     def _log_capacity(self, workflow: str, line: dict[str, object]) -> None:
         """Into launchers.jsonl, but only while the lease holds: a superseded launcher writes nothing."""
         self.dispatcher.write(self._renewal(), lambda _: self.journal.launcher(workflow, line))
 
     def _changed(self) -> None:
-        self.searches.update_capacity()
-        self.meter.update(self._loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
+        if self.together is not None:
+            self.together.changed()
+        self.searches.update_capacity(0 if self.together is None else self.together.version)
+        self.meter.update(self.loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
         self._display.plan()
-        if not self._ready or self._reload_planned or self.dispatcher.busy or self._waits_for_agents():
+        if not self.looks.ready or self.looks.planned or self.dispatcher.busy or self._waits_for_agents():
             self._cancel_idle()
             return
         # What still waits does not fit into the time left or into the allocation, or it would be running;
@@ -371,7 +367,7 @@ class Launcher:
         elif self.options.idle_timeout_s == 0:
             self._end.set()
         elif self._idle_timer is None:
-            self._idle_timer = self._loop.call_later(self.options.idle_timeout_s, self._idle_is_over)
+            self._idle_timer = self.loop.call_later(self.options.idle_timeout_s, self._idle_is_over)
 
     def _waits_for_agents(self) -> bool:
         return self.fleet is not None and self.fleet.unsettled

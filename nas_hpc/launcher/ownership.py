@@ -21,7 +21,7 @@ from nas_hpc.processes.mpi import end_left_steps
 from nas_hpc.records import App, Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
-from nas_hpc.store.base import Finish, JobFilter, Store
+from nas_hpc.store.base import Finish, Finished, JobFilter, Store
 
 BATCH = 500
 
@@ -39,7 +39,7 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
     now = time.time()
     dead = []
     for other in store.leases(live_only=True):
-        proven = _is_dead(other)
+        proven = is_dead(other)
         if not proven and other.expires > now:
             raise SiteError(_occupied(site, other, now))
         dead.append((other, proven))
@@ -62,8 +62,9 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
     return lease, [other for other, _ in dead]
 
 
-def _open(store: Store, options: LauncherOptions, dead: Sequence[tuple[Lease, bool]]) -> Lease:
-    lease = Lease(
+def new_lease(options: LauncherOptions) -> Lease:
+    """A lease of this process, which nobody knows yet."""
+    return Lease(
         id=new_id(),
         host=socket.gethostname(),
         boot_id=sessions.boot_id(),
@@ -72,6 +73,10 @@ def _open(store: Store, options: LauncherOptions, dead: Sequence[tuple[Lease, bo
         workflow=options.workflow,
         expires=time.time() + options.lease_s,
     )
+
+
+def _open(store: Store, options: LauncherOptions, dead: Sequence[tuple[Lease, bool]]) -> Lease:
+    lease = new_lease(options)
     ending = [other.id for other, _ in dead]
     store.open_lease(lease, ending=ending, proven=all(sure for _, sure in dead), exclusive=True)
     return lease
@@ -86,7 +91,7 @@ def _end_holders(dead: Sequence[tuple[Lease, bool]]) -> bool:
     return bool(holders)
 
 
-def _is_dead(lease: Lease) -> bool:
+def is_dead(lease: Lease) -> bool:
     """Whether the death of a lease's launcher is proven, which is possible only on its own host."""
     if lease.host != socket.gethostname():
         return False
@@ -116,9 +121,9 @@ def close_lease(lease: str, store: Store) -> None:
         store.close_lease(lease, time.time())
 
 
-def renew_lease(lease: str, expires: float, store: Store) -> None:
-    """Raises LeaseLost."""
-    store.renew_lease(lease, expires)
+def renew_lease(lease: str, lease_s: float, store: Store) -> None:
+    """For so long from now. Raises LeaseLost."""
+    store.renew_lease(lease, time.time() + lease_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +151,55 @@ def adopt(
     what these run is left as it is, and returned. The dead are all whose lease has ended: one that died while
     it took over itself has left those of its predecessor, too.
     """
+    of_dead, leases = jobs_of_dead(store)
+    left = left_on(store, of_dead, leases, served, options)
+    spared = {one.job.id for one in left}
+    settle(store, site, lease, options, [job for job in of_dead if job.id not in spared], leases)
+    return left
+
+
+def jobs_of_dead(store: Store) -> tuple[list[Job], dict[str, Lease]]:
+    """The jobs that are RUNNING under leases that have ended, and all leases by id."""
     leases = {one.id: one for one in store.leases(live_only=False)}
+    running = store.jobs(JobFilter(states=frozenset({State.RUNNING})))
+    return [job for job in running if job.lease in leases and leases[job.lease].ended], leases
+
+
+def left_on(
+    store: Store,
+    of_dead: Sequence[Job],
+    leases: Mapping[str, Lease],
+    served: Collection[str],
+    options: LauncherOptions,
+) -> list[Left]:
+    """Those of ``of_dead`` that run on nodes ``served`` by agents that may live."""
+    spared = _on_nodes(store, of_dead, frozenset(served)) if served else {}
+    return [
+        Left(job, spared[job.id], leases[job.lease].expires - options.lease_s)
+        for job in of_dead
+        if job.id in spared
+    ]
+
+
+def settle(
+    store: Store,
+    site: Site,
+    lease: Lease,
+    options: LauncherOptions,
+    of_dead: Sequence[Job],
+    leases: Mapping[str, Lease],
+) -> tuple[list[Finished], list[Job]]:
+    """Adopt jobs whose processes have ended, and end their attempts: with the results on disk, or as lost.
+    Returns what was closed, and the evaluations, as they were, that went with their searches."""
+    closed: list[Finished] = []
+    cancelled: list[Job] = []
     apps = {app.name: app for app in store.apps()}
     restartable = {app.name for app in apps.values() if app.restartable}
-    of_dead = [
-        job
-        for job in store.jobs(JobFilter(states=frozenset({State.RUNNING})))
-        if job.lease in leases and leases[job.lease].ended
-    ]
-    spared = _on_nodes(store, of_dead, frozenset(served)) if served else {}
+    late = set() if is_local(site.data) else elsewhere(store, of_dead, restartable)
+    found = results_on_disk(site, of_dead, late, options.result_grace_s)
     running: dict[str, list[Job]] = {}
     for job in of_dead:
-        if job.id not in spared:
-            running.setdefault(job.lease, []).append(job)
-    left = [job for jobs in running.values() for job in jobs]
-    late = set() if is_local(site.data) else elsewhere(store, left, restartable)
-    found = results_on_disk(site, left, late, options.result_grace_s)
+        running.setdefault(job.lease, []).append(job)
     for dead, jobs in running.items():
         alive_until = leases[dead].expires - options.lease_s
         for first in range(0, len(jobs), BATCH):
@@ -173,13 +211,12 @@ def adopt(
                     for job in batch
                     if (job.id, job.attempt) in won
                 ]
-                closed = [one.job for one in store.finish(lease.id, finishes)]
-                cancel_with(store, [job for job in closed if not job.creator and job.state in FINAL])
-    return [
-        Left(job, spared[job.id], leases[job.lease].expires - options.lease_s)
-        for job in of_dead
-        if job.id in spared
-    ]
+                done = store.finish(lease.id, finishes)
+                over = [one.job for one in done if not one.job.creator and one.job.state in FINAL]
+                went = cancel_with(store, over)
+            closed += done
+            cancelled += went
+    return closed, cancelled
 
 
 def _on_nodes(store: Store, jobs: Sequence[Job], nodes: frozenset[str]) -> dict[str, Attempt]:

@@ -1,5 +1,9 @@
 """SITE/run/ensemble.json: which agents were started for an allocation, so that the next launcher of the same
 allocation takes them over instead of starting others, and one of another allocation ends them.
+
+Where several launchers run at a time each has a record of its own, ensemble-ENSEMBLE-LAUNCHER.json, and
+leaves those of other allocations alone. One whose launcher has died is taken by renaming it, which only one
+can do.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -64,6 +68,8 @@ class Roster:
     """Those of each agent, by number."""
     processes: tuple[Process, ...] = ()
     time: float = 0.0
+    launchers: tuple[str, ...] = ()
+    """The leases that have run it, this one's last; none where only one launcher runs at a time."""
     version: str = __version__
     protocol: int = PROTOCOL
 
@@ -102,14 +108,16 @@ def _cut(part: int, parts: int, names: Sequence[str]) -> int:
     return part * len(names) // parts
 
 
-def file_of(site: Site) -> Path:
-    """The file of the site's ensemble."""
-    return site.run / "ensemble.json"
+def file_of(site: Site, roster: Roster | None = None) -> Path:
+    """The file of the site's ensemble, or of that of one of several launchers."""
+    if roster is None or not roster.launchers:
+        return site.run / "ensemble.json"
+    return site.run / f"ensemble-{roster.id}-{roster.launchers[-1]}.json"
 
 
 def write(site: Site, roster: Roster) -> None:
     """Replace the file, mode 0600."""
-    path = file_of(site)
+    path = file_of(site, roster)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -119,17 +127,30 @@ def write(site: Site, roster: Roster) -> None:
     os.replace(temporary, path)
 
 
-def remove(site: Site, ensemble: str) -> None:
+def remove(site: Site, roster: Roster) -> None:
     """Remove the file if it is still that ensemble's."""
-    path = file_of(site)
+    path = file_of(site, roster)
     with contextlib.suppress(OSError):
-        if ensemble in path.read_text(errors="replace"):
+        if roster.id in path.read_text(errors="replace"):
             path.unlink()
+
+
+def read_all(site: Site) -> list[Roster]:
+    """The records of several launchers; what cannot be read is passed over."""
+    found = []
+    for path in sorted(site.run.glob("ensemble-*.json")):
+        with contextlib.suppress(ValueError):
+            one = _read(path)
+            found += [one] if one is not None and one.launchers else []
+    return found
 
 
 def read(site: Site) -> Roster | None:
     """The recorded ensemble; None if there is none. Raises ValueError, with a line, for what is no record."""
-    path = file_of(site)
+    return _read(file_of(site))
+
+
+def _read(path: Path) -> Roster | None:
     try:
         body = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -155,6 +176,7 @@ def read(site: Site) -> Roster | None:
             nodes,
             processes,
             float(body["time"]),
+            tuple(map(str, body.get("launchers", ()))),
             str(body["version"]),
             int(body["protocol"]),
         )
@@ -199,6 +221,35 @@ def succeed(site: Site, wanted: Roster | None, note: Callable[[str], None]) -> t
     return replace(old, start=wanted.start), {name for one in old.living(site) for name in old.nodes[one]}
 
 
+def succeed_among(
+    site: Site, wanted: Roster | None, lease: str, live: Collection[str], note: Callable[[str], None]
+) -> tuple[Roster | None, set[str]]:
+    """``succeed`` for one of several launchers; ``live`` are the leases of the others.
+
+    Agents of launchers that live are theirs. Of those that have died, this allocation's are taken over or
+    ended; another allocation's are left to its next launcher, and end themselves if none comes.
+    """
+    if wanted is not None:
+        wanted = replace(wanted, launchers=(lease,))
+    records = read_all(site)
+    theirs = {one.id for one in records if one.launchers[-1] in live}
+    for old in [one for one in records if one.id not in theirs]:
+        here = wanted is not None and old.allocation == wanted.allocation
+        if not old.living(site) or (here and why_not(site, old, wanted)):
+            end(site, old, note)
+            continue
+        if wanted is None or not here:
+            continue
+        mine = replace(old, start=wanted.start, launchers=(*old.launchers, lease))
+        try:
+            os.rename(file_of(site, old), file_of(site, mine))
+        except FileNotFoundError:  # another launcher was faster
+            continue
+        write(site, mine)
+        return mine, {name for one in mine.living(site) for name in mine.nodes[one]}
+    return wanted, set()
+
+
 def end(site: Site, roster: Roster, note: Callable[[str], None]) -> None:
     """End the recorded processes of this host and all that their agents run; blocking.
 
@@ -221,7 +272,7 @@ def end(site: Site, roster: Roster, note: Callable[[str], None]) -> None:
     ended = traces.end_left(site.run, roster.id)
     if left or ended:
         note(f"{len(left)} supervisors did not end by themselves; {ended} processes of agents were killed")
-    remove(site, roster.id)
+    remove(site, roster)
 
 
 def _wait(processes: list[Process], timeout_s: float) -> None:

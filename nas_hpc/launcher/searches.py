@@ -67,6 +67,10 @@ class Session:
     originals: Originals
     capacity: int = -1
     live: bool = False
+    fetching: bool = False
+    """Whether the database is being asked for news."""
+    again: bool = False
+    """Whether there may be more since."""
     report: Report | None = None
 
 
@@ -81,6 +85,10 @@ class Outside:
     log_capacity: Callable[[str, dict[str, object]], None]
     expects: Callable[[Key], bool] = lambda key: False
     """Whether an attempt of a dead launcher may still turn out to go on."""
+    others: Callable[[str], bool] = lambda workflow: False
+    """Whether another launcher runs jobs of a workflow."""
+    share: Callable[[Job, int], int] | None = None
+    """Where several launchers run: a search's part of what all hold, when this one holds so much."""
 
 
 @dataclass(slots=True)
@@ -96,7 +104,7 @@ class Searches:
     """Where searches have connected."""
     waiting: dict[Key, tuple[bytes, Hello]] = field(default_factory=dict)
     """Searches that outlived their launcher, and of which it is not known yet whether they go on."""
-    _told_for: tuple[int, int] = (-1, 0)
+    _told_for: tuple[int, ...] = (-1, 0)
 
     # -- messages ------------------------------------------------------------------------------------
     def receive(self, peer: bytes, message: Message) -> None:
@@ -134,7 +142,7 @@ class Searches:
             settled = min(settled, other.settled)
             self._drop(other)
         probe = asks.probe(job, hello.shape)
-        why = self.dispatcher.never_here(probe)
+        why = self._never_anywhere(probe)
         if why:
             self.outside.send(peer, End(f"none of its evaluations can run here: {why}"))
             return
@@ -155,6 +163,10 @@ class Searches:
             return done, waiting, first
 
         self.dispatcher.write(or_refusal(history), partial(self._welcome, session))
+
+    def _never_anywhere(self, job: Job) -> str:
+        """Why no launcher can run it; what cannot run here may run under another."""
+        return "" if self.outside.others(job.workflow) else self.dispatcher.never_here(job)
 
     def adopted(self, keys: Iterable[Key]) -> None:
         """It is decided whether these attempts go on: answer the searches among them."""
@@ -181,12 +193,14 @@ class Searches:
         deadline = self.outside.deadline_utc()
         welcome = Welcome(PROTOCOL, self.allocation.lease, session.capacity, pending, deadline, first)
         self.outside.send(session.peer, welcome)
+        if self.allocation.shared:
+            self._fetch(session)  # others may have committed results since its history was read
         self._log_capacity(session.job.workflow)
         self.update_capacity()
 
     def _submit(self, session: Session, submit: Submit) -> None:
         now = time.time()
-        asked = asks.sort(session.job, submit.asks, now, self.dispatcher.never_here)
+        asked = asks.sort(session.job, submit.asks, now, self._never_anywhere)
         if asked.refusal:
             self.outside.send(session.peer, Refused(submit.request, asked.refusal))
             return
@@ -246,7 +260,9 @@ class Searches:
                 self.dispatcher.creators.pop(one.job.id, None)
         for session in list(self.sessions.values()):
             mine = by_creator.get(session.job.id)
-            if mine and session.live:
+            if mine and self.allocation.shared:
+                self._fetch(session)  # others' results may stand before these
+            elif mine and session.live:
                 self._deliver(session, [one for one in mine if one.order > session.cursor])
 
     def _deliver(self, session: Session, news: Sequence[Finished]) -> None:
@@ -261,6 +277,27 @@ class Searches:
         if self.sessions.get(session.peer) is session and done:
             self._deliver(session, done)
             session.settled = done[-1].order
+
+    def heard(self, creator: str) -> None:
+        """Evaluations of a search (empty: any) became final elsewhere."""
+        for session in list(self.sessions.values()):
+            if creator in ("", session.job.id):
+                self._fetch(session)
+
+    def _fetch(self, session: Session) -> None:
+        """Deliver what is new, in the order of the events: one request to the database at a time."""
+        if session.fetching or not session.live:
+            session.again = True
+            return
+        session.fetching, session.again = True, False
+        news = partial(_after, session.job.id, session.settled)
+        self.dispatcher.write(news, partial(self._fetched, session))
+
+    def _fetched(self, session: Session, done: list[Finished]) -> None:
+        session.fetching = False
+        self._deliver_all(session, done)
+        if session.again and self.sessions.get(session.peer) is session:
+            self._fetch(session)
 
     def killed(self, before: Sequence[Job], reason: str) -> None:
         """Jobs, ``before`` as they were, became USER_KILLED: ends what runs of them, tells the searches."""
@@ -280,11 +317,15 @@ class Searches:
         """What waited can never run here, as is known now: searches of which that is all are ended; of the
         others the programs that job specifications named have failed."""
         for session in list(self.sessions.values()):
-            why = self.dispatcher.never_here(asks.probe(session.job, session.shape))
+            why = self._never_anywhere(asks.probe(session.job, session.shape))
             if why:
                 self.sessions.pop(session.peer, None)
                 self.outside.send(session.peer, End(f"none of its evaluations can run here: {why}"))
-        programs = {id_: (job, why) for id_, (job, why) in jobs.items() if asks.is_program(job)}
+        programs = {
+            id_: (job, why)
+            for id_, (job, why) in jobs.items()
+            if asks.is_program(job) and not self.outside.others(job.workflow)
+        }
         if programs:
             fail = partial(asks.fail_waiting, lease=self.allocation.lease, reasons=programs)
             self.dispatcher.write(fail, self._failed)
@@ -307,6 +348,8 @@ class Searches:
     def _capacity_of(self, session: Session) -> int:
         """The session's part of what the allocation holds of its shape: searches share it evenly."""
         total = self.dispatcher.capacity(session.request)
+        if self.outside.share is not None:
+            return self.outside.share(session.job, total)
         peers = sorted((s.job.created, s.job.id) for s in self.sessions.values())
         rank = peers.index((session.job.created, session.job.id))
         return total // len(peers) + (rank < total % len(peers))
@@ -315,9 +358,9 @@ class Searches:
         """Evaluators of all connected searches."""
         return sum(session.capacity for session in self.sessions.values() if session.live)
 
-    def update_capacity(self) -> None:
-        """Tell every search whose capacity has changed."""
-        cause = (self.dispatcher.placing.version, len(self.sessions))
+    def update_capacity(self, version: int = 0) -> None:
+        """Tell every search whose capacity has changed; ``version`` grows when other launchers change it."""
+        cause = (self.dispatcher.placing.version, len(self.sessions), version)
         if cause == self._told_for:
             return
         self._told_for = cause

@@ -10,6 +10,7 @@ import time
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher import ownership, roster
 from nas_hpc.launcher.endpoint import listen_on
+from nas_hpc.launcher.joining import Joined, join
 from nas_hpc.launcher.loop import Launcher
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
@@ -18,6 +19,7 @@ from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.resources import Found, discover
 from nas_hpc.site import Site
 from nas_hpc.store import open_site
+from nas_hpc.store.base import Store
 from nas_hpc.units import format_duration
 
 
@@ -39,20 +41,38 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
     listen = listen_on(found.elsewhere, options.interface)
     store = open_site(site)
     try:
-        lease, dead = ownership.take_site(store, site, options)
-        agents, served = roster.succeed(site, wanted, say)
-        left = ownership.adopt(store, site, lease, options, served)
-    finally:
+        begun = _begin(store, site, options, wanted)
+    except BaseException:
         store.close()
+        raise
+    shared, lease, agents = store.shared, begun.lease, begun.agents
+    if not shared:
+        store.close()  # else it shows that this launcher lives until the writer's does
     guardian, line = start_guardian(ownership.sessions_log(site, lease.id), lease.id)
     try:
-        allocation = Allocation(site, lease.id, options.job_mode, found, options.fresh_interpreter)
-        return asyncio.run(Launcher(site, options, lease, dead, allocation, agents, left, listen).run())
+        ensemble = agents.id if agents is not None else ""
+        allocation = Allocation(
+            site, lease.id, options.job_mode, found, options.fresh_interpreter, shared, ensemble
+        )
+        launcher = Launcher(
+            site, options, lease, begun.ended, allocation, agents, begun.left, listen,
+            ready=store.close if shared else lambda: None,
+        )  # fmt: skip
+        return asyncio.run(launcher.run())
     finally:
         os.close(line)  # the guardian ends whatever is left, and itself
         guardian.wait()
         with contextlib.suppress(OSError):  # a site that is read-only by now: the next launcher removes it
             ownership.sessions_log(site, lease.id).unlink(missing_ok=True)
+
+
+def _begin(store: Store, site: Site, options: LauncherOptions, wanted: roster.Roster | None) -> Joined:
+    """Get a lease, and what dead launchers have left: the only one's or, beside others, this allocation's."""
+    if store.shared:
+        return join(store, site, options, wanted, say)
+    lease, dead = ownership.take_site(store, site, options)
+    agents, served = roster.succeed(site, wanted, say)
+    return Joined(lease, dead, agents, ownership.adopt(store, site, lease, options, served))
 
 
 def _check_end(found: Found, options: LauncherOptions) -> None:

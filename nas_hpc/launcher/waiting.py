@@ -71,6 +71,8 @@ class Waiting(ABC):
         """Those of ``running`` that are no evaluations."""
         self._active: set[str] = set()
         """Jobs of which an attempt runs."""
+        self.elsewhere: Callable[[], bool] = lambda: False
+        """Whether other launchers run jobs of this site."""
         self.stopping = False
         self.never: dict[str, str] = {}
         """Waiting jobs that this allocation cannot run, and why."""
@@ -197,6 +199,7 @@ class Waiting(ABC):
             waiting = {job.creator for job in self.queue}
             firsts = [(job, request) for job, request in self.queue.firsts() if self.foresight.fits(job)]
             stuck = bool(firsts) and all(run.job.id in waiting for run in searches)
+            stuck = stuck and not self.elsewhere()
             if stuck:
                 said = deadlock([(run.job, run.placement) for run in searches], [r for _, r in firsts])
                 if said != self.deadlock:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.processes import packed
+from nas_hpc.site import Site
 from nas_hpc.states import Outcome, State, is_path
-from nas_hpc.store import open_store
+from nas_hpc.store import open_site
 from nas_hpc.store.base import JobFilter
 
 LEDGER = "LEDGER"
@@ -100,7 +101,7 @@ def judge_starts(ledger: Path, last: Mapping[str, int]) -> int:
 def judge_store(site: Path, workflow: str, max_evals: int) -> dict[str, int]:
     """The database has every evaluation once and finished, by one success of its last attempt, over recorded
     states that the table knows; returns its number by job."""
-    store = open_store(site / "db.sqlite3", read_only=True)
+    store = open_site(Site(site), read_only=True)
     try:
         jobs = [job for job in store.jobs(JobFilter(workflow=workflow)) if job.creator]
         attempts = store.attempts([job.id for job in jobs])

@@ -59,6 +59,8 @@ class Scene:
     max_evals: int
     disk: Path | None = None
     """Where the site is to be, if not beside the ledger."""
+    database: str = ""
+    """URL of a PostgreSQL database; empty: SQLite."""
     name: str = "KILL"
     """Of the workflow; several scenes of one directory are several searches of one site."""
 
@@ -95,7 +97,8 @@ class Scene:
     ) -> None:  # fmt: skip
         """Make the search's job, and the site. ``flags`` are the search's, ``environ`` its evaluations'."""
         if not self.site.exists():
-            self.command("init", str(self.site))
+            where = ("--database", self.database) if self.database else ()
+            self.command("init", str(self.site), *where)
         program = f"{sys.executable} -m nas_hpc.apps.{application}"
         self.command("app", "--name", f"{application}-{self.name}", "--exec", program)
         variables = {

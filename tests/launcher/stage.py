@@ -134,7 +134,7 @@ class Stage:
         """Until nothing is on its way between loop and database."""
         busy = self.launcher.dispatcher
         await self.until(
-            lambda: not (busy._writes or busy._ended or busy._flush_planned or self.launcher._reload_planned),
+            lambda: not (busy._writes or busy._ended or busy._flush_planned or self.launcher.looks.planned),
             "the database",
         )
 
@@ -262,7 +262,7 @@ async def staged(
         allocation = Allocation(site, lease.id, chosen.job_mode, found, False)
         launcher = loop.Launcher(site, chosen, lease, dead, allocation, agents, left)
         stage = Stage(launcher, asyncio.create_task(launcher.run()), store)
-        await stage.until(lambda: launcher._ready, "the launcher")
+        await stage.until(lambda: launcher.looks.ready, "the launcher")
         launcher.endpoint.send = lambda peer, message: stage.sent.append((peer, message)) is None  # type: ignore[method-assign]
         await stage.settled()
         try:

@@ -106,9 +106,9 @@ def test_the_record_comes_back_as_it_was_written_and_nobody_else_may_read_it(sit
     assert roster.read(site) == made
     assert stat.S_IMODE(roster.file_of(site).stat().st_mode) == 0o600
     assert made.living(site) == {0, 1}, "the second process is another one by now"
-    roster.remove(site, "somebody else's")
+    roster.remove(site, replace(made, id="somebody else's"))
     assert roster.read(site) == made
-    roster.remove(site, made.id)
+    roster.remove(site, made)
     assert roster.read(site) is None
 
 

@@ -1,0 +1,214 @@
+"""Several launchers on one site with PostgreSQL: each runs what there is, none undoes what another does."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas_hpc.site import Site
+from nas_hpc.states import State
+from nas_hpc.store import open_site
+from nas_hpc.store.base import JobFilter
+from tests.failure import ledger, several
+from tests.failure.scene import Scene
+from tests.failure.several import Band
+from tests.peers.postgres import Postgres, drop_database, missing_postgres, new_database
+from tests.support import wait_until
+
+pytestmark = pytest.mark.slow
+WAIT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing := missing_postgres():
+        pytest.skip(missing)
+    for name, value in several.SETTINGS.items():
+        monkeypatch.setenv(f"NAS_HPC_{name}", value)
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """URL of an empty job database."""
+    url = new_database()
+    yield url
+    drop_database(url)
+
+
+def jobs(scene: Scene, **where: Any) -> list[Any]:
+    store = open_site(Site(scene.site), read_only=True)
+    try:
+        return store.jobs(JobFilter(workflow=scene.name, **where))
+    finally:
+        store.close()
+
+
+def views(scene: Scene) -> list[dict[str, Any]]:
+    """Of all launchers that answer."""
+    try:
+        found: list[dict[str, Any]] = json.loads(scene.command("watch", "--once", "--json"))
+    except AssertionError:  # none answers yet
+        return []
+    return found
+
+
+def test_launchers_killed_at_random_lose_no_evaluation_and_finish_none_twice(
+    kill_seed: int, tmp_path: Path, test_id: str, database: str
+) -> None:
+    print(f"seed {kill_seed}")
+    scene = Scene(tmp_path, test_id, 80, database=database)
+    several.play(scene, launchers=4 if kill_seed % 2 else 3, kills=6, seed=kill_seed)
+
+
+def test_a_search_has_the_slots_of_all_launchers_and_gets_their_results_in_order(
+    tmp_path: Path, test_id: str, database: str
+) -> None:
+    scene = Scene(tmp_path, test_id, 60, database=database)
+    scene.prepare(run="tests.failure.functions.gated", workers=2)
+    band = Band(scene)
+    for number in range(3):
+        band.start(number)
+
+    def full() -> bool:
+        band.check()
+        shown = views(scene)
+        capacity = sum(search["capacity"] for view in shown for search in view["searches"])
+        return len(shown) == 3 and capacity == 6 and sum(view["running"] for view in shown) == 7
+
+    wait_until(full, WAIT_S, lambda: band.told(f"six evaluations and their search: {views(scene)}"))
+    scene.gate.touch()
+    band.end()
+    assert scene.judge() == 0
+    lines = [json.loads(line) for line in (scene.workflow / "attempts.jsonl").read_text().splitlines()]
+    assert len({line["launcher"] for line in lines if line["creator"]}) == 3
+    store = open_site(Site(scene.site), read_only=True)
+    try:
+        [search] = [job for job in store.jobs(JobFilter()) if not job.creator]
+        order = [one.job.seq for one in store.finished(search.id)]
+    finally:
+        store.close()
+    with (scene.workflow / "results.csv").open(newline="") as file:
+        assert [int(row["seq"]) for row in csv.DictReader(file)] == order
+
+
+def test_a_job_is_killed_under_whichever_launcher_it_runs_and_a_retried_one_wakes_those_that_wait(
+    tmp_path: Path, test_id: str, database: str
+) -> None:
+    scene = Scene(tmp_path, test_id, 1, database=database)
+    scene.command("init", str(scene.site), "--database", database)
+    scene.command("app", "--name", "SLEEP", "--exec", "sleep")
+    flags = (
+        "--app",
+        "SLEEP",
+        "--args",
+        "1000",
+        "--workflow",
+        scene.name,
+        "--env",
+        f"NAS_HPC_TEST_ID={test_id}",
+    )
+    band = Band(scene, ("--consume-all", "--persistent"))
+    for number in range(2):
+        band.start(number)
+    wait_until(lambda: len(views(scene)) == 2, WAIT_S, lambda: band.told("two launchers"))
+    for name in ("one", "two"):  # each takes a whole node
+        scene.command("job", "--name", name, *flags)
+
+    def running() -> set[str]:
+        band.check()
+        return {job.lease for job in jobs(scene, states=frozenset({State.RUNNING}))}
+
+    wait_until(lambda: len(running()) == 2, WAIT_S, lambda: band.told("each launcher to run a job"))
+    for name in ("one", "two"):
+        scene.command("kill", name)
+
+    def idle() -> bool:
+        return [view["running"] for view in views(scene)] == [0, 0]
+
+    wait_until(idle, WAIT_S, lambda: band.told("both programs to be ended"))
+    assert {job.state for job in jobs(scene)} == {State.USER_KILLED}
+    scene.command("retry", "one", "two")
+    wait_until(lambda: len(running()) == 2, WAIT_S, lambda: band.told("both to run again"))
+    [said] = [line for line in scene.command("why", "one").splitlines() if "it is running on" in line]
+    assert "launcher" in said
+    scene.command("kill", "one", "two")
+    wait_until(idle, WAIT_S, lambda: band.told("both programs to be ended"))
+    for launcher in band.launchers.values():
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(WAIT_S) == 0, scene.log()
+
+
+def test_a_child_runs_wherever_its_parent_has_finished(tmp_path: Path, test_id: str, database: str) -> None:
+    scene = Scene(tmp_path, test_id, 1, database=database)
+    scene.command("init", str(scene.site), "--database", database)
+    scene.command("app", "--name", "TRUE", "--exec", "true")
+    band = Band(scene, ("--consume-all", "--persistent"))
+    for number in range(2):
+        band.start(number)
+    parent = ""
+    for generation in range(6):
+        more = ("--parents", parent) if parent else ()
+        flags = ("--app", "TRUE", "--workflow", scene.name, "--env", f"NAS_HPC_TEST_ID={test_id}")
+        parent = scene.command("job", "--name", f"g{generation}", *flags, *more).strip()
+    finished = frozenset({State.JOB_FINISHED})
+    wait_until(lambda: len(jobs(scene, states=finished)) == 6, WAIT_S, lambda: band.told("six generations"))
+    for launcher in band.launchers.values():
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(WAIT_S) == 0, scene.log()
+
+
+def test_the_search_of_a_launcher_that_ends_goes_on_under_another(
+    tmp_path: Path, test_id: str, database: str
+) -> None:
+    scene = Scene(tmp_path, test_id, 60, database=database)
+    scene.prepare(workers=2, environ={ledger.WORK_S: "0.1"})
+    band = Band(scene)
+    for number in range(2):
+        band.start(number)
+    band.until(10)
+    [search] = [job for job in jobs(scene) if not job.creator]
+    [first] = [one for one in views(scene) if one["launcher"] == search.lease]
+    [number] = [number for number, one in band.launchers.items() if one.pid == first["pid"]]
+    ending = band.launchers.pop(number)
+    ending.send_signal(signal.SIGTERM)
+    assert ending.wait(WAIT_S) == 0, scene.log()
+    band.end()
+    scene.judge()
+    [search] = [job for job in jobs(scene) if not job.creator]
+    assert (search.state, search.attempt) == (State.JOB_FINISHED, 2)
+
+
+def test_while_the_server_is_away_for_twenty_seconds_nothing_is_lost(tmp_path: Path, test_id: str) -> None:
+    chance = random.Random(7)
+    server = Postgres()
+    try:
+        server.make()
+        scene = Scene(tmp_path, test_id, 120, database=server.url(server.fresh()))
+        scene.prepare(workers=2, environ={ledger.WORK_S: "0.1"})
+        band = Band(scene)
+        for number in range(2):
+            band.start(number)
+        band.until(chance.randint(20, 40))
+        server.stop()
+        time_away(20.0)
+        band.check()
+        server.start()
+        band.end()
+        assert scene.judge() == 0, "what ran meanwhile kept its result"
+    finally:
+        server.end()
+
+
+def time_away(seconds: float) -> None:
+    """Let that time pass."""
+    import time
+
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, seconds + 30, "time to pass")
