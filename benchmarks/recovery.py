@@ -1,17 +1,18 @@
 """kill -9 of the launcher → what it lost runs again: ``python -m benchmarks.recovery --kills 5``.
 
 A random search on polynome2 whose evaluations sleep. When all slots are busy the launcher is killed, in some
-cases together with agents, and the same command is given again at once. Measured from there to the next start
-of each evaluation that was cut short. Cases:
+cases together with agents, and the same command is given again at once. Everything is measured from there.
+Cases:
 
 serial   one host, no agents: all that ran is lost
-agents   --agents K, the launcher alone is killed: nothing is lost; time to the next new start
+agents   --agents K, the launcher alone is killed: nothing is lost
 agent    --agents K, and one agent with the launcher: what that ran is lost
 node     --agents K, and one agent with its supervisor and all below them
 mpi      mpi mode, evaluations of two ranks on virtual nodes, under --mpi or the MPI program that is found
 
-Keys: CASE_again_p50_s, the median over the kills of the last lost evaluation's new start; CASE_again_max_s;
-CASE_lost, how many evaluations were cut short altogether.
+Keys: CASE_next_p50_s, the median over the kills of the first start of any evaluation; CASE_again_p50_s and
+CASE_again_max_s, the new start of the last one of those that were cut short, over the kills that cut any
+short; CASE_lost, how many were cut short altogether.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Bed:
     chance: random.Random
     launcher: psutil.Popen | None = None
     again_s: list[float] = field(default_factory=list)
+    next_s: list[float] = field(default_factory=list)
     lost: int = 0
 
     @property
@@ -184,7 +186,8 @@ class Bed:
         again = [started[job, number + 1] - begun for job, number in cut]
         fresh = min(moment for moment in started.values() if moment > begun) - begun
         self.lost += len(again)
-        self.again_s.append(max(again, default=fresh))
+        self.next_s.append(fresh)
+        self.again_s += [max(again)] if again else []  # else only the search was cut short, or nothing
 
     def victims(self) -> Sequence[psutil.Process]:
         """Who is killed with the launcher, leaders first."""
@@ -212,11 +215,13 @@ def measure(case: str, options: Options) -> dict[str, Any]:
                 bed.kill()
         finally:
             bed.end()
-    return {
-        f"{case}_again_p50_s": percentile(bed.again_s, 0.5),
-        f"{case}_again_max_s": max(bed.again_s),
-        f"{case}_lost": bed.lost,
-    }
+    figures: dict[str, Any] = {f"{case}_next_p50_s": percentile(bed.next_s, 0.5)}
+    if bed.again_s:
+        figures |= {
+            f"{case}_again_p50_s": percentile(bed.again_s, 0.5),
+            f"{case}_again_max_s": max(bed.again_s),
+        }
+    return {**figures, f"{case}_lost": bed.lost}
 
 
 def main() -> None:
