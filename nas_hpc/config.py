@@ -131,6 +131,30 @@ _WORDS = {
 }
 
 
+NO_SETTINGS = frozenset(
+    {
+        "SITE", "ENDPOINT", "BATCH_START", "BATCH_WALLTIME", "RECONNECT_S", "OLD_PS",
+        "LAUNCHER_ID", "JOB_ID", "JOB_DIR", "ATTEMPT", "WORKFLOW", "STAGED",
+        "RANK", "RANKS", "LOCAL_RANK", "RANKS_PER_NODE",
+    }
+)  # fmt: skip
+"""What may stand behind ``PREFIX`` and is no setting: what users, batch scripts and launchers set besides."""
+_OF_TESTS = PREFIX + "TEST_"
+
+
+def strange_variables(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like a setting and is none: most likely a slip of the pen."""
+    names = {_variable(name) for name in (*HELP, *NO_SETTINGS)}
+    given = {name for name, value in environ.items() if name.startswith(PREFIX) and value}
+    lines = []
+    for name in sorted(given - names):
+        if not name.startswith(_OF_TESTS):
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+            hint = f"did you mean {near[0]}?" if near else "nas-hpc doctor lists the settings"
+            lines.append(f"{name} is no setting; {hint}")
+    return lines
+
+
 def load_settings(
     environ: Mapping[str, str],
     flags: Mapping[str, object] | None = None,

@@ -7,6 +7,9 @@ Every message is one line for the user: what was wrong, with the value, and what
 
 from __future__ import annotations
 
+INTERRUPTED = 130
+"""Exit code of a command that was ended by Ctrl-C, as shells have it."""
+
 
 class NasHpcError(Exception):
     """Base of all errors that are meant for the user's eyes."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_hpc.config import _CHECKS, HELP, Settings, load_settings
+from nas_hpc.config import _CHECKS, HELP, Settings, load_settings, strange_variables
 from nas_hpc.errors import ConfigError
 
 FILE = "/s/site.toml"
@@ -24,6 +26,35 @@ def test_every_setting_has_a_help_and_a_check() -> None:
     names = [name for name, _ in Settings().items()]
     assert names == list(HELP)
     assert names == list(_CHECKS)
+
+
+def test_what_looks_like_a_setting_and_is_none_is_told_with_the_nearest() -> None:
+    known = [f"NAS_HPC_{name.upper()}" for name in HELP]
+    others = [
+        "NAS_HPC_SITE",
+        "NAS_HPC_ENDPOINT",
+        "NAS_HPC_JOB_ID",
+        "NAS_HPC_TEST_ID",
+        "PATH",
+        "XNAS_HPC_NODE",
+    ]
+    assert strange_variables(dict.fromkeys([*known, *others], "1")) == []
+    assert strange_variables({"NAS_HPC_JOBMODE": ""}) == []
+    assert strange_variables({"NAS_HPC_JOBMODE": "mpi", "NAS_HPC_SIET": "/s", "NAS_HPC_COLOUR": "1"}) == [
+        "NAS_HPC_COLOUR is no setting; nas-hpc doctor lists the settings",
+        "NAS_HPC_JOBMODE is no setting; did you mean NAS_HPC_JOB_MODE?",
+        "NAS_HPC_SIET is no setting; did you mean NAS_HPC_SITE?",
+    ]
+
+
+def test_every_variable_that_the_package_knows_is_known_as_one(checkout: Path) -> None:
+    files = [*checkout.glob("nas_hpc/**/*.py"), *checkout.glob("nas_hpc/**/*.sh")]
+    words = {
+        word for file in files for word in re.findall(r"NAS_HPC_[A-Z]+(?:_[A-Z]+)*\b(?!_)", file.read_text())
+    }
+    named = words - {"NAS_HPC_JOB"}  # a beginning
+    assert len(named) > 10
+    assert strange_variables(dict.fromkeys(named, "1")) == []
 
 
 def test_the_nearest_origin_wins_and_is_known() -> None:

@@ -13,13 +13,12 @@ import click
 
 from nas_hpc import __version__
 from nas_hpc.analytics.text import duration, number, shown
-from nas_hpc.errors import NasHpcError
+from nas_hpc.errors import INTERRUPTED, NasHpcError
 
 if TYPE_CHECKING:
     from nas_hpc.analytics.summary import Evaluated, Summary
 
 PROGRAM = "deephyper-analytics"
-INTERRUPTED = 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

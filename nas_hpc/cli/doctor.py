@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +24,7 @@ from nas_hpc.cli.checks import (
 )
 from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import print_json
-from nas_hpc.config import Settings
+from nas_hpc.config import Settings, strange_variables
 from nas_hpc.errors import NasHpcError, SiteError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def doctor(call: Invocation, as_json: bool) -> int:
         settings = call.settings(site)
     except NasHpcError as error:
         findings.append(Finding("settings", BAD, error.message, "correct it there"))
+    findings += [Finding("environment", WARN, line, "unset it") for line in strange_variables(os.environ)]
     found = find_allocation(settings)
     findings += _safely("allocation", partial(check_allocation, found, settings))
     findings += _safely("mpi", partial(check_mpi, found, settings))

@@ -15,7 +15,7 @@ from nas_hpc.cli.context import note, open_database
 from nas_hpc.cli.output import print_json, short, show_config, show_number
 from nas_hpc.cli.submission import now, record_origin
 from nas_hpc.cli.types import parse_args
-from nas_hpc.errors import NasHpcError, WrongCall
+from nas_hpc.errors import INTERRUPTED, NasHpcError, WrongCall
 from nas_hpc.records import App, Job, Resources, new_id
 from nas_hpc.states import FINAL, RUNNABLE, Actor, State
 from nas_hpc.store.base import JobFilter, Store
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from nas_hpc.config import Settings
     from nas_hpc.site import Site
 
-INTERRUPTED = 130
 _MAX_EVALS, _TIME_LIMIT = "--max-evals", "--time-limit"
 _FREE = (_MAX_EVALS, _TIME_LIMIT)
 """Flags that may differ when a search goes on."""

@@ -13,6 +13,7 @@ from nas_hpc.cli.output import job_json, print_json
 from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
     check_args,
+    check_evaluations,
     check_ranks,
     find_app,
     find_parents,
@@ -36,7 +37,7 @@ from nas_hpc.states import Actor
 @click.option("--args", default="", help="Arguments of the application, one string.")
 @click.option("--env", multiple=True, metavar="K=V[:K2=V2]", help="Environment variables; may be repeated.")
 @click.option("--retries", type=Count(0), default=0, help="Runs again after a failure, at most so often.")
-@click.option("--parents", default="", metavar="ID,ID", help="Jobs that must be finished first.")
+@click.option("--parents", default="", metavar="JOB,JOB", help="Jobs that must be finished first.")
 @stage_options
 @resource_options
 @click.option("--yes", is_flag=True, help="Accepted, as in Balsam; nothing is asked.")
@@ -68,9 +69,11 @@ def job(
     origin = record_origin()
     resources = resources_from(flags, Resources())
     with call.store(write=True) as (site, store):
-        check_ranks(resources, call.settings(site))
+        settings = call.settings(site)
+        check_ranks(resources, settings)
         app = find_app(store, application)
         check_args(app, args, origin)
+        check_evaluations(app, args, settings)
         stages = stages_from(flags, Stages(), app, Path(origin.directory))
         new = Job(
             id=new_id(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -138,6 +140,7 @@ def launcher(
         options = launcher_options(settings, workflow, limit_s, display, persistent=persistent)
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             _say(_begin(site, options, before))
+            say_strange_variables()
             code = start(site, options)
             with call.store(write=False) as (_, store):
                 _say(_end(before, store.counts(JobFilter(workflow=workflow)), display.searches))
@@ -171,11 +174,41 @@ def _end(before: Mapping[State, int], after: Mapping[State, int], searches: int)
     return f"launcher ended: {', '.join(parts) or 'no job came to its end'}{among}{rest}"
 
 
+def say_strange_variables() -> None:
+    """Say, at a launcher's start, what of the environment looks like a setting and is none."""
+    from nas_hpc.config import strange_variables
+
+    for line in strange_variables(os.environ):
+        _say(f"note: {line}")
+
+
+class _ToldToStop(BaseException):
+    """SIGTERM or SIGHUP came."""
+
+
 def start(site: Site, options: LauncherOptions) -> int:
-    """Run a launcher in this process; returns the exit code."""
+    """Run a launcher in this process; returns the exit code.
+
+    130 after Ctrl-C. SIGTERM and SIGHUP stop it in order: 0, unless a job has failed; also before it is at
+    work, when there is nothing to stop.
+    """
     from nas_hpc.launcher.start import run_launcher
 
-    return run_launcher(site, options)
+    def stop(number: int, frame: object) -> None:
+        raise _ToldToStop(signal.Signals(number).name)
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            before[number] = signal.signal(number, stop)
+    try:
+        return run_launcher(site, options)
+    except _ToldToStop as told:
+        _say(f"stopping: {told} received")
+        return 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launcher_options(

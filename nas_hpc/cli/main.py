@@ -16,7 +16,7 @@ import click
 
 from nas_hpc import __version__
 from nas_hpc.cli.context import Invocation, debug_option, site_option
-from nas_hpc.errors import NasHpcError
+from nas_hpc.errors import INTERRUPTED, NasHpcError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("sites:init", "Make a site: the directory of a job database and its jobs."),
@@ -39,7 +39,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name -> (module:attribute below nas_hpc.cli, line of the help), in the order of the help."""
 _DIGITS = "nas_hpc.problems.hps.digits"
 EPILOG = f"First steps: nas-hpc run hps digits -p {_DIGITS}.Problem -r {_DIGITS}.run"
-INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):

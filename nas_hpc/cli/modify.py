@@ -13,6 +13,7 @@ from nas_hpc.cli.output import job_json, print_json, short
 from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
     check_args,
+    check_evaluations,
     check_ranks,
     find_app,
     find_job,
@@ -36,7 +37,7 @@ from nas_hpc.store.base import JobFilter
 @click.option("--env", multiple=True, metavar="K=V[:K2=V2]", help="Variables to set or to replace.")
 @click.option("--retries", type=Count(0), default=None, help="Runs again after a failure, at most so often.")
 @click.option(
-    "--parents", default=None, metavar="ID,ID", help='Jobs that must be finished first; "" for none.'
+    "--parents", default=None, metavar="JOB,JOB", help='Jobs that must be finished first; "" for none.'
 )
 @stage_options
 @resource_changes
@@ -79,7 +80,9 @@ def modify(
         if parents is not None:
             new = replace(new, parents=find_parents(store, parents, new.stages.on_parent_failure))
         if args is not None and old.application:
-            check_args(find_app(store, old.application), args, old.origin)
+            app_of_old = find_app(store, old.application)
+            check_args(app_of_old, args, old.origin)
+            check_evaluations(app_of_old, args, call.settings(site))
         if new.resources != old.resources:
             check_ranks(new.resources, call.settings(site))
         if new == old:

@@ -32,9 +32,14 @@ def search_flags(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def is_search(app: App) -> bool:
+    """Whether an application is a search of nas-hpc."""
+    return "-m nas_hpc.apps." in app.executable
+
+
 def check_search_args(app: App, words: Sequence[str], origin: Origin) -> None:
     """Raise WrongCall if ``app`` is a search of nas-hpc and its --problem or --run can never be loaded."""
-    if "-m nas_hpc.apps." not in app.executable:
+    if not is_search(app):
         return
     given = search_flags(words)
     for kind, example in _EXAMPLE.items():

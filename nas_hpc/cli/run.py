@@ -13,7 +13,7 @@ import click
 
 from nas_hpc.cli.client import live_endpoint
 from nas_hpc.cli.context import Invocation, note, open_database, site_options, working_directory
-from nas_hpc.cli.launcher import launcher_options, start
+from nas_hpc.cli.launcher import launcher_options, say_strange_variables, start
 from nas_hpc.cli.serving import serving
 from nas_hpc.cli.sites import new_site
 from nas_hpc.cli.types import Count, Duration, Name, parse_args
@@ -139,6 +139,7 @@ def hps(
         code = 0
         if wanted:
             with _resumable(name), display(name, max_evals, as_json=as_json) as progress, _own_lines(as_json):
+                say_strange_variables()
                 code = start(site, launcher_options(settings, name, 0.0, progress))
         else:
             note(f"search {name} is finished already; its {max_evals} evaluations are done")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from nas_hpc.cli.context import note, working_directory
-from nas_hpc.cli.modules import check_search_args
+from nas_hpc.cli.modules import check_search_args, is_search
 from nas_hpc.cli.types import Amount, Count, parse_args, parse_list
 from nas_hpc.config import Settings
 from nas_hpc.errors import WrongCall
@@ -81,6 +81,20 @@ def check_ranks(resources: Resources, settings: Settings) -> None:
         )
 
 
+def check_evaluations(app: App, args: str, settings: Settings) -> None:
+    """The same for a search of nas-hpc whose evaluations are to have several ranks."""
+    from nas_hpc.launcher.policy import evaluations_of
+
+    nodes, per_node = evaluations_of(args) if is_search(app) else (1, 1)
+    mode = settings.job_mode
+    if mode.value == "serial" and nodes * per_node > 1:
+        raise WrongCall(
+            f"--args: --nodes-per-eval {nodes} --ranks-per-node {per_node}: job_mode is serial "
+            f"({mode.origin}), where an evaluation has one rank on one node; leave them at 1, or have the "
+            "site's jobs run in mpi mode"
+        )
+
+
 def record_origin() -> Origin:
     """Where this call comes from: what the job needs to run as if it were started here."""
     from nas_hpc.processes.environment import recordable
@@ -119,22 +133,16 @@ def check_args(app: App, args: str, origin: Origin) -> None:
 
 
 def find_parents(store: Store, text: str, policy: ParentFailure) -> tuple[str, ...]:
-    """Full ids of the jobs ``id,id``, in this order. Raises WrongCall for one that does not exist; warns of
-    those that failed, which a job with this ``policy`` would wait for.
+    """Full ids of the jobs ``one,another`` (ids, names or WORKFLOW/NAME), in this order. Raises WrongCall for
+    one that does not exist; warns of those that failed, which a job with this ``policy`` would wait for.
     """
     wanted = parse_list(text)
-    if not wanted:
-        return ()
+    by_id = _by_ids(store, [one for one in wanted if _may_be_id(one)])
+    parents: dict[str, Job] = {}
     for one in wanted:
-        if len(one) < 4 or set(one.lower()) - set("0123456789abcdef") or len(one) > 32:
-            raise WrongCall(
-                f"--parents {one!r} is no job id; give ids as in: nas-hpc ls jobs, at least 4 digits of each"
-            )
-    try:
-        parents = store.jobs(JobFilter(ids=tuple(one.lower() for one in wanted)))
-    except WrongCall as error:
-        raise WrongCall(f"--parents: {error.message}") from error
-    lost = [parent for parent in parents if parent.state in (State.FAILED, State.USER_KILLED)]
+        parent = by_id.get(one.lower()) or find_job(store, one, "--parents")
+        parents[parent.id] = parent
+    lost = [parent for parent in parents.values() if parent.state in (State.FAILED, State.USER_KILLED)]
     if policy is not ParentFailure.RUN:
         for parent in lost[:SHOWN]:
             note(
@@ -143,12 +151,24 @@ def find_parents(store: Store, text: str, policy: ParentFailure) -> tuple[str, .
             )
         if len(lost) > SHOWN:
             note(f"note: so are {len(lost) - SHOWN} other parents")
-    place = {one.lower(): number for number, one in enumerate(wanted)}
-    lengths = {len(one) for one in place}
-    as_given = {
-        parent.id: min(place[parent.id[:n]] for n in lengths if parent.id[:n] in place) for parent in parents
-    }
-    return tuple(sorted(as_given, key=as_given.__getitem__))
+    return tuple(parents)
+
+
+def _by_ids(store: Store, words: Sequence[str]) -> dict[str, Job]:
+    """The jobs with these ids, or beginnings of ids, looked up at once; none if any is none."""
+    if not words:
+        return {}
+    try:
+        found = {job.id: job for job in store.jobs(JobFilter(ids=tuple(one.lower() for one in words)))}
+    except WrongCall:  # one is a name, or wrong: each is looked for by itself
+        return {}
+    beginnings = {id_[:length]: job for id_, job in found.items() for length in set(map(len, words))}
+    return {one.lower(): beginnings[one.lower()] for one in words}
+
+
+def _may_be_id(word: str) -> bool:
+    """Whether this can be a job's id, or the beginning of one."""
+    return 4 <= len(word) <= 32 and not set(word.lower()) - set("0123456789abcdef")
 
 
 def find_jobs(store: Store, words: Sequence[str], flag: str = "JOB") -> list[Job]:
@@ -175,8 +195,11 @@ def find_job(store: Store, word: str, flag: str = "JOB") -> Job:
             raise WrongCall(
                 f"{flag} {word!r}: {len(named)} jobs have that name, {some}{more}; give the id of one"
             )
-    if len(word) >= 4 and not set(word.lower()) - set("0123456789abcdef") and len(word) <= 32:
-        return store.jobs(JobFilter(ids=(word.lower(),)))[0]
+    if _may_be_id(word):
+        try:
+            return store.jobs(JobFilter(ids=(word.lower(),)))[0]
+        except WrongCall as error:
+            raise WrongCall(f"{flag} {word!r}: {error.message}") from error
     raise WrongCall(
         f"{flag} {word!r}: there is no job of that id or name; nas-hpc ls jobs shows those there are"
     )

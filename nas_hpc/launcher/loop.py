@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nas_hpc.errors import LeaseLost, StoreError, WorkFailed
+from nas_hpc.errors import INTERRUPTED, LeaseLost, StoreError, WorkFailed
 from nas_hpc.launcher import ownership, view, visitors
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher
@@ -87,6 +87,8 @@ class Launcher:
         self._failed: set[str] = set()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stop_signals = 0
+        self._interrupted = False
+        """By Ctrl-C: who gives it wants what comes next not to begin."""
         self.looks = Looks(self)
         self.meter = view.Meter()
         self._display = view.Display(self)
@@ -143,7 +145,8 @@ class Launcher:
             self.allocation.endpoint, self.lease.id, self._receive, self.note, self._listen
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal, number)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+                loop.add_signal_handler(number, self._on_signal, number)
         try:
             await self._begin()
             await self._end.wait()
@@ -151,6 +154,8 @@ class Launcher:
             await self._close()
         if self._error is not None:
             raise self._error
+        if self._interrupted:
+            return INTERRUPTED
         return 1 if self._failed or self.dispatcher.never else 0
 
     def _open(self) -> SqlStore:
@@ -311,6 +316,7 @@ class Launcher:
 
     def _on_signal(self, number: int) -> None:
         self._stop_signals += 1
+        self._interrupted |= number == signal.SIGINT
         if self._stop_signals == 1:
             self.stop(f"{signal.Signals(number).name} received")
         elif self._stop_signals == 2:

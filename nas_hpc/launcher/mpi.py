@@ -15,8 +15,9 @@ from typing import Any
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.pacing import APRUN_AT_ONCE, Pacer
+from nas_hpc.launcher.policy import evaluations_of
 from nas_hpc.processes.mpi import Checked, MpiProgram, check, find_program
-from nas_hpc.records import Job, Resources
+from nas_hpc.records import Job
 
 
 class Mpi:
@@ -62,18 +63,14 @@ class Mpi:
         if self._allocation.mode == "mpi" and self._allocation.found.elsewhere:
             self._begin("", self._look_and_try())
 
-    def refusal(self, job: Job, creator: Job | None) -> str:
+    def refusal(self, job: Job, creator: Job | None, *, search: bool) -> str:
         """Why the job can never run here, as far as that is known; empty: nothing speaks against it."""
         need, found, ranks = job.resources, self._allocation.found, _ranks(job)
         if self._allocation.mode != "mpi":
-            if ranks == 1:
-                return ""
-            change = f"nas-hpc modify {job.id[:8]} --num-nodes 1 --ranks-per-node 1"
-            return f"it has {_shape(need)}, and serial mode runs one rank on one node: use --job-mode mpi" + (
-                f", or {change}" if not job.creator else ""
-            )
+            return _refusal_in_serial(job, len(found.nodes), search=search)
         if self.problem and ranks > 1:
-            return f"it has {_shape(need)}, which need an MPI program, and there is none: {self.problem}"
+            shape = _shape(need.num_nodes, need.ranks_per_node)
+            return f"it has {shape}, which need an MPI program, and there is none: {self.problem}"
         if self.problem and not found.virtual and not found.here:
             return f"all nodes are other hosts, which need an MPI program, and there is none: {self.problem}"
         trial = self._checked.get(self._interpreter(job, creator)) if ranks > 1 else None
@@ -204,8 +201,25 @@ class Mpi:
         self._note(f"MPI: {trial.text}")
 
 
-def _shape(need: Resources) -> str:
-    return f"{need.num_nodes} node{'s' * (need.num_nodes > 1)} x {need.ranks_per_node} ranks"
+def _refusal_in_serial(job: Job, have: int, *, search: bool) -> str:
+    """Why serial mode on so many nodes cannot run the job, or the evaluations that a search will ask for."""
+    need = job.resources
+    only = "and serial mode runs one rank on one node: use --job-mode mpi"
+    if _ranks(job) > 1:
+        change = (
+            f", or nas-hpc modify {job.id[:8]} --num-nodes 1 --ranks-per-node 1" if not job.creator else ""
+        )
+        return f"it has {_shape(need.num_nodes, need.ranks_per_node)}, {only}{change}"
+    nodes, ranks = evaluations_of(job.args) if search else (1, 1)
+    if nodes * ranks == 1:
+        return ""
+    wanted = nodes + 1 if nodes > 1 else 1  # beside that of the search
+    on = f" on {wanted} nodes or more" if wanted > have else ""
+    return f"its evaluations are to have {_shape(nodes, ranks)}, {only}{on}"
+
+
+def _shape(nodes: int, ranks: int) -> str:
+    return f"{nodes} node{'s' * (nodes > 1)} x {ranks} rank{'s' * (ranks > 1)}"
 
 
 def _ranks(job: Job) -> int:

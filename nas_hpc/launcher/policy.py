@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Sequence
 from fractions import Fraction
@@ -61,6 +62,21 @@ def too_many_threads(need: Resources, nodes: Sequence[Node], *, unknown: int = 0
         f"it has {need.ranks_per_node} ranks x {need.threads_per_rank} threads on a node, which are "
         f"{threads}, and a node has {cores} cores{hardware}: give fewer ranks or threads"
     )
+
+
+def evaluations_of(args: str) -> tuple[int, int]:
+    """(nodes, ranks on each) of the evaluations that a search with these arguments will ask for."""
+    shape = {"--nodes-per-eval": 1, "--ranks-per-node": 1}
+    try:
+        words = shlex.split(args)
+    except ValueError:
+        return 1, 1
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if flag in shape and value.isascii() and value.isdigit():
+            shape[flag] = max(1, int(value))
+    return shape["--nodes-per-eval"], shape["--ranks-per-node"]
 
 
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:

@@ -156,8 +156,9 @@ class Waiting(ABC):
 
     def never_here(self, job: Job) -> str:
         """Why this allocation cannot ever run ``job``; empty if it can."""
-        why = self.mpi.refusal(job, self.creators.get(job.creator))
-        return why or self.placing.never(job, search=self.is_search(job))
+        search = self.is_search(job)
+        why = self.mpi.refusal(job, self.creators.get(job.creator), search=search)
+        return why or self.placing.never(job, search=search)
 
     def _mpi_changed(self) -> None:
         """Something was found out about the MPI program: other hosts can be reached, or jobs cannot run."""

@@ -23,6 +23,8 @@ from nas_hpc.store.base import Claim
 from tests.cli.conftest import ECHO, Run
 
 JOB = ("job", "--name", "new", "--workflow", "W", "--app", "echo")
+_POLYNOME = "nas_hpc.problems.hps.polynome2"
+SEARCH_ARGS = f"--problem {_POLYNOME}.Problem --run {_POLYNOME}.run --max-evals 2"
 HPS = ("run", "hps", "new", "--app", "RAN", "--max-evals", "2")
 POLYNOME = "nas_hpc.problems.hps.polynome2"
 
@@ -229,8 +231,14 @@ CASES = [
     Case((*JOB, "--env", "A=1:A=2"), ("A twice", "'1'", "'2'")),
     Case((*JOB, "--env", "BALSAM_JOB_ID=1"), ("BALSAM_JOB_ID", "set by the launcher")),
     Case((*JOB, "--parents", "deadbeef"), ("deadbeef",), name="parent does not exist"),
-    Case((*JOB, "--parents", "xyz"), ("'xyz'", "no job id")),
+    Case((*JOB, "--parents", "xyz"), ("--parents 'xyz'", "no job of that id or name")),
     Case((*JOB, "--on-parent-failure", "ignore"), ("'ignore'", "'fail', 'run', 'wait'")),
+    Case(
+        (*JOB[:-1], "RAN", "--args", f"{SEARCH_ARGS} --ranks-per-node 2"),
+        ("--nodes-per-eval 1 --ranks-per-node 2", "job_mode is serial", "NAS_HPC_JOB_MODE", "mpi mode"),
+        prepare=variable("NAS_HPC_JOB_MODE", "serial"),
+        name="evaluations of two ranks in serial mode",
+    ),
     Case((*JOB, "--preprocess", "no-such-script -x"), ("--preprocess", "'no-such-script'", "PATH")),
     Case((*JOB, "--postprocess", "true 'x"), ("--postprocess", "true 'x", "quote needs its partner")),
     Case((*JOB, "--post-error-handler"), ("--post-error-handler", "--postprocess"), name="no handler"),

@@ -242,6 +242,18 @@ def test_doctor_says_what_is_well_and_where_settings_come_from(
     assert "locks" in nas_hpc("doctor").out
 
 
+def test_doctor_says_which_variables_are_no_settings(
+    nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_HPC_JOBMODE", "serial")
+    found = [
+        one for one in json.loads(nas_hpc("doctor", "--json").out)["checks"] if one["name"] == "environment"
+    ]
+    assert [(one["level"], one["text"]) for one in found] == [
+        ("warn", "NAS_HPC_JOBMODE is no setting; did you mean NAS_HPC_JOB_MODE?")
+    ]
+
+
 def test_doctor_shows_the_nodes_that_a_launcher_would_have(
     nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,19 @@ def test_parents_are_kept_in_the_order_in_which_they_were_given(nas_hpc: Run, fu
     assert json.loads(called.out)["parents"] == [ids[2], ids[0], ids[1]]
 
 
+def test_parents_are_named_as_jobs_are_everywhere(nas_hpc: Run, full_site: Site) -> None:
+    ids = [nas_hpc(*JOB, "--name", name).out.strip() for name in ("a", "cafe", "b")]
+    other = nas_hpc("job", "--name", "a", "--workflow", "V", "--app", "echo").out.strip()
+    called = nas_hpc(*JOB, "--name", "child", "--parents", f"b,{ids[0][:8]},cafe,V/a,W/b", "--json")
+    assert json.loads(called.out)["parents"] == [ids[2], ids[0], ids[1], other]
+    refused = nas_hpc(*JOB, "--name", "child2", "--parents", "b,a")
+    assert refused.code == 2
+    assert refused.err.startswith("nas-hpc: error: --parents 'a': 2 jobs have that name, ")
+    assert refused.err.rstrip().endswith("; give the id of one")
+    refused = nas_hpc(*JOB, "--name", "child2", "--parents", "b,V/b")
+    assert "--parents 'V/b': there is no job of that id or name" in refused.err
+
+
 def test_hundreds_of_parents_are_looked_up_at_once_and_told_in_few_lines(
     nas_hpc: Run, full_site: Site
 ) -> None:

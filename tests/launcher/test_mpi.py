@@ -15,7 +15,7 @@ from nas_hpc.records import App, Evaluation, Job, Resources, new_id
 from nas_hpc.site import Site
 from nas_hpc.states import Actor
 from nas_hpc.store import open_store
-from tests.launcher.bench import REPOSITORY, Bench
+from tests.launcher.bench import POLYNOME, REPOSITORY, Bench
 from tests.launcher.ranks import add_search, results
 from tests.peers.mpi import MpiPeer
 from tests.support import processes_of, wait_until
@@ -211,6 +211,20 @@ def test_in_serial_mode_several_ranks_are_named_with_what_would_be_right(bench: 
     )
     assert bench.state("one") == "JOB_FINISHED"
     assert bench.state("two") == "READY"
+
+
+def test_in_serial_mode_a_search_for_several_ranks_is_told_of_mpi_mode_and_of_the_nodes_it_wants(
+    bench: Bench,
+) -> None:
+    bench.searches()
+    for name, flags in (("ranks", "--ranks-per-node 2"), ("nodes", "--nodes-per-eval=2")):
+        bench.job(name, "RAN", args=f"{POLYNOME} --max-evals 3 {flags}")
+    log = bench.launch("--job-mode", "serial", "--nodes", "2", code=1)
+    only = "and serial mode runs one rank on one node: use --job-mode mpi"
+    assert f"cannot run here: its evaluations are to have 1 node x 2 ranks, {only}\n" in log
+    assert (
+        f"cannot run here: its evaluations are to have 2 nodes x 1 rank, {only} on 3 nodes or more\n" in log
+    )
 
 
 MEET = """

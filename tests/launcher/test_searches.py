@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -100,7 +99,7 @@ def test_one_seed_on_one_worker_gives_the_same_configurations_interrupted_or_not
             60, f"{count} evaluations",
         )  # fmt: skip
         if count < 30:
-            launcher.send_signal(signal.SIGINT)
+            launcher.terminate()
         assert launcher.wait(60) == 0
     bench.launch("--job-mode", "serial", "--wf-filter", "B")
     assert bench.listing("s")["state"] == "JOB_FINISHED"
