@@ -57,6 +57,7 @@ class Settings:
     result_grace_s: Setting[float] = _setting(10.0)
     task_directories: Setting[str] = _setting("each")
     stage_environment: Setting[str] = _setting("")
+    shared_filesystem: Setting[str] = _setting("auto")
 
     def items(self) -> list[tuple[str, Setting[Any]]]:
         """Name and setting, in the order of this class."""
@@ -88,6 +89,7 @@ HELP: Mapping[str, str] = {
     "result_grace_s": "seconds to wait for a result that a file system shows late, after a program's success",
     "task_directories": "each: a directory per evaluation; failed: for failures only; packed: none",
     "stage_environment": "a virtual environment copied once to the local disk of each node; empty: none",
+    "shared_filesystem": "whether several hosts use the site's file system; auto: as its mount says",
 }
 
 _Check = tuple[Callable[[Any], bool], str]
@@ -118,6 +120,7 @@ _CHECKS: Mapping[str, _Check] = {
     "result_grace_s": _NOT_NEGATIVE,
     "task_directories": (lambda v: v in ("each", "failed", "packed"), '"each", "failed" or "packed"'),
     "stage_environment": (lambda v: v == "" or v.startswith("/"), 'an absolute path, or ""'),
+    "shared_filesystem": (lambda v: v in ("auto", "yes", "no"), '"auto", "yes" or "no"'),
 }
 _WORDS = {
     "1": True,

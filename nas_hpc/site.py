@@ -282,10 +282,13 @@ def locks_reach_others(path: Path) -> bool:
     return kind == "gpfs" or is_local(path)
 
 
-def is_local(path: Path) -> bool:
+def is_local(path: Path, shared: str = "auto") -> bool:
     """Whether only this host writes to the file system of ``path``, so that what is not there now was never
-    written. What FUSE shows may come from anywhere.
+    written. What FUSE shows may come from anywhere. ``shared`` is the setting ``shared_filesystem``: yes and
+    no go before what the mount says.
     """
+    if shared != "auto":
+        return shared == "no"
     kind = filesystem_type(path)
     return kind not in NETWORK_FILESYSTEMS and kind.partition(".")[0] != "fuse"
 

@@ -8,11 +8,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_hpc.cli.context import note
 from nas_hpc.errors import LauncherGone, NasHpcError, ProtocolError, WorkFailed
 from nas_hpc.site import Site
+from nas_hpc.store.owner import is_dead, is_shared, read_owner
 from nas_hpc.wire import (
     PROTOCOL,
     Accepted,
@@ -23,19 +24,13 @@ from nas_hpc.wire import (
     Status,
     Wake,
     endpoint_files,
-    pack,
     read_endpoint,
-    unpack,
 )
-
-if TYPE_CHECKING:
-    import zmq
+from nas_hpc.wire.line import Line
 
 WAKE_S = 2.0
 """How long a command waits for the launcher to take notice."""
 QUERY_S = 5.0
-CONNECT_S = 1.0
-"""An address of the launcher that does not answer for so long is left for its next one."""
 _REQUEST = 1
 """Number of the only request on a connection."""
 
@@ -46,7 +41,20 @@ def live_endpoint(site: Site) -> Endpoint | None:
     Where several launchers may run there is none: each has a file of its own, see ``live_endpoints``. Raises
     ProtocolError if the file cannot be read.
     """
-    return _live(site.endpoint)
+    endpoint = _live(site.endpoint)
+    if endpoint is None or _owns(site, endpoint):
+        return endpoint
+    return None
+
+
+def _owns(site: Site, endpoint: Endpoint) -> bool:
+    """Whether it is the endpoint of who owns the database, where that has an owner: else it is an old one."""
+    if not is_shared(site):
+        return True
+    owner = read_owner(site)
+    return (
+        owner is not None and not is_dead(owner) and (owner.host, owner.pid) == (endpoint.host, endpoint.pid)
+    )
 
 
 def live_endpoints(site: Site) -> list[Endpoint]:
@@ -55,7 +63,7 @@ def live_endpoints(site: Site) -> list[Endpoint]:
     Raises ProtocolError if a file cannot be read.
     """
     found = (_live(path) for path in endpoint_files(site.run))
-    return [endpoint for endpoint in found if endpoint is not None]
+    return [endpoint for endpoint in found if endpoint is not None and _owns(site, endpoint)]
 
 
 def several(site: Site) -> bool:
@@ -76,8 +84,10 @@ def _live(path: Path) -> Endpoint | None:
 def wake(site: Site) -> None:
     """Tell a site's only launcher that the database has changed; several are told by the database itself.
 
-    Says so on stderr when it cannot be reached.
+    Says so on stderr when it cannot be reached. One that owns the database has made the change itself.
     """
+    if is_shared(site):
+        return
     try:
         endpoint = live_endpoint(site)
         if endpoint is not None:
@@ -120,61 +130,18 @@ def _exchange(endpoint: Endpoint, message: Message, deadline_s: float) -> Messag
     """Send ``message`` and return its answer. Raises LauncherGone after ``deadline_s``, WorkFailed when
     refused.
     """
-    import zmq
-
     end = time.monotonic() + deadline_s
-    context = zmq.Context()
+    line = Line(endpoint, deadline_s)
     try:
-        for position, address in enumerate(endpoint.addresses):
-            dealer = _connected(context, endpoint, address, end, last=position == len(endpoint.addresses) - 1)
-            if dealer is None:
-                continue
-            dealer.send(pack(message))
-            while dealer.poll(max(0, int(1000 * (end - time.monotonic())))):
-                answer = unpack(dealer.recv_multipart()[-1])
-                if isinstance(answer, Refused):
-                    raise WorkFailed(answer.message)
-                if isinstance(answer, Accepted | Status):
-                    return answer
-            break
-    except (zmq.ZMQError, ValueError) as error:  # keys or addresses that are none
-        raise ProtocolError(
-            f"the endpoint of process {endpoint.pid} on {endpoint.host} is unusable: {error}"
-        ) from error
+        line.send(message)
+        while True:
+            answer = line.receive(max(0.0, end - time.monotonic()))
+            if isinstance(answer, Refused):
+                raise WorkFailed(answer.message)
+            if isinstance(answer, Accepted | Status):
+                return answer
     finally:
-        context.destroy(linger=0)
-    raise LauncherGone(
-        f"the launcher (process {endpoint.pid} on {endpoint.host}) did not answer within {deadline_s:g} s; "
-        "it may be "
-        "busy, stopped, or gone"
-    )
-
-
-def _connected(
-    context: zmq.Context[Any], endpoint: Endpoint, address: str, end: float, *, last: bool
-) -> zmq.Socket[Any] | None:
-    """A socket on which the launcher has accepted our keys; None if it is not to be reached at ``address``
-    before ``end``. Unless it is the last one, an address that does not answer soon is given up."""
-    import zmq
-    from zmq.utils.monitor import recv_monitor_message
-
-    dealer: zmq.Socket[Any] = context.socket(zmq.DEALER)
-    dealer.linger = 0
-    dealer.curve_serverkey = endpoint.server_public.encode()
-    dealer.curve_publickey = endpoint.client_public.encode()
-    dealer.curve_secretkey = endpoint.client_secret.encode()
-    monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-    dealer.connect(address)
-    until = end if last else min(end, time.monotonic() + CONNECT_S)
-    try:
-        if monitor.poll(max(0, int(1000 * (until - time.monotonic())))):
-            recv_monitor_message(monitor)
-            return dealer
-    finally:
-        dealer.disable_monitor()
-        monitor.close(linger=0)
-    dealer.close()
-    return None
+        line.close()
 
 
 def _is_alive(pid: int) -> bool:

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -59,7 +60,6 @@ class Invocation:
 @contextmanager
 def open_database(site: Site, *, read_only: bool = False) -> Iterator[Store]:
     """The open database of ``site``."""
-    from nas_hpc.store import open_site
     from nas_hpc.store.place import place_of
 
     if place_of(site).kind == "sqlite" and not site.database.is_file():
@@ -68,11 +68,33 @@ def open_database(site: Site, *, read_only: bool = False) -> Iterator[Store]:
             "make a new "
             "site with: nas-hpc init NAME"
         )
-    store = open_site(site, read_only=read_only)
+    store = _open(site, read_only)
     try:
         yield store
     finally:
         store.close()
+
+
+def _open(site: Site, read_only: bool) -> Store:
+    from nas_hpc.store.owner import is_shared
+
+    if not is_shared(site):
+        from nas_hpc.store import open_site
+
+        return open_site(site, read_only=read_only)
+    from nas_hpc.config import load_settings
+    from nas_hpc.resources.ends import has_ended
+    from nas_hpc.site import read_site_file
+    from nas_hpc.store.remote import RemoteStore
+
+    settings = load_settings(os.environ, site_values=read_site_file(site), site_file=str(site.file))
+    remote = RemoteStore(
+        site,
+        read_only=read_only,
+        heartbeat_s=settings.heartbeat_s.value,
+        batch_ended=partial(has_ended, environ=os.environ),
+    )
+    return cast("Store", remote)  # what it lacks is for launchers
 
 
 def working_directory() -> Path:

@@ -249,6 +249,7 @@ def launcher_options(
         result_grace_s=settings.result_grace_s.value,
         task_directories=settings.task_directories.value,
         stage_environment=settings.stage_environment.value,
+        shared_filesystem=settings.shared_filesystem.value,
         progress=progress,
         persistent=persistent,
     )

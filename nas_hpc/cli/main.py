@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(error: Exception, argv: Sequence[str] | None) -> int:
     """Say what went wrong in one line; returns the exit code."""
     if isinstance(error, NasHpcError):
-        _say(f"error: {_one_line(error.message)}")
+        _say(f"{'error' if error.exit_code else 'note'}: {_one_line(error.message)}")
         return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else _command_path(argv)

@@ -237,7 +237,8 @@ class Dispatcher(Waiting):
     def _on_disk(self, jobs: Sequence[Job], late: Collection[str]) -> dict[str, Result]:
         """Blocking, in a thread."""
         site = self._allocation.site
-        return results_on_disk(site, jobs, () if is_local(site.data) else late, self._options.result_grace_s)
+        local = is_local(site.data, self._options.shared_filesystem)
+        return results_on_disk(site, jobs, () if local else late, self._options.result_grace_s)
 
     def on_started(self, started: Started) -> None:
         """An attempt's process exists."""

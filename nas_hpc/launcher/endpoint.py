@@ -24,13 +24,14 @@ HEARTBEAT_MS = 5_000
 LOOPBACK = "127.0.0.1"
 
 
-def listen_on(others: Sequence[str], interface: str = "") -> list[str]:
-    """The IPv4 addresses on which ``others``, the other hosts of the allocation, may reach this one.
+def listen_on(others: Sequence[str], interface: str = "", *, anyone: bool = False) -> list[str]:
+    """The IPv4 addresses on which ``others``, the other hosts of the allocation, may reach this one; with
+    ``anyone``, who is not known yet (commands on other hosts), too.
 
-    Those of ``interface``, else all; the one that the way to them starts from comes first. Blocking (names
-    are looked up). Raises WrongCall for an interface that there is not.
+    Those of ``interface``, else all; the one that the way to them starts from comes first, and without others
+    loopback. Blocking (names are looked up). Raises WrongCall for an interface that there is not.
     """
-    if not others:
+    if not others and not anyone:
         return [LOOPBACK]
     by_name = {
         name: [one.address for one in addresses if one.family == socket.AF_INET]
@@ -41,6 +42,8 @@ def listen_on(others: Sequence[str], interface: str = "") -> list[str]:
         raise WrongCall(f"interface {interface!r} has no address on this host; there are {known}")
     chosen = [interface] if interface else [name for name in by_name if not _is_loopback(by_name[name])]
     found = [address for name in chosen for address in by_name[name]]
+    if not others:
+        return [LOOPBACK, *dict.fromkeys(found)]
     if not found:
         raise WorkFailed(
             f"this host has no network address on which {len(others)} other nodes could reach the launcher"

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from nas_hpc.errors import INTERRUPTED, LeaseLost, StoreError, WorkFailed
-from nas_hpc.launcher import ownership, view, visitors
+from nas_hpc.launcher import command_calls, ownership, view, visitors
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.dispatch import Dispatcher
 from nas_hpc.launcher.endings import SEARCH_ENDED
@@ -34,7 +34,7 @@ from nas_hpc.records import Job, Lease
 from nas_hpc.resources import Pool
 from nas_hpc.site import Site
 from nas_hpc.states import Outcome, State
-from nas_hpc.store import open_site
+from nas_hpc.store import open_site, owner
 from nas_hpc.store.base import Finished, Store
 from nas_hpc.store.sql import SqlStore
 from nas_hpc.store.writer import Writer
@@ -49,6 +49,7 @@ from nas_hpc.wire import (
     Query,
     Refused,
     Status,
+    StoreCall,
     Wake,
 )
 
@@ -92,6 +93,8 @@ class Launcher:
         self.looks = Looks(self)
         self.meter = view.Meter()
         self._display = view.Display(self)
+        self._owned = owner.is_shared(site)
+        """Whether commands on other hosts may have left calls in the site's inbox."""
 
     # -- life ----------------------------------------------------------------------------------------
     async def run(self) -> int:
@@ -141,6 +144,7 @@ class Launcher:
             self.dispatcher.elsewhere = partial(self.together.others, "")
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
         self.visitors = Visitors(self.dispatcher, self.lease.id, self._for_visitors())
+        self.calls = command_calls.CommandCalls(self.site, self._for_commands())
         self.endpoint = EndpointServer(
             self.allocation.endpoint, self.lease.id, self._receive, self.note, self._listen
         )
@@ -247,6 +251,7 @@ class Launcher:
         if fleet is not None and not superseded:
             fleet.crew.dismiss("the launcher has ended" if self._error is None else str(self._error))
         self.endpoint.close()
+        await self.calls.close()
         await self.dispatcher.stages.close()
         self.dispatcher.resting.close()
         await self.dispatcher.mpi.close()
@@ -264,6 +269,8 @@ class Launcher:
             self.looks.look(partial(self._send, peer, Accepted(message.request)))
         elif isinstance(message, Query):
             self._send(peer, Status(message.request, self.view(message.job)))
+        elif isinstance(message, StoreCall):
+            self.calls.receive(peer, message)
         elif isinstance(message, OfJob):
             self.visitors.receive(peer, message)
         elif isinstance(message, OfAgent):
@@ -300,6 +307,11 @@ class Launcher:
             self.looks.children_wait = True
 
         return visitors.Outside(self._send, self.searches.killed, waits, self.options.workflow)
+
+    def _for_commands(self) -> command_calls.Outside:
+        return command_calls.Outside(
+            self.dispatcher.write, self._send, self.looks.soon, self.note, self._end.is_set
+        )
 
     def _overtaken(self, jobs: Sequence[Job]) -> None:
         self.searches.killed(jobs, "killed by a command")
@@ -345,6 +357,8 @@ class Launcher:
     def _heartbeat(self) -> None:
         self.loop.call_later(self.options.heartbeat_s, self._heartbeat)
         self.dispatcher.write(self._renewal(), lambda _: self.endpoint.restore())
+        if self._owned:
+            self.calls.look_into_inbox()
 
     def _renewal(self) -> Callable[[Store], None]:
         return partial(ownership.renew_lease, self.lease.id, self.options.lease_s)

@@ -51,6 +51,7 @@ class LauncherOptions:
     result_grace_s: float = 10.0
     task_directories: str = "each"
     stage_environment: str = ""
+    shared_filesystem: str = "auto"
     """What these mean stands in ``nas_hpc.config.HELP``."""
     progress: Progress | None = None
     """Called with the launcher's view at most every ``progress_s`` seconds, and at the end."""

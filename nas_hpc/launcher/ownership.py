@@ -22,6 +22,7 @@ from nas_hpc.records import App, Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
 from nas_hpc.store.base import Finish, Finished, JobFilter, Store
+from nas_hpc.store.owner import Owner, is_owner, is_shared
 
 BATCH = 500
 
@@ -39,7 +40,7 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
     now = time.time()
     dead = []
     for other in store.leases(live_only=True):
-        proven = is_dead(other)
+        proven = is_dead(other) or is_owner(site)  # a launcher is always the database's owner
         if not proven and other.expires > now:
             raise SiteError(_occupied(site, other, now))
         dead.append((other, proven))
@@ -52,7 +53,8 @@ def take_site(store: Store, site: Site, options: LauncherOptions) -> tuple[Lease
             lease = _open(store, options, [(other, True) for other, _ in dead])
     except LeaseLost as error:
         raise SiteError(f"another launcher took {site.path} at the same moment: {error}") from error
-    _write_owner(site, lease)
+    if not is_shared(site):  # else the owner of the database says so itself
+        _write_owner(site, lease)
     left = {log.stem.removeprefix("sessions-"): log for log in site.run.glob("sessions-*.log")}
     for marker, log in left.items():  # of one that died while it took over, too
         sessions.end_recorded(log, marker)
@@ -89,6 +91,12 @@ def _end_holders(dead: Sequence[tuple[Lease, bool]]) -> bool:
     for lease in holders:
         sessions.end_process(lease.pid, int(lease.start_time))
     return bool(holders)
+
+
+def end_stopped(owner: Owner) -> None:
+    """Kill a process of this host that owns the database beyond its time: it is stopped, and would keep
+    everybody out for ever."""
+    sessions.end_process(owner.pid, owner.start_time)
 
 
 def is_dead(lease: Lease) -> bool:
@@ -195,7 +203,8 @@ def settle(
     cancelled: list[Job] = []
     apps = {app.name: app for app in store.apps()}
     restartable = {app.name for app in apps.values() if app.restartable}
-    late = set() if is_local(site.data) else elsewhere(store, of_dead, restartable)
+    local = is_local(site.data, options.shared_filesystem)
+    late = set() if local else elsewhere(store, of_dead, restartable)
     found = results_on_disk(site, of_dead, late, options.result_grace_s)
     running: dict[str, list[Job]] = {}
     for job in of_dead:

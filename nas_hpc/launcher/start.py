@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Sequence
+from functools import partial
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher import ownership, roster
@@ -17,8 +19,9 @@ from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.view import say
 from nas_hpc.processes.guardian import start_guardian
 from nas_hpc.resources import Found, discover
+from nas_hpc.resources.ends import has_ended
 from nas_hpc.site import Site
-from nas_hpc.store import open_site
+from nas_hpc.store import open_site, owner
 from nas_hpc.store.base import Store
 from nas_hpc.units import format_duration
 
@@ -37,8 +40,19 @@ def run_launcher(site: Site, options: LauncherOptions) -> int:
         ask_end=not options.time_limit_s,
     )
     _check_end(found, options)
+    with owner.holding(
+        site,
+        owner.LAUNCHER,
+        batch=(found.source, found.job) if found.job else ("", ""),
+        batch_ended=partial(has_ended, environ=os.environ),
+        end_stopped=ownership.end_stopped,
+    ) as owned:
+        listen = listen_on(found.elsewhere, options.interface, anyone=owned is not None)
+        return _run(site, options, found, listen)
+
+
+def _run(site: Site, options: LauncherOptions, found: Found, listen: Sequence[str]) -> int:
     wanted = roster.wanted(options, found)
-    listen = listen_on(found.elsewhere, options.interface)
     store = open_site(site)
     try:
         begun = _begin(store, site, options, wanted)

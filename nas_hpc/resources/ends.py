@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,6 +145,37 @@ def of_script(environ: Mapping[str, str], node_file: str) -> End:
         return End(os.stat(node_file).st_mtime + length)
     except OSError:
         return End(note=f"{START_VARIABLE} is not set")
+
+
+_ASK_STATE: Mapping[str, tuple[str, ...]] = {
+    "slurm": ("squeue", "-h", "-o", "%T", "-j"),
+    "pbs": ("qstat", "-x", "-f"),
+    "cobalt": ("qstat",),
+}
+_OVER = re.compile(
+    r"invalid job id specified|unknown job id|job has finished|job_state\s*=\s*[FXC]\b|"
+    r"\A\s*(?:BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|TIMEOUT)\s*\Z",
+    re.IGNORECASE,
+)
+"""What the batch systems say of a job that is over. Anything else, or nothing, is no proof of that."""
+
+
+def has_ended(system: str, job: str, environ: Mapping[str, str]) -> bool:
+    """Whether the batch system says that the job is over; an answer that tells nothing is no."""
+    argv = _ASK_STATE.get(system)
+    if argv is None or not job:
+        return False
+    try:
+        asked = subprocess.run(
+            [*argv, job], env={**environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, errors="replace", timeout=ASK_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    said = f"{asked.stdout}\n{asked.stderr}".strip()
+    if system == "cobalt" and asked.returncode != 0 and not said:
+        return True  # it prints nothing of a job that it does not have
+    return _OVER.search(said) is not None
 
 
 def _local(*parts: int) -> float | None:

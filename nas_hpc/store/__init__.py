@@ -38,12 +38,18 @@ def open_store(
 
 
 def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
-    """Open the job database of ``site``, wherever it is. Raises as ``open_store`` does."""
+    """Open the job database of ``site``, wherever it is. Raises as ``open_store`` does, and Occupied where
+    another process owns it, as SQLite needs it on a file system of several hosts."""
+    from nas_hpc.store.owner import is_shared
     from nas_hpc.store.place import place_of
     from nas_hpc.store.server import url_of
 
     place = place_of(site)
-    if place.kind == "sqlite":
-        return open_store(site.database, read_only=read_only)
-    url = url_of(site) if place.owned else place.url
-    return open_store(url, read_only=read_only, password_file=place.password_file)
+    if place.kind != "sqlite":
+        url = url_of(site) if place.owned else place.url
+        return open_store(url, read_only=read_only, password_file=place.password_file)
+    if is_shared(site):
+        from nas_hpc.store.owned import open_owned
+
+        return open_owned(site)
+    return open_store(site.database, read_only=read_only)

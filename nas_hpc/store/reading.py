@@ -22,6 +22,7 @@ PREFIX_DIGITS = 4
 """Least length of a prefix that stands for an id."""
 
 _KNOWN_IDS = Query(select(jobs.c.id).where(jobs.c.id.in_(bindparam("values", expanding=True))))
+_BY_NUMBER = Query(select(jobs).where(jobs.c.number.in_(bindparam("values", expanding=True))))
 _PREFIX = Query(
     select(jobs.c.id, jobs.c.name)
     .where(jobs.c.id >= bindparam("low"), jobs.c.id < bindparam("high"))
@@ -101,6 +102,21 @@ def _rows_by_id(session: Session, where: JobFilter) -> list[Any]:
         found = [row for row in found if row.state in states]
     found.sort(key=lambda row: row.number)
     return found[: where.limit] if where.limit else found
+
+
+def job_page(session: Session, where: JobFilter, most: int) -> list[Any]:
+    """See ``SqlStore.job_page``. Listings by ids or with a limit are never cut."""
+    if where.ids or where.limit:
+        return [list(row) for row in job_rows(session, where)]
+    states = _states(where)
+    query = select(jobs.c.number).where(*conditions(where)).order_by(jobs.c.number)
+    numbers = [row[0] for row in session.rows(query.where(jobs.c.state.in_(states)) if states else query)]
+    return numbers if len(numbers) > most else rows_by_number(session, numbers)
+
+
+def rows_by_number(session: Session, numbers: Sequence[int]) -> list[list[Any]]:
+    """See ``SqlStore.job_rows``."""
+    return sorted((list(row) for row in session.fetch_in(_BY_NUMBER, numbers)), key=lambda row: row[0])
 
 
 def read_jobs(session: Session, where: JobFilter) -> list[Job]:

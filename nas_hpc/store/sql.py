@@ -230,6 +230,15 @@ class SqlStore:
         """See ``Store.jobs``."""
         return self._read(reading.read_jobs, self._session, where)
 
+    def job_page(self, where: JobFilter, most: int) -> list[Any]:
+        """Rows of ``schema.jobs`` as plain lists, in the order of insertion; of more than ``most`` their
+        numbers only: for ``job_rows``."""
+        return self._read(reading.job_page, self._session, where, most)
+
+    def job_rows(self, numbers: Sequence[int]) -> list[list[Any]]:
+        """Those of the jobs with these numbers that there still are, in their order."""
+        return self._read(reading.rows_by_number, self._session, numbers)
+
     def counts(self, where: JobFilter) -> dict[State, int]:
         """See ``Store.counts``."""
         return self._read(reading.count_jobs, self._session, where)

@@ -1,4 +1,5 @@
-"""The SQLite dialect: one file, write-ahead log on a local filesystem, every commit synced to disk."""
+"""The SQLite dialect: one file, write-ahead log on a local filesystem, else a rollback journal; every commit
+synced to disk."""
 
 from __future__ import annotations
 
@@ -44,10 +45,16 @@ _TRIGGERS = (
 
 
 def sqlite_engine(
-    path: Path, *, create: bool, read_only: bool, busy_timeout_s: float = BUSY_TIMEOUT_S
+    path: Path,
+    *,
+    create: bool,
+    read_only: bool,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
+    exclusive: bool = False,
 ) -> Engine:
     """An engine for the database file ``path``; connections of it belong to the thread that uses them.
 
+    ``exclusive``: the first connection keeps the file's locks until it is closed, and no other can be made.
     Raises SiteError if the file is missing (unless ``create``) or cannot be read or written.
     """
     _check_file(path, create=create, read_only=read_only)
@@ -60,13 +67,15 @@ def sqlite_engine(
         mode = "ro&immutable=1"  # no place for the log's index, and nobody who could write a log
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     # Shared memory, which the write-ahead log needs, does not reach other hosts.
-    journal = "TRUNCATE" if filesystem_type(path) in NETWORK_FILESYSTEMS else "WAL"
+    journal = "TRUNCATE" if exclusive or filesystem_type(path) in NETWORK_FILESYSTEMS else "WAL"
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(
             uri, uri=True, timeout=busy_timeout_s, isolation_level=None, cached_statements=256
         )
         try:
+            if exclusive:  # before the first look: a log that was left is then read without shared memory
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             tables = {
                 row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             }

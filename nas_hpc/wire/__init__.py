@@ -1,7 +1,7 @@
 """Messages between searches, jobs, commands, agents and the launcher.
 
-A message is one frozen dataclass of ``messages`` or ``of_jobs``, sent as msgpack: its class's name and its
-fields in order.
+A message is one frozen dataclass of ``messages``, ``of_jobs`` or ``of_store``, sent as msgpack: its class's
+name and its fields in order.
 Both sides state ``PROTOCOL`` in their first message and refuse another number. The transport is a
 ZeroMQ DEALER or ROUTER socket with CURVE; keys and address stand in the endpoint file (mode 0600).
 """
@@ -48,12 +48,13 @@ from nas_hpc.wire.messages import (
     Welcome,
 )  # fmt: skip
 from nas_hpc.wire.of_jobs import Added, AddJobs, AskChildren, Child, Children, KillJobs, NewJob
+from nas_hpc.wire.of_store import StoreAnswer, StoreCall
 
 __all__ = [
     "Accepted", "AddJobs", "Added", "AgentHello", "AgentNote", "AgentWelcome", "Ask", "AskChildren", "Cancel",
     "Capacity", "Child", "Children", "Dismiss", "Done", "ENDPOINT_VARIABLE", "End", "Endpoint", "Hello",
     "KillJobs", "Message", "NewJob", "OfAgent", "OfCommand", "OfJob", "OfLauncher", "OfSearch", "PROTOCOL",
     "Pending", "Pulse", "Query", "Refused", "Report", "Results", "RunEnded", "RunOrder", "RunStarted",
-    "RunStop", "RunsSettled", "Shape", "Status", "Submit", "ToAgent", "Wake", "Welcome", "pack",
-    "endpoint_file", "endpoint_files", "read_endpoint", "unpack", "write_endpoint",
+    "RunStop", "RunsSettled", "Shape", "Status", "StoreAnswer", "StoreCall", "Submit", "ToAgent", "Wake",
+    "Welcome", "endpoint_file", "endpoint_files", "pack", "read_endpoint", "unpack", "write_endpoint",
 ]  # fmt: skip

@@ -8,14 +8,14 @@ from typing import Any
 import msgpack
 
 from nas_hpc.errors import ProtocolError
-from nas_hpc.wire import messages, of_jobs
+from nas_hpc.wire import messages, of_jobs, of_store
 from nas_hpc.wire.kinds import Message
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a message changes: both sides state it in their first message and refuse another number."""
 _TYPES: dict[str, type[Any]] = {
     name: cls
-    for name, cls in {**vars(messages), **vars(of_jobs)}.items()
+    for name, cls in {**vars(messages), **vars(of_jobs), **vars(of_store)}.items()
     if isinstance(cls, type) and is_dataclass(cls)
 }
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES.values()}

@@ -28,11 +28,13 @@ from nas_hpc.wire.messages import (
     Welcome,
 )
 from nas_hpc.wire.of_jobs import Added, AddJobs, AskChildren, Children, KillJobs
+from nas_hpc.wire.of_store import StoreAnswer, StoreCall
 
 OfSearch = Hello | Submit | Cancel | Report
-OfCommand = Wake | Query
+OfCommand = Wake | Query | StoreCall
 OfJob = AddJobs | KillJobs | AskChildren
 OfAgent = AgentHello | Pulse | RunStarted | RunEnded | AgentNote
 ToAgent = AgentWelcome | RunOrder | RunStop | RunsSettled | Dismiss
-OfLauncher = Accepted | Refused | Results | Welcome | Capacity | End | Status | Added | Children | ToAgent
+_Told = Results | Welcome | Capacity | End | Status | Added | Children | StoreAnswer
+OfLauncher = Accepted | Refused | _Told | ToAgent
 Message = OfSearch | OfCommand | OfJob | OfAgent | OfLauncher

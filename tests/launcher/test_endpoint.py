@@ -74,10 +74,7 @@ class Answering:
         self._thread.join(60)
 
 
-def test_a_command_tries_the_launcher_s_addresses_in_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "CONNECT_S", 0.2)
+def test_a_command_finds_the_address_of_the_launcher_that_answers(tmp_path: Path) -> None:
     site = create_site(tmp_path / "site")
     with Answering(site.endpoint, LOOPBACK, "127.0.0.2"):
         endpoint = read_endpoint(site.endpoint)

@@ -74,7 +74,7 @@ def job(name: str, application: str = "P") -> Job:
 def test_what_another_node_wrote_is_waited_for_and_adopted(
     site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "is_local", lambda path: False)
+    monkeypatch.setattr(ownership, "is_local", lambda path, shared: False)
     seen, late = left_running(store, [job("seen"), job("late")], "elsewhere")
     write_result(site, seen, 1.0)
     timer = threading.Timer(0.6, write_result, (site, late, 2.0))
@@ -93,7 +93,7 @@ def test_what_another_node_wrote_is_waited_for_and_adopted(
 def test_what_never_comes_is_lost_after_one_grace_for_all(
     site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "is_local", lambda path: False)
+    monkeypatch.setattr(ownership, "is_local", lambda path, shared: False)
     options = LauncherOptions(job_mode="serial", result_grace_s=0.5)
     left_running(store, [job(f"j{n}") for n in range(20)], "elsewhere")
     mine, _ = ownership.take_site(store, site, options)
@@ -107,7 +107,7 @@ def test_what_never_comes_is_lost_after_one_grace_for_all(
 def test_nobody_waits_where_nothing_can_come_late(
     case: str, site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "is_local", lambda path: case == "local file system")
+    monkeypatch.setattr(ownership, "is_local", lambda path, shared: case == "local file system")
     store.put_app(App("SEARCH", "search", restartable=True), replace=True)
     node = {"this host": socket.gethostname(), "a virtual node": f"{socket.gethostname()}-3"}.get(case, "far")
     left_running(store, [job("j", "SEARCH" if case == "a search" else "P")], node)
