@@ -13,6 +13,7 @@ from nas_hpc.site import Site
 from nas_hpc.store import open_store
 from nas_hpc.store.base import JobFilter
 from nas_hpc.store.cluster import account_of, make, uninterrupted
+from nas_hpc.store.listening import network_of
 from nas_hpc.store.place import (
     PASSWORD_FILE,
     Place,
@@ -39,6 +40,7 @@ class OwnServer:
     def check(self) -> None:
         """Raise WrongCall, WorkFailed for what can be told before anything is made."""
         account_of(self.server_user)
+        network_of(self.interface)
         find_postgres()
         import_driver()
 

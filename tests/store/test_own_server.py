@@ -127,7 +127,7 @@ def test_a_second_user_is_refused_at_the_socket_the_password_and_the_file(site: 
 def test_the_password_is_in_no_argument_environment_or_log(site: Site) -> None:
     record = start(site)
     with open_site(site) as store:
-        store.put_app(App("A", ("true",)))
+        store.put_app(App("A", "true"))
         told = b""
         found = processes_in(site)
         assert record.pid in found
@@ -174,7 +174,7 @@ def test_a_server_that_was_killed_is_seen_and_started_again_with_all_that_was_ac
 ) -> None:
     record = start(site)
     with open_site(site) as store:
-        store.put_app(App("A", ("true",)))
+        store.put_app(App("A", "true"))
     os.kill(record.pid, signal.SIGKILL)
     wait_for_end(site)
     assert look(site).state is State.DIED
