@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,10 @@ def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
 
     place = place_of(site)
     if place.kind != "sqlite":
-        url = url_of(site) if place.owned else place.url
+        url: str | Callable[[], str] = place.url
+        if place.owned:
+            url_of(site)  # that it does not run is told at once
+            url = partial(url_of, site)
         return open_store(url, read_only=read_only, password_file=place.password_file)
     if is_shared(site):
         from nas_hpc.store.owned import open_owned

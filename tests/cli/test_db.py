@@ -346,6 +346,20 @@ def test_a_launcher_starts_the_server_of_its_site_and_ends_it_but_not_one_that_r
     assert processes_in(own)
 
 
+def test_a_launcher_leaves_the_server_that_it_started_to_others_that_use_it(nas_hpc: Run, own: Site) -> None:
+    other = Lease("l", "node17", "boot", 4711, 1.0, "", time.time() + 600)
+    nas_hpc("db", "start")
+    with open_database(own) as store:
+        store.open_lease(other, exclusive=False)
+    nas_hpc("db", "stop")
+    ran = nas_hpc("launcher", "--job-mode", "serial")
+    assert ran.code == 0, ran
+    assert "the site's PostgreSQL server stays: process 4711 on node17" in ran.err
+    assert processes_in(own)
+    shown = json.loads(nas_hpc("db", "status", "--json").out)["launchers"]
+    assert [one["host"] for one in shown] == ["node17"]
+
+
 # -- move ------------------------------------------------------------------------------------------
 
 

@@ -185,6 +185,15 @@ def test_a_server_that_was_killed_is_seen_and_started_again_with_all_that_was_ac
         assert [app.name for app in store.apps()] == ["A"]
 
 
+def test_who_has_the_database_open_finds_a_server_that_came_back_elsewhere(site: Site) -> None:
+    port = start(site).port
+    with open_site(site) as store:
+        store.put_app(App("A", "true"))
+        server.stop(site)
+        assert start(site, interface="lo").port != port
+        assert [app.name for app in store.apps()] == ["A"]
+
+
 def test_after_a_reboot_a_pid_that_is_somebody_elses_by_now_is_no_server(site: Site) -> None:
     record = start(site)
     os.kill(record.pid, signal.SIGKILL)
