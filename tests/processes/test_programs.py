@@ -189,7 +189,7 @@ def test_a_program_finds_a_clean_process(tmp_path: Path) -> None:
     """
 
     async def scenario() -> None:
-        async with Bench(tmp_path, nofile=777) as bench:
+        async with Bench(tmp_path, nofile=222) as bench:
             order = bench.python(code, cores=(1,), gpus=(2, 3), environ={"MINE": "yes"})
             await bench.run(order)
             seen = json.loads((Path(order.directory) / "task1.out").read_text())
@@ -201,7 +201,7 @@ def test_a_program_finds_a_clean_process(tmp_path: Path) -> None:
                 "blocked": 0,
                 "fds": [0, 1, 2],
                 "cores": [1],
-                "files": 777,
+                "files": 222,
                 "job": order.key[0],
                 "mine": "yes",
                 "gpu": "2,3",
@@ -315,6 +315,7 @@ def test_a_daemon_of_a_running_program_is_left_alone(tmp_path: Path) -> None:
     go(scenario())
 
 
+@pytest.mark.gentle("a program that was killed is not waited for a result from")
 def test_a_stop_before_the_end_is_known_changes_nothing_of_a_finished_program(tmp_path: Path) -> None:
     code = """
         import json, os, time, signal
