@@ -20,6 +20,10 @@ from nas_hpc.processes.mpi import Checked, MpiProgram, check, find_program
 from nas_hpc.records import Job
 
 
+_SHORT = 40
+"""So long a text may be told several times."""
+
+
 class Mpi:
     """What the launcher knows of its MPI program. Lives in a running asyncio loop.
 
@@ -75,6 +79,14 @@ class Mpi:
             return f"all nodes are other hosts, which need an MPI program, and there is none: {self.problem}"
         trial = self._checked.get(self._interpreter(job, creator)) if ranks > 1 else None
         return "" if trial is None or trial.good else f"its ranks would not find each other: {trial.text}"
+
+    def for_log(self, why: str) -> str:
+        """A refusal as the log has it, in which what is wrong with the MPI program stands already."""
+        texts = [self.problem, *(trial.text for trial in self._checked.values() if not trial.good)]
+        for text in texts:
+            if len(text) > _SHORT:
+                why = why.replace(f": {text}", " (see above)")
+        return why
 
     def may_start(self, job: Job, creator: Job | None) -> bool:
         """Whether a job may be started now: what its start needs is known, and it is not too early.
@@ -157,6 +169,7 @@ class Mpi:
                 error = task.exception()
                 if error is not None:
                     self.program, self.problem = None, f"{type(error).__name__}: {error}"
+                    self._note(f"MPI: {self.problem}")
                 self._changed()
 
         task.add_done_callback(done)

@@ -141,7 +141,7 @@ class Waiting(ABC):
 
     def _refuse(self, job: Job, why: str) -> None:
         if job.id not in self.never:
-            self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {why}")
+            self._hooks.note(f"job {job.name} ({job.id[:8]}) cannot run here: {self.mpi.for_log(why)}")
         self.never[job.id] = why
         self.queue.remove(job.id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -177,7 +178,7 @@ def test_a_failed_start_is_tried_again_and_a_node_where_all_fail_is_not_used_any
     [
         ("missing", "cannot be started: No such file or directory (setting mpi)"),
         ("garbage", "is no MPI program that is known: to --version it said 'what?'"),
-        ("broken", "was tried: it does not start two ranks: I am tired (exit code 3)"),
+        ("broken", "MPI: it does not start two ranks: I am tired (exit code 3)"),
     ],
 )
 def test_with_an_mpi_program_of_no_use_jobs_of_one_rank_run_and_others_are_named(
@@ -192,11 +193,15 @@ def test_with_an_mpi_program_of_no_use_jobs_of_one_rank_run_and_others_are_named
     show = bench.script("SHOW", "print('it runs')")
     bench.job("one", show)
     two = bench.job("two", show, "--num-nodes", "2")
+    bench.job("three", show, "--ranks-per-node", "2")
     log = bench.launch("--nodes", "2", "--mpi", str(path), code=1)
     assert bench.state("one") == "JOB_FINISHED"
     assert bench.state("two") == "READY"
     assert said in log
-    assert "job two" in log
+    assert log.count(said.rpartition(": ")[2]) == 1, "what it said is told once"
+    for name, shape in (("two", "2 nodes x 1 rank"), ("three", "1 node x 2 ranks")):
+        needs = f"cannot run here: it has {shape}, which need an MPI program, and there is none (see above)"
+        assert re.search(rf"job {name} \(\w+\) {re.escape(needs)}\n", log), log
     assert "no launcher is running" in bench.nas("why", two)
 
 
