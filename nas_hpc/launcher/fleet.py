@@ -135,9 +135,13 @@ class Fleet:
         """Handle a message of an agent."""
         self.crew.receive(peer, message)
 
-    async def end(self) -> None:
-        """After ``crew.dismiss``: wait until nothing is left of the agents."""
+    def dismiss(self, reason: str) -> None:
+        """Send the agents away; nobody is waited for any more."""
         self._closing = True
+        self.crew.dismiss(reason)
+
+    async def end(self) -> None:
+        """After ``dismiss``: wait until nothing is left of the agents."""
         await self.ensemble.end()
 
     async def abandon(self) -> None:
@@ -326,7 +330,8 @@ class Fleet:
             names = ", ".join(name for one in fresh[:8] for name in one.nodes[:8])
             more = ", …" if len(fresh) > 8 else ""
             agents = "1 agent" if len(fresh) == 1 else f"{len(fresh)} agents"
-            self._hooks.note(f"{agents} did not come within {waited} (nodes {names}{more})")
+            back = " back" if all(one.host for one in fresh) else ""
+            self._hooks.note(f"{agents} did not come{back} within {waited} (nodes {names}{more})")
             self._dispatcher.plan_flush()  # what waited for them alone is not waited for any more
 
     # -- what is shown -------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ class Launcher:
         lease leaves them to its successor."""
         fleet, superseded = self.fleet, isinstance(self._error, LeaseLost)
         if fleet is not None and not superseded:
-            fleet.crew.dismiss("the launcher has ended" if self._error is None else str(self._error))
+            fleet.dismiss("the launcher has ended" if self._error is None else str(self._error))
         self.endpoint.close()
         await self.calls.close()
         await self.dispatcher.stages.close()

@@ -19,7 +19,6 @@ from nas_hpc.launcher.policy import evaluations_of
 from nas_hpc.processes.mpi import Checked, MpiProgram, check, find_program
 from nas_hpc.records import Job
 
-
 _SHORT = 40
 """So long a text may be told several times."""
 

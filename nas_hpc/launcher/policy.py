@@ -6,6 +6,7 @@ import shlex
 import signal
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.strikes import blames_machine
@@ -71,7 +72,7 @@ def evaluations_of(args: str) -> tuple[int, int]:
         words = shlex.split(args)
     except ValueError:
         return 1, 1
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
         value = value if equals else following
         if flag in shape and value.isascii() and value.isdigit():

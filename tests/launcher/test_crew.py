@@ -431,3 +431,29 @@ async def test_work_goes_on_without_an_agent_that_never_comes(stage: Stage) -> N
     assert not stage.task.done()
     stage.says(ends(key), peer)
     assert await asyncio.wait_for(stage.task, 60) == 0
+
+
+@with_agents(2, before=one_job)
+async def test_agents_that_were_sent_away_are_not_said_to_be_missing(stage: Stage) -> None:
+    """While a launcher ends, which may take it a while."""
+    peer = stage.arrives(0)
+    await stage.until(lambda: stage.orders(peer), "the order")
+    [key] = stage.orders(peer)
+    served, notes = stage.launcher.fleet, list[str]()
+    assert served is not None
+    served._hooks = replace(served._hooks, note=notes.append)
+    looked = asyncio.Event()
+    close = stage.agent.close
+
+    async def slowly() -> None:
+        served._look()
+        looked.set()
+        await close()
+
+    stage.agent.close = slowly  # type: ignore[method-assign]
+    stage.launcher.stop("SIGTERM received")
+    stage.says(ends(key, Outcome.WALLTIME), peer)
+    assert await asyncio.wait_for(stage.task, 60) == 0
+    assert looked.is_set()
+    assert stage.told(peer, Dismiss)
+    assert notes == []

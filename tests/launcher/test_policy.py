@@ -86,3 +86,18 @@ def test_a_restartable_application_starts_while_two_minutes_remain_whatever_it_t
     search = Job("a", "a", "w", resources=Resources(wall_time_minutes=600))
     assert policy.may_start(search, [], 121, restartable=True)
     assert not policy.may_start(search, [], 119, restartable=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "shape"),
+    [
+        ("", (1, 1)),
+        ("--ranks-per-node", (1, 1)),
+        ("--run a.b --ranks-per-node 2 --seed 3", (1, 2)),
+        ("--nodes-per-eval=3 --ranks-per-node=x", (3, 1)),
+        ("--ranks-per-node 0 'an open quote", (1, 1)),
+        ("--ranks-per-node 0", (1, 1)),
+    ],
+)
+def test_a_searchs_arguments_tell_the_shape_of_its_evaluations(args: str, shape: tuple[int, int]) -> None:
+    assert policy.evaluations_of(args) == shape
