@@ -10,15 +10,16 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.launcher.attempt import Attempt, message_of, named, result_of
+from nas_hpc.launcher.attempt import Attempt, clean_up, message_of, named, result_of
 from nas_hpc.launcher.recording import Recorder
 from nas_hpc.launcher.staged import Staging
 from nas_hpc.launcher.warming import FAREWELL_S, Warming, WarmingHooks
-from nas_hpc.processes import remains, results, sessions
+from nas_hpc.processes import sessions
 from nas_hpc.processes.environment import recordable
 from nas_hpc.processes.family import MPI_GRACE_S
 from nas_hpc.processes.interpreters import Warm
@@ -164,7 +165,7 @@ class Agent:
             self._warming.withdraw(attempt)
             self._record_stopped(attempt)
             return
-        attempt.link.send({"op": "kill", **named(key), "drop": True})
+        self._drop(attempt, ask=attempt.order.mpi)
 
     def running(self) -> set[Key]:
         """Attempts whose end was not reported, and will be."""
@@ -257,6 +258,14 @@ class Agent:
     def _kill(self, attempt: Attempt) -> None:
         if attempt.link is not None:
             attempt.link.send({"op": "kill", **named(attempt.order.key)})
+
+    def _drop(self, attempt: Attempt, *, ask: bool) -> None:
+        """Have it ended without a result; ``ask``: an MPI program gets a moment to end its ranks."""
+        if attempt.link is not None:
+            attempt.link.send({"op": "kill", **named(attempt.order.key), "drop": True, "ask": ask})
+        if ask:
+            grace_s = min(MPI_GRACE_S, self._grace_s)
+            attempt.grace = self._loop.call_later(grace_s, partial(self._drop, attempt, ask=False))
 
     def _record_stopped(self, attempt: Attempt) -> None:
         assert attempt.stop is not None
@@ -376,7 +385,7 @@ class Agent:
     async def _bury(self, link: Link, warm: Warm | None) -> None:
         """End what a dead keeper left, then report its attempts: by their result.json, or as lost."""
         orphans = [one for one in self._attempts.values() if one.link is link and not one.told]
-        how, found = await asyncio.to_thread(self._clean_up, link, orphans)
+        how, found = await asyncio.to_thread(clean_up, link, orphans, self._log, self._marker)
         if orphans:
             self._on_note(f"the {link.name} keeper died ({how}); {len(orphans)} attempts ended with it")
         for attempt, content in zip(orphans, found, strict=True):
@@ -387,14 +396,3 @@ class Agent:
             self._end(attempt, Result(outcome, reason=reason))
         if warm is not None:
             self._warming.buried(warm, how)
-
-    def _clean_up(self, link: Link, orphans: list[Attempt]) -> tuple[str, list[dict[str, Any] | None]]:
-        """Blocking, in a thread: how the keeper ended, and what its attempts had left."""
-        how = link.bury()
-        if orphans:
-            sessions.end_attempts(self._log, self._marker, [attempt.order.key for attempt in orphans])
-        found = [results.read(attempt.place.directory, *attempt.order.key) for attempt in orphans]
-        for attempt in orphans:
-            if attempt.place.mode == PACKED:
-                remains.remove(attempt.place.directory)
-        return how, found

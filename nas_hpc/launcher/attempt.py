@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas_hpc.launcher.recording import Place
+from nas_hpc.processes import remains, results, sessions
 from nas_hpc.processes.environment import thread_variables
 from nas_hpc.processes.interpreters import Warm
 from nas_hpc.processes.link import Link
@@ -95,3 +97,20 @@ def result_of(content: Mapping[str, Any]) -> Result:
         start=content.get("start") or 0.0,
         end=content.get("end") or 0.0,
     )
+
+
+def clean_up(
+    link: Link, orphans: Sequence[Attempt], log: Path, marker: str
+) -> tuple[str, list[dict[str, Any] | None]]:
+    """End what a dead keeper left of its attempts: how it ended, and the results that they had left.
+
+    ``log`` and ``marker`` are the agent's. Blocking.
+    """
+    how = link.bury()
+    if orphans:
+        sessions.end_attempts(log, marker, [attempt.order.key for attempt in orphans])
+    found = [results.read(attempt.place.directory, *attempt.order.key) for attempt in orphans]
+    for attempt in orphans:
+        if attempt.place.mode == PACKED:
+            remains.remove(attempt.place.directory)
+    return how, found

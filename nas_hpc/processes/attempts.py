@@ -6,6 +6,7 @@ Standard library only, Python 3.8 or later: it is loaded in the user's interpret
 from __future__ import annotations
 
 import heapq
+import os
 import time
 
 from nas_hpc.processes import remains, results
@@ -56,6 +57,13 @@ class Attempt:
         """Until the next look."""
         self.output = -1
         """The file that its program writes to, open until it is started."""
+
+    def wait(self) -> None:
+        """Take the end of its process, which has ended."""
+        _, self.status, usage = os.wait4(self.pid, 0)
+        self.end = time.time()
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        self.rss = usage.ru_maxrss * 1024
 
     @property
     def key(self) -> tuple[str, int]:

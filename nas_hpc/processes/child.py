@@ -90,3 +90,11 @@ def masks(gpus: list[int]) -> dict[str, str]:
     """Variables by which the GPU runtimes see only ``gpus``; none if the attempt has no GPU of its own."""
     value = ",".join(map(str, gpus))
     return dict.fromkeys(GPU_MASKS, value) if gpus else {}
+
+
+def size_of_output(order: dict[str, Any]) -> int:
+    """Where the output of this attempt begins: that of the attempts before it is kept."""
+    try:
+        return os.stat(os.path.join(order["dir"], order["name"] + ".out")).st_size
+    except OSError:
+        return 0

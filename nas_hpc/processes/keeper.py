@@ -14,7 +14,6 @@ parent.
 
 from __future__ import annotations
 
-import _socket
 import gc
 import json
 import os
@@ -24,7 +23,7 @@ import signal
 import socket
 import time
 
-from nas_hpc.processes import child, family, linux, remains, results
+from nas_hpc.processes import child, family, forking, linux, remains, results
 from nas_hpc.processes.attempts import Attempt, Late, finish
 from nas_hpc.processes.channel import Channel
 from nas_hpc.processes.line import Gone, Line
@@ -146,7 +145,7 @@ class Keeper:
         self.serial += 1
         attempt = Attempt(order, self.serial)
         order["serial"] = self.serial
-        order["offset"] = _size_of_output(order) if order["attempt"] > 1 else 0
+        order["offset"] = child.size_of_output(order) if order["attempt"] > 1 else 0
         self.open[attempt.serial] = self.by_key[attempt.key] = attempt
         if self.warm is None:
             self._threads().prepare(attempt)
@@ -180,18 +179,16 @@ class Keeper:
     def _fork(self, attempt: Attempt) -> None:
         """Start an evaluation as a child of this warm interpreter."""
         attempt.order["start"] = attempt.end = time.time()
+        assert self.warm is not None
+        assert self.channel.receiving is not None
+        # What tells the agent of the keeper's end must not stay open in a child.
+        ends = (self.agent.end, self._wake, self._wake_writer, self.channel.receiving)
         try:
-            pid = os.fork()
+            pid = forking.fork(attempt.order, self.warm, self.channel, self.pid, self.log_fd, ends)
         except OSError as error:
-            order, reason = attempt.order, f"cannot fork: {error.strerror}"
-            result = results.make(order, "start_failed", reason, end=attempt.end)
-            left = remains.leave(order, result)
-            attempt.trouble, attempt.kept = left.trouble, left.kept
-            attempt.result = json.dumps(result).encode("ascii")
+            forking.record_refusal(attempt, error)
             self._report(attempt)
             return
-        if pid == 0:
-            self._in_child(attempt.order)
         self._live(attempt, pid)
 
     def _live(self, attempt: Attempt, pid: int) -> None:
@@ -203,29 +200,6 @@ class Keeper:
         self.agent.say(
             {"op": "started", "job": job, "attempt": number, "pid": pid, "time": attempt.order["start"]}
         )
-
-    def _in_child(self, order: dict[str, Any]) -> NoReturn:
-        assert self.warm is not None
-        call = self.warm.call
-        try:
-            child.leave_keeper(order, self.pid, self.log_fd)
-            child.settle_in(order)
-            self._close_inherited()
-            call.prepare(order)
-            call.answer(order, self.channel, self.warm.load)
-        except child.StartFailed as error:
-            self.channel.refuse(order["serial"], str(error))
-        except BaseException as error:
-            self.channel.refuse(order["serial"], f"cannot start the process: {type(error).__name__}: {error}")
-        finally:
-            os._exit(127)
-
-    def _close_inherited(self) -> None:
-        """A child must not hold open what tells the agent of the keeper's end."""
-        assert self.channel.receiving is not None
-        for end in (self.agent.end, self._wake, self._wake_writer, self.channel.receiving):
-            _socket.socket.close(end)
-        os.close(self.log_fd)
 
     def on_stop(self, message: dict[str, Any]) -> None:
         """Ask the process group of an attempt to end (SIGTERM); note the outcome that it then has."""
@@ -240,13 +214,15 @@ class Keeper:
             self.late.hurry(attempt)
 
     def on_kill(self, message: dict[str, Any]) -> None:
-        """End an attempt at once. With "drop" it leaves no result: it is to run again elsewhere."""
+        """End an attempt at once. With "drop" it leaves no result: it is to run again elsewhere. With "ask"
+        it is only asked to end (SIGTERM): another order follows if it does not.
+        """
         attempt = self._running(message)
         if attempt is not None:
             attempt.drop = bool(message.get("drop"))
             if attempt.drop and not attempt.pid:
                 attempt.order["stop"] = ["lost", "it is to run elsewhere"]  # it must not start any more
-            self._signal(attempt, signal.SIGKILL)
+            self._signal(attempt, signal.SIGTERM if message.get("ask") else signal.SIGKILL)
             return
         attempt = self._waiting_for_result(message)
         if attempt is not None:
@@ -329,10 +305,7 @@ class Keeper:
                 continue
             self._hear()  # it may have told its result after the last look
             self._signal(attempt, signal.SIGKILL)  # safe: the pid is its own until it is waited for
-            _, attempt.status, usage = os.wait4(attempt.pid, 0)
-            attempt.end = time.time()
-            attempt.cpu_s = usage.ru_utime + usage.ru_stime
-            attempt.rss = usage.ru_maxrss * 1024
+            attempt.wait()
             del self.live[attempt.pid]
             self.ended.append(attempt)
         if not self.ended:
@@ -408,14 +381,6 @@ class Keeper:
 
 def _ignore(number: int, frame: object) -> None:
     """A signal that only has to wake the loop."""
-
-
-def _size_of_output(order: dict[str, Any]) -> int:
-    """Where the output of this attempt begins: that of the attempts before it is kept."""
-    try:
-        return os.stat(os.path.join(order["dir"], order["name"] + ".out")).st_size
-    except OSError:
-        return 0
 
 
 def main(arguments: list[str]) -> NoReturn:

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nas_hpc.processes import sessions
@@ -37,10 +38,10 @@ def order(bench: Bench, *, mpi: bool, stubborn: bool = False) -> Order:
     return replace(plain, mpi=True, ranks=SPEC) if mpi else plain
 
 
-@pytest.mark.parametrize("who", ["agent", "keeper", "kill_all", "next launcher"])
+@pytest.mark.parametrize("who", ["agent", "keeper", "kill_all", "disowned", "next launcher"])
 def test_an_mpi_program_is_asked_before_it_is_killed(tmp_path: Path, test_id: str, who: str) -> None:
     async def scenario() -> tuple[Path, Path, Path]:
-        async with Bench(tmp_path, grace_s=1.0) as bench:
+        async with Bench(tmp_path, grace_s=10.0 if who == "disowned" else 1.0) as bench:
             orders = [order(bench, mpi=True), order(bench, mpi=False), order(bench, mpi=True, stubborn=True)]
             places = [Path(one.directory) for one in orders]
             for one in orders:
@@ -50,6 +51,13 @@ def test_an_mpi_program_is_asked_before_it_is_killed(tmp_path: Path, test_id: st
                 os.kill(bench.keepers()["starter"], signal.SIGKILL)
             elif who == "kill_all":
                 bench.agent.kill_all()
+            elif who == "disowned":
+                pids = [(await bench.start_of(one.key)).pid for one in orders]
+                for one in orders:
+                    bench.agent.disown(one.key)
+                await eventually(lambda: not any(map(psutil.pid_exists, pids)), 60, "the end of all three")
+                assert not bench.ended
+                assert not any((place / "result.json").exists() for place in places)
             elif who == "next launcher":  # as after the death of launcher, keeper and guardian at once
                 recorded = bench.log.read_text()
                 for number in (signal.SIGSTOP, signal.SIGKILL):
@@ -57,7 +65,7 @@ def test_an_mpi_program_is_asked_before_it_is_killed(tmp_path: Path, test_id: st
                 log = tmp_path / "copy.log"
                 log.write_text("".join(line for line in recorded.splitlines(True) if "keeper" not in line))
                 assert sessions.end_recorded(log, bench.marker) >= 1
-            if who != "agent":
+            if who not in ("agent", "disowned"):
                 for one in orders:
                     assert (await bench.end_of(one.key)).result.outcome is Outcome.LOST
         return places[0], places[1], places[2]
