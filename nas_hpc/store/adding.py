@@ -33,6 +33,9 @@ _FINISHED = State.JOB_FINISHED.value
 _FINAL = frozenset(state.value for state in FINAL)
 _RUN = ParentFailure.RUN.value
 
+LARGEST = 2**63 - 1
+"""Number that a column takes."""
+
 SHOWN = 8
 """Of a long cycle so many jobs are named at its beginning, and at its end."""
 
@@ -118,9 +121,17 @@ def _insert_finished(
     return stored
 
 
+def check_text(job: Job) -> None:
+    """Raise WrongCall for a name that not every database can hold."""
+    for text in (job.name, job.workflow):
+        if "\0" in text:
+            raise WrongCall(f"{text[:60]!r} has a NUL character, which cannot be stored: leave it out")
+
+
 def _row(
     number: int, job: Job, state: str, unmet: int, created: float, final_event: int | None
 ) -> tuple[Any, ...]:
+    check_text(job)
     return (
         number, job.id, job.name, job.workflow, job.application or None, job.creator or None, job.seq or None,
         state, unmet, created, final_event, job_body(job),
@@ -134,10 +145,14 @@ def _split(session: Session, new: Sequence[Job]) -> tuple[list[Key], dict[Key, J
     ranges: dict[str, tuple[int, int]] = {}
     for job in new:
         creator, seq = job.creator, job.seq
-        if creator and seq > 0:
+        if creator and 0 < seq <= LARGEST:
             keys.append((creator, seq))
             low, high = ranges.get(creator, (seq, seq))
             ranges[creator] = (seq if seq < low else low, seq if seq > high else high)
+        elif seq > LARGEST:
+            raise WrongCall(
+                f"job {job.name!r} cannot be stored: its seq is {seq}, at most {LARGEST} is right"
+            )
         elif creator or seq:
             raise WrongCall(
                 f"job {job.name!r} has creator {creator!r} and seq {seq}: both or none, seq from 1"

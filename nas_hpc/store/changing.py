@@ -11,7 +11,7 @@ from sqlalchemy import BindParameter, bindparam, delete, insert, select, update
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
 from nas_hpc.states import RUNNABLE, Actor, State
-from nas_hpc.store.adding import Parents, is_met, refuse_cycle
+from nas_hpc.store.adding import Parents, check_text, is_met, refuse_cycle
 from nas_hpc.store.base import JobFilter
 from nas_hpc.store.notices import JOBS
 from nas_hpc.store.prepared import LONGEST, Query
@@ -39,6 +39,7 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
     rows = {row.id: row for row in session.fetch_in(_BY_ID, [job.id for job in changed])}
     regrown: list[Job] = []
     for job in changed:
+        check_text(job)
         row = rows.get(job.id)
         if row is None:
             raise WrongCall(f"there is no job {job.id} ({job.name}); see: nas-hpc ls jobs")

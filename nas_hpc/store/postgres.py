@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from nas_hpc.errors import NasHpcError, SiteError
+from nas_hpc.errors import NasHpcError, SiteError, StoreError
 from nas_hpc.records import Lease, new_id
 from nas_hpc.store.notices import CHANNEL, Notice, write_notice
 from nas_hpc.store.postgres_address import Address
@@ -77,8 +77,14 @@ _SEEN = (
     " WHERE NOT EXISTS (SELECT 1 FROM witness)"
 )
 _UP = (
-    "SELECT least(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()),"
-    " extract(epoch FROM clock_timestamp()) - min(since)) FROM witness"
+    "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()),"
+    " extract(epoch FROM clock_timestamp()) - (SELECT min(since) FROM witness)"
+)
+_HOLDER = (
+    "SELECT pid, coalesce(nullif(application_name, ''), 'somebody'),"
+    " coalesce(client_hostname, host(client_addr), 'the server''s own host')"
+    " FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = 'counters'::regclass"
+    " AND mode <> 'AccessShareLock' ORDER BY xact_start LIMIT 1"
 )
 _END_BACKEND = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s"
@@ -150,10 +156,22 @@ class PostgresDialect:
         if making:
             cursor.execute(_BEGIN_MAKING)
             return Begun()
-        cursor.execute(_BEGIN_WRITE)
+        try:
+            cursor.execute(_BEGIN_WRITE)
+        except psycopg.errors.LockNotAvailable as error:
+            raise self._held(cursor) from error
         cursor.nextset()
         rows = cursor.fetchall()
         return Begun({row[0]: row[1] for row in rows}, rows[0][2:] if rows else None)
+
+    def _held(self, cursor: Any) -> StoreError:
+        """Who has his turn for too long."""
+        cursor.execute("ROLLBACK")
+        row = cursor.execute(_HOLDER).fetchone()
+        who = f"process {row[0]} of the server, for {row[1]} on {row[2]}" if row else "another process"
+        error = StoreError(f"the job database {self.address} is locked by {who}; end that or try again")
+        error.transient = True
+        return error
 
     def create(self, connection: Connection) -> None:
         """The trigger that keeps events as they are, and the table that tells of a crash."""
@@ -215,8 +233,8 @@ def _free(session: Session, leases: Sequence[Lease]) -> list[Lease]:
     if not leases:
         return []
     with session.read(), session.alone() as driver:
-        up_s = driver.execute(_UP).fetchone()[0]
-        if up_s is None or up_s < UP_S:
+        up_s = driver.execute(_UP).fetchone()
+        if None in up_s or min(up_s) < UP_S:
             return []
         query = "SELECT pg_try_advisory_xact_lock(%s::bigint)"
         return [lease for lease in leases if driver.execute(query, [lock_of(lease.id)]).fetchone()[0]]

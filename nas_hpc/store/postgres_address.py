@@ -61,7 +61,7 @@ def read_address(url: str, password_file: Path | None = None) -> Address:
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
     except psycopg.ProgrammingError as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).replace(url, _without_password(url)).split())
         raise WrongCall(
             f"{_without_password(url)!r} is no URL of a database: {said}; write {EXAMPLES}"
         ) from None
@@ -72,6 +72,9 @@ def read_address(url: str, password_file: Path | None = None) -> Address:
         )
     if not given.get("dbname"):
         raise WrongCall(f"the URL {url} names no database; write {EXAMPLES}")
+    for port in filter(None, given.get("port", "").split(",")):
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise WrongCall(f"the URL {url} has the port {port!r}; it has to be a number from 1 to 65535")
     return Address(given, password_file)
 
 

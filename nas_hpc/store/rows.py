@@ -179,8 +179,11 @@ def made_by_pattern(job: str) -> str:
 def result_values(result: Result, tail: str) -> tuple[Any, ...]:
     """Values of outcome, objective, metadata, reason, return_code, start, end, tail of an attempt."""
     metadata = dump_json(_plain(result.metadata), "the metadata of a result") if result.metadata else "{}"
+    objective = result.objective
+    if objective != objective:  # NaN, which is NULL in SQLite
+        objective = None
     return (
-        result.outcome.value, result.objective, metadata, clean(result.reason), result.return_code,
+        result.outcome.value, objective, metadata, clean(result.reason), result.return_code,
         result.start, result.end, clean(tail),
     )  # fmt: skip
 

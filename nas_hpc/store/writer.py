@@ -30,6 +30,10 @@ GROUP = 512
 RETRY_S = (0.1, 5.0)
 """First and longest pause before a transaction that may succeed later is tried again."""
 
+OUTCOME_S = 8.0
+"""What became of a commit is asked for so long at least, whatever the patience is:
+nobody else can tell."""
+
 BACKLOG = 100_000
 """Most requests that wait; more mean that the database does not keep up, and memory would grow."""
 
@@ -122,6 +126,7 @@ class Writer:
             opened.set_exception(error)
             return
         opened.set_result(None)
+        store.wait_while(self._may_wait)
         try:
             more = True
             while more:
@@ -168,6 +173,10 @@ class Writer:
                     self._on_trouble("the job database works again")
             self.requests += len(requests)
             return answers
+
+    def _may_wait(self, waited_s: float) -> bool:
+        """Whether the store still has to find out what became of a commit whose connection was lost."""
+        return waited_s < OUTCOME_S or (waited_s < self.patience_s and not self._closing.is_set())
 
     def _may_pass(self, error: BaseException, since: float) -> bool:
         if not (isinstance(error, StoreError) and error.transient) or self._closing.is_set():
