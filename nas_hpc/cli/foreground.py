@@ -160,6 +160,7 @@ def _value(words: Sequence[str], flag: str) -> str:
 
 
 def _continue(store: Store, old: Job, wish: Wish, settings: Settings, done: int) -> Job:
+    _check_free(store, old)
     note(f"search {wish.name} goes on: {done} evaluations are done, {max(0, wish.max_evals - done)} are left")
     fresh = _new_job(wish, settings)
     new = replace(old, args=fresh.args, environ=fresh.environ, resources=fresh.resources)
@@ -172,6 +173,16 @@ def _continue(store: Store, old: Job, wish: Wish, settings: Settings, done: int)
     if new != old:
         store.modify([replace(new, state=State.RESTART_READY)])
     return store.jobs(JobFilter(ids=(old.id,)))[0]
+
+
+def _check_free(store: Store, search: Job) -> None:
+    """Raise WrongCall if one of several launchers runs the search."""
+    owner = next((one for one in store.leases() if one.id == search.lease), None)
+    if store.shared and owner is not None and search.state is State.RUNNING:
+        raise WrongCall(
+            f"search {search.name} runs already, under launcher {owner.pid} on {owner.host}; look at "
+            "it with: nas-hpc watch"
+        )
 
 
 def _ensure_app(store: Store, name: str) -> None:

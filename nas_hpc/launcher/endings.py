@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from nas_hpc.errors import WrongCall
+from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.launcher import policy
 from nas_hpc.processes.orders import Ended
 from nas_hpc.records import Attempt, Job
 from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
 
+T = TypeVar("T")
 SEARCH_ENDED = "its search has ended"
 UNFINISHED = frozenset(State) - FINAL
 
@@ -97,6 +99,21 @@ def check_current(store: Store, lease: str, search: Job) -> None:
     now = state_of(store, search)
     if now is None or (now.state, now.lease, now.attempt) != (State.RUNNING, lease, search.attempt):
         raise WrongCall(f"attempt {search.attempt} of search {search.name} is over: it was ended or removed")
+
+
+def or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError]:
+    """``work``; what it refuses is returned, and nothing written. Troubles of the database are raised."""
+
+    def attempt(store: Store) -> T | NasHpcError:
+        try:
+            with store.transaction():
+                return work(store)
+        except NasHpcError as error:
+            if error.exit_code != 2:
+                raise
+            return error
+
+    return attempt
 
 
 def revive(store: Store, search: Job) -> list[Job]:

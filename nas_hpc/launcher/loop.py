@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -104,7 +103,9 @@ class Launcher:
         sys.setswitchinterval(SWITCH_S)
         if self.allocation.shared:
             self.together = Together(self, self._dead, [one.key for one in self._left])
-        self.writer = Writer(self._open, patience_s=self._patience_s(), on_trouble=self.note)
+        # A server that is away is away for all: what runs goes on, and what it tells waits.
+        patience_s = math.inf if self.allocation.shared else self.options.lease_s
+        self.writer = Writer(self._open, patience_s=patience_s, on_trouble=self.note)
         self._writer_is_open()
         pool = Pool(self.allocation.nodes, self.masters_nodes(), self.allocation.found.guessed)
         for name in self.allocation.found.elsewhere:
@@ -140,8 +141,7 @@ class Launcher:
             self._send, self.deadline_utc, self.note, self._changed, self._log_capacity, expects
         )
         if self.together is not None:
-            outside = replace(outside, others=self.together.others, share=self.together.share)
-            self.dispatcher.elsewhere = partial(self.together.others, "")
+            outside = self.together.join(outside)
         self.searches = Searches(self.dispatcher, self.allocation, self.journal, outside)
         self.visitors = Visitors(self.dispatcher, self.lease.id, self._for_visitors())
         self.calls = command_calls.CommandCalls(self.site, self._for_commands())
@@ -160,7 +160,8 @@ class Launcher:
             raise self._error
         if self._interrupted:
             return INTERRUPTED
-        return 1 if self._failed or self.dispatcher.never else 0
+        never = self.dispatcher.never and not self.dispatcher.elsewhere()
+        return 1 if self._failed or never else 0
 
     def _open(self) -> SqlStore:
         """In the writer's thread."""
@@ -169,11 +170,6 @@ class Launcher:
             store.keep(self.lease.id)
             self.together.sender = store.sender
         return store
-
-    def _patience_s(self) -> float:
-        """How long the database may be away. Where others could take over, no longer than the lease lasts; a
-        server that is away is away for all, and what runs goes on until the allocation ends."""
-        return math.inf if self.allocation.shared else self.options.lease_s
 
     @property
     def ended(self) -> bool:
@@ -368,10 +364,12 @@ class Launcher:
         self.dispatcher.write(self._renewal(), lambda _: self.journal.launcher(workflow, line))
 
     def _changed(self) -> None:
-        if self.together is not None:
-            self.together.changed()
-        self.searches.update_capacity(0 if self.together is None else self.together.version)
-        self.meter.update(self.loop.time(), len(self.dispatcher.evaluating), self.searches.slots())
+        together = self.together
+        if together is not None:
+            together.changed()
+        self.searches.update_capacity(together.version if together is not None else 0)
+        slots = together.slots if together is not None else self.searches.slots()
+        self.meter.update(self.loop.time(), len(self.dispatcher.evaluating), slots)
         self._display.plan()
         if not self.looks.ready or self.looks.planned or self.dispatcher.busy or self._waits_for_agents():
             self._cancel_idle()
@@ -399,7 +397,7 @@ class Launcher:
 
     def _idle_is_over(self) -> None:
         self._idle_timer = None
-        if not self.dispatcher.busy and not self._waits_for_agents():
+        if not (self.dispatcher.busy or self.looks.planned or self._waits_for_agents()):
             self._end.set()
 
     # -- what it tells -------------------------------------------------------------------------------

@@ -11,13 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 from nas_hpc.errors import NasHpcError
 from nas_hpc.launcher import asks
 from nas_hpc.launcher.answers import Originals, done_of
 from nas_hpc.launcher.dispatch import Dispatcher
-from nas_hpc.launcher.endings import SEARCH_ENDED, UNFINISHED, cancel_if_over, check_current, revive
+from nas_hpc.launcher.endings import (
+    SEARCH_ENDED,
+    UNFINISHED,
+    cancel_if_over,
+    check_current,
+    or_refusal,
+    revive,
+)
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.processes.orders import Key
@@ -42,7 +48,6 @@ from nas_hpc.wire import (
     Welcome,
 )  # fmt: skip
 
-T = TypeVar("T")
 CHUNK = 200
 """Results per message."""
 _History = tuple[list[Finished], list[Job], float]
@@ -386,21 +391,6 @@ def launcher_line(allocation: Allocation, event: str, slots: int) -> dict[str, o
         "mode": allocation.mode,
         "slots": slots,
     }
-
-
-def or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError]:
-    """``work``; what it refuses is returned, and nothing written. Troubles of the database are raised."""
-
-    def attempt(store: Store) -> T | NasHpcError:
-        try:
-            with store.transaction():
-                return work(store)
-        except NasHpcError as error:
-            if error.exit_code != 2:
-                raise
-            return error
-
-    return attempt
 
 
 def _after(creator: str, order: int, store: Store) -> list[Finished]:

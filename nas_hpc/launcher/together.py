@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nas_hpc.launcher import joining
+from nas_hpc.launcher.searches import Outside
 from nas_hpc.launcher.watching import Watch, WatchHooks
 from nas_hpc.processes.orders import Key
 from nas_hpc.records import Attempt, Job, Lease
@@ -86,8 +87,17 @@ class Together:
         self._request: Request | None = None
         """What the evaluations of searches elsewhere ask for, as far as one was seen."""
         self._told: tuple[int, int] = (-1, -1)
+        self._known: tuple[object, int] = (None, 0)
+        """What was found to fit, and because of what."""
+        self._watch: Watch | None = None
+        self._listener: Listener | None = None
         self._teller: asyncio.TimerHandle | None = None
         self._closing = False
+
+    def join(self, outside: Outside) -> Outside:
+        """Where the launcher's dispatcher and searches have to know of others."""
+        self._launcher.dispatcher.elsewhere = partial(self.others, "")
+        return replace(outside, others=self.others, share=self.share)
 
     def begin(self) -> None:
         """Listen, and look after the others."""
@@ -114,8 +124,10 @@ class Together:
         self._closing = True
         if self._teller is not None:
             self._teller.cancel()
-        await asyncio.to_thread(self._watch.close, CLOSE_S)
-        await asyncio.to_thread(self._listener.close)
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch.close, CLOSE_S)
+        if self._listener is not None:
+            await asyncio.to_thread(self._listener.close, CLOSE_S)
 
     def _soon(self, function: Callable[..., None], *arguments: object) -> None:
         """Called by threads."""
@@ -198,16 +210,25 @@ class Together:
 
     def changed(self) -> None:
         """More or less may fit here, or more or fewer searches run: the others are told, soon."""
-        if self._teller is None and not self._closing and self._now() != self._told:
+        if self._teller is None and not self._closing and self._fits() != self._told:
             pause_s = 0.0 if self._told[0] < 0 else TELL_S
             self._teller = self._loop.call_later(pause_s, self._tell)
 
-    def _now(self) -> tuple[int, int]:
-        launcher = self._launcher
-        sessions = list(launcher.searches.sessions.values())
-        request = sessions[0].request if sessions else self._request or self._guess()
-        slots = 0 if launcher.dispatcher.stopping else launcher.dispatcher.capacity(request)
-        return slots, len(sessions)
+    @property
+    def slots(self) -> int:
+        """How many evaluations fit here."""
+        return self._fits()[0]
+
+    def _fits(self) -> tuple[int, int]:
+        """How many evaluations fit here, and how many searches are connected."""
+        dispatcher, sessions = self._launcher.dispatcher, self._launcher.searches.sessions
+        first = next(iter(sessions.values()), None)
+        request = first.request if first is not None else self._request or self._guess()
+        cause = (request, dispatcher.placing.version, dispatcher.stopping)
+        if self._known[0] != cause:
+            slots = 0 if dispatcher.stopping else dispatcher.capacity(request)
+            self._known = cause, slots
+        return self._known[1], len(sessions)
 
     def _guess(self) -> Request:
         """What an evaluation may ask for where none was seen: a node in mpi mode, else a core."""
@@ -220,8 +241,8 @@ class Together:
         self._teller = None
         if self._closing or self._launcher.ended:
             return
-        told, before = self._now(), self._told
-        if told != before:
+        told = self._fits()
+        if told != self._told:
             self._told = told
             lease = self._launcher.lease.id
             self._launcher.dispatcher.write(

@@ -17,7 +17,7 @@ from typing import Any
 from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.launcher.asks import resources_of
 from nas_hpc.launcher.dispatch import Dispatcher
-from nas_hpc.launcher.searches import or_refusal
+from nas_hpc.launcher.endings import or_refusal
 from nas_hpc.names import wrong_name
 from nas_hpc.records import App, Job, Origin, ParentFailure, Stages
 from nas_hpc.states import RUNNABLE, Actor, Outcome, State

@@ -9,6 +9,7 @@ be called again after what they did was undone.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -163,7 +164,10 @@ class Writer:
                 failed_at = failed_at or time.monotonic()
                 if self._may_pass(error, failed_at):
                     if pause_s == RETRY_S[0]:
-                        self._on_trouble(f"{error}: it is tried again for {self.patience_s:g} s")
+                        span = (
+                            f"for {self.patience_s:g} s" if self.patience_s < math.inf else "until it works"
+                        )
+                        self._on_trouble(f"{error}: it is tried again {span}")
                     self._closing.wait(pause_s)
                     pause_s = min(2 * pause_s, RETRY_S[1])
                     continue

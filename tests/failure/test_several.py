@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nas_hpc.site import Site
@@ -19,6 +20,7 @@ from nas_hpc.store.base import JobFilter
 from tests.failure import ledger, several
 from tests.failure.scene import Scene
 from tests.failure.several import Band
+from tests.failure.soak import frozen
 from tests.peers.postgres import Postgres, drop_database, missing_postgres, new_database
 from tests.support import wait_until
 
@@ -212,3 +214,31 @@ def time_away(seconds: float) -> None:
 
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, seconds + 30, "time to pass")
+
+
+def test_a_launcher_that_was_stopped_beyond_its_lease_finds_its_jobs_taken_over_and_ends(
+    tmp_path: Path, test_id: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_HPC_LEASE_S", "6")
+    monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "1")
+    scene = Scene(tmp_path, test_id, 40, database=database)
+    scene.prepare(run="tests.failure.functions.gated", workers=2, flags="--eval-retries 1000")
+    band = Band(scene)
+    for number in range(2):
+        band.start(number)
+    wait_until(
+        lambda: len(views(scene)) == 2 and scene.started() >= 4, WAIT_S, lambda: band.told("all slots")
+    )
+    [search] = [job for job in jobs(scene) if not job.creator]
+    [owner] = [view for view in views(scene) if view["launcher"] == search.lease]
+    [number] = [number for number, one in band.launchers.items() if one.pid == owner["pid"]]
+    stopped = band.launchers.pop(number)
+    with frozen(psutil.Process(stopped.pid)):
+        wait_until(
+            lambda: search.lease not in {job.lease for job in jobs(scene)}, WAIT_S,
+            lambda: band.told("its jobs to be taken over"),
+        )  # fmt: skip
+    assert stopped.wait(WAIT_S) == 1, scene.log()
+    scene.gate.touch()
+    band.end()
+    scene.judge()
