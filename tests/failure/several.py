@@ -79,13 +79,15 @@ class Band:
             assert code == 0, self.told(f"launcher {number} ended with {code}")
 
 
-def play(scene: Scene, launchers: int, kills: int, seed: int) -> int:
+def play(
+    scene: Scene, launchers: int, kills: int, seed: int, *, flags: Sequence[str] = (), work_s: str = "0"
+) -> int:
     """Kill launchers at random moments until all evaluations are done, and judge; attempts cut short."""
     chance = random.Random(seed)
     scene.prepare(
-        "random_search", workers=3, seed=seed, environ={ledger.WORK_S: "0"}, flags="--eval-retries 1000"
+        "random_search", workers=3, seed=seed, environ={ledger.WORK_S: work_s}, flags="--eval-retries 1000"
     )
-    band = Band(scene)
+    band = Band(scene, ("--persistent", *flags))
     for number in range(launchers):
         band.start(number)
     moments = sorted(chance.randint(1, max(1, scene.max_evals - launchers)) for _ in range(kills))

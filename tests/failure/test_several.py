@@ -62,11 +62,12 @@ def views(scene: Scene) -> list[dict[str, Any]]:
 
 
 def test_launchers_killed_at_random_lose_no_evaluation_and_finish_none_twice(
-    kill_seed: int, tmp_path: Path, test_id: str, database: str
+    several_seed: int, tmp_path: Path, test_id: str, database: str
 ) -> None:
-    print(f"seed {kill_seed}")
+    print(f"seed {several_seed}")
     scene = Scene(tmp_path, test_id, 80, database=database)
-    several.play(scene, launchers=4 if kill_seed % 2 else 3, kills=6, seed=kill_seed)
+    agents = ("--nodes", "3", "--agents", "2") if several_seed % 3 == 0 else ()
+    several.play(scene, launchers=2 if agents else 4, kills=6, seed=several_seed, flags=agents, work_s="0.1")
 
 
 def test_a_search_has_the_slots_of_all_launchers_and_gets_their_results_in_order(
@@ -138,6 +139,8 @@ def test_a_job_is_killed_under_whichever_launcher_it_runs_and_a_retried_one_wake
     assert {job.state for job in jobs(scene)} == {State.USER_KILLED}
     scene.command("retry", "one", "two")
     wait_until(lambda: len(running()) == 2, WAIT_S, lambda: band.told("both to run again"))
+    assert len(scene.command("ls", "nodes").splitlines()) == 3
+    assert scene.command("doctor", "--json").count(": 1 running, 0 waiting") == 2
     [said] = [line for line in scene.command("why", "one").splitlines() if "it is running on" in line]
     assert "launcher" in said
     scene.command("kill", "one", "two")
@@ -226,9 +229,12 @@ def test_a_launcher_that_was_stopped_beyond_its_lease_finds_its_jobs_taken_over_
     band = Band(scene)
     for number in range(2):
         band.start(number)
-    wait_until(
-        lambda: len(views(scene)) == 2 and scene.started() >= 4, WAIT_S, lambda: band.told("all slots")
-    )
+
+    def full() -> bool:
+        band.check()
+        return len(views(scene)) == 2 and scene.started() >= 4
+
+    wait_until(full, WAIT_S, lambda: band.told("all slots to be taken"))
     [search] = [job for job in jobs(scene) if not job.creator]
     [owner] = [view for view in views(scene) if view["launcher"] == search.lease]
     [number] = [number for number, one in band.launchers.items() if one.pid == owner["pid"]]
