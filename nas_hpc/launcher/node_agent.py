@@ -16,13 +16,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from nas_hpc import __version__, wire
 from nas_hpc.launcher.agent import Agent
 from nas_hpc.launcher.agent_line import Line
+from nas_hpc.launcher.agent_place import Place, write_words
 from nas_hpc.processes import guardian, sessions, supervisor, traces
 from nas_hpc.processes.orders import Ended, Key, Started, order_of
 from nas_hpc.records import Json, Result
@@ -36,46 +36,6 @@ FORCED_S = 2.0
 """What was killed has ended after so long, or hangs in a file system."""
 TERM_GRACE_S = 3.0
 """What runs has so long between SIGTERM and SIGKILL when this process is told to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which agent this process is."""
-
-    site: Path
-    ensemble: str
-    number: int
-    incarnation: str
-    deadline_s: float
-    """So long it goes on without a launcher."""
-    away_s: float
-    """So long there has been none already."""
-    supervisor_fd: int
-    """The pipe in which it tells its supervisor whether a launcher is there."""
-    endpoint: str = "endpoint.json"
-    """Name of the file that tells where its launcher is."""
-
-    @classmethod
-    def of(cls, arguments: list[str]) -> Place:
-        """From the command line that the supervisor has made."""
-        site, ensemble, number, incarnation, deadline_s, away_s, fd, endpoint = arguments
-        seconds = float(deadline_s), float(away_s)
-        return cls(Path(site), ensemble, int(number), incarnation, *seconds, int(fd), endpoint)
-
-    @property
-    def run(self) -> Path:
-        """Where the site keeps the files of running processes."""
-        return self.site / "run"
-
-    @property
-    def sessions_log(self) -> Path:
-        """Of this incarnation."""
-        return traces.log_of(self.run, self.ensemble, self.number, self.incarnation)
-
-    @property
-    def words(self) -> Path:
-        """What is said when no launcher listens."""
-        return self.site / "log" / f"agents-{self.ensemble[:8]}-{self.number}.log"
 
 
 class NodeAgent:
@@ -365,14 +325,6 @@ _HANDLERS: dict[type, Callable[[NodeAgent, Any], None]] = {
     wire.Dismiss: NodeAgent._on_dismiss,
     wire.End: NodeAgent._on_end,
 }
-
-
-def write_words(place: Place, text: str) -> None:
-    """Append a line to the agent's file; a full disk must not end it."""
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    line = f"{stamp} agent {place.number} on {socket.gethostname()}: {text.rstrip()}\n"
-    with contextlib.suppress(OSError), place.words.open("a", errors="replace") as stream:
-        stream.write(line)
 
 
 async def _live(place: Place, machine: Machine) -> int:
