@@ -97,15 +97,35 @@ run_hostile() {
         NAS_HPC_TEST_HOSTILE=1 "$venv/bin/python" -m pytest -p no:cacheprovider "$@"
 }
 
+has_postgres() {
+    command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null
+}
+
+# With PostgreSQL comes a server that runs, unless its settings say otherwise before it is installed: the tests
+# start their own.
+install_packages_of_debian() {
+    local settings=/etc/postgresql-common/createcluster.conf done=0
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq || return
+    if [[ " $* " == *" postgresql "* ]]; then
+        apt-get install -y -qq --no-install-recommends postgresql-common || return
+        cp -p -- "$settings" "$settings.before"
+        printf 'create_main_cluster = false\n' >>"$settings"
+    fi
+    apt-get install -y -qq --no-install-recommends "$@" || done=$?
+    [ ! -f "$settings.before" ] || mv -f -- "$settings.before" "$settings"
+    return "$done"
+}
+
 install_programs() {
     local missing=() packages=() program
     for program in "${programs[@]}"; do
         command -v "${program%=*}" >/dev/null || missing+=("${program%=*}") packages+=("${program#*=}")
     done
+    has_postgres || missing+=(postgres) packages+=(postgresql)
     [ "${#missing[@]}" -gt 0 ] || return 0
     if [ -n "$install" ] && [ "$(id -u)" -eq 0 ] && [ -f /etc/debian_version ]; then
-        announce "Installing ${packages[*]}" env DEBIAN_FRONTEND=noninteractive sh -c \
-            'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' sh "${packages[@]}" || true
+        announce "Installing ${packages[*]}" install_packages_of_debian "${packages[@]}" || true
     else
         say "not here, so the tests that need them are skipped: ${missing[*]} (--install as root on Debian gets them)"
     fi
