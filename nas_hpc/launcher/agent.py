@@ -112,9 +112,11 @@ class Agent:
         order = attempt.order = self._staging.relocate(attempt.order)
         if STAGED_VARIABLE in order.environ:
             attempt.environ[STAGED_VARIABLE] = order.environ[STAGED_VARIABLE]
+        warm = order.call is not None and order.call.warm and not self._fresh_only
         if order.timeout_s:
-            self._limit(attempt, f"its module was still being imported after {order.timeout_s:g} s")
-        if order.call is not None and order.call.warm and not self._fresh_only:
+            what = "its module was still being imported" if warm else "it had not been started"
+            self._limit(attempt, f"{what} after {order.timeout_s:g} s")
+        if warm:
             self._warming.start(attempt)
         else:
             self._start_fresh(attempt)

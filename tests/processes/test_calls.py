@@ -335,9 +335,16 @@ def test_an_interpreter_that_does_not_exist_is_start_failed(tmp_path: Path, warm
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
 def test_a_time_limit_ends_a_run_function(tmp_path: Path, warm: bool) -> None:
-    code = "import time\ndef run(config): time.sleep(60)\n"
-    result = evaluate(tmp_path, code, timeout_s=0.5, warm=warm).result
-    assert (result.outcome, result.reason) == (Outcome.TIMEOUT, "ran longer than 0.5 s")
+    code = "import time\ndef run(job): return time.sleep(600) if job['x'] else 1\n"
+
+    async def scenario() -> None:
+        async with Bench(tmp_path) as bench:
+            bench.module("subject", code)
+            await bench.run(bench.call("subject.run", {"x": 0}, warm=warm))  # its module is imported now
+            result = (await bench.run(bench.call("subject.run", {"x": 1}, timeout_s=2.0, warm=warm))).result
+            assert (result.outcome, result.reason) == (Outcome.TIMEOUT, "ran longer than 2 s")
+
+    go(scenario())
 
 
 def test_the_environment_and_directory_are_those_of_the_evaluation(tmp_path: Path) -> None:

@@ -213,10 +213,30 @@ def test_a_program_finds_a_clean_process(tmp_path: Path) -> None:
 def test_a_time_limit_ends_a_program_by_term(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Bench(tmp_path) as bench:
-            ended = await bench.run(bench.program("sleep", 60, timeout_s=0.2))
+            await bench.run(bench.program("true"))  # who starts it is there now
+            ended = await bench.run(bench.program("sleep", 600, timeout_s=2.0))
             assert ended.result.outcome is Outcome.TIMEOUT
-            assert ended.result.reason == "ran longer than 0.2 s"
+            assert ended.result.reason == "ran longer than 2 s"
             assert ended.result.return_code == -signal.SIGTERM
+
+    go(scenario())
+
+
+def test_a_program_that_could_not_be_started_within_its_limit_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with Bench(tmp_path) as bench:
+            await bench.run(bench.program("true"))
+            keeper = bench.keepers()["starter"]
+            os.kill(keeper, signal.SIGSTOP)
+            order = bench.program("sleep", 600, timeout_s=0.2)
+            bench.agent.start(order)
+            await eventually(lambda: bench.agent._attempts[order.key].stop, what="the limit")
+            os.kill(keeper, signal.SIGCONT)
+            ended = await bench.end_of(order.key)
+            assert ended.result.outcome is Outcome.TIMEOUT
+            assert ended.result.reason == "it had not been started after 0.2 s"
 
     go(scenario())
 
