@@ -95,9 +95,7 @@ def slurm(tmp_path: Path, test_id: str) -> Iterator[Slurm]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of extras that are not installed, and in the hostile run the gentle ones; the summary
-    names them.
-    """
+    """Leave out tests of extras that are not installed, and in the hostile run the gentle ones."""
     missing: dict[str, int] = {}
     lines = []
     kept = []

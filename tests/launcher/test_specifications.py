@@ -85,6 +85,7 @@ def told(bench: Bench, name: str, file: str, workflow: str = "W") -> dict[str, A
 
 
 @pytest.mark.slow
+@pytest.mark.gentle("what a program prints counts at once: a result.json of its own must be there by its end")
 def test_a_search_runs_the_programs_that_its_job_specification_names(bench: Bench) -> None:
     prepare(bench)
     bench.job("s", "RAN", args="--problem mine.Problem --run mine.run --max-evals 8 --seed 1")
