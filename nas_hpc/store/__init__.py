@@ -51,9 +51,23 @@ def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
         if place.owned:
             url_of(site)  # that it does not run is told at once
             url = partial(url_of, site)
-        return open_store(url, read_only=read_only, password_file=place.password_file)
+        store = open_store(url, read_only=read_only, password_file=place.password_file)
+        return store if read_only else _with_left(store, site)
     if is_shared(site):
         from nas_hpc.store.owned import open_owned
 
         return open_owned(site)
     return open_store(site.database, read_only=read_only)
+
+
+def _with_left(store: SqlStore, site: Site) -> SqlStore:
+    """``store``, after what commands left in the inbox while the site was moving to PostgreSQL."""
+    try:
+        if any(name.endswith(".call") for name in os.listdir(site.inbox)):
+            from nas_hpc.store import inbox
+
+            inbox.take_in(store, site)
+    except BaseException:
+        store.close()
+        raise
+    return store

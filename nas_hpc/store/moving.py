@@ -67,7 +67,7 @@ def move(site: Site, server: OwnServer | GivenServer) -> Moved:
             if not switched:
                 server.undo(site)
             raise
-    with open_store(address_of(site, place), password_file=place.password_file) as target:
+    with open_site(site) as target:  # which carries out what was left for the old one
         target.raw().execute("DELETE FROM meta WHERE key = %s", [_UNFINISHED])
     return Moved(counts, _rename(site))
 
@@ -216,7 +216,7 @@ def _close(source: Any) -> None:
 def _rename(site: Site) -> Path:
     kept = site.database.with_name(f"{site.database.name}.moved")
     with suppress(OSError):
-        for ending in ("-wal", "-shm", ""):
+        for ending in ("-wal", "-shm", "-journal", ""):
             path = site.database.with_name(site.database.name + ending)
             if path.exists():
                 os.replace(path, kept.with_name(kept.name + ending))

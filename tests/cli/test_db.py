@@ -20,11 +20,12 @@ from nas_hpc import site as site_module
 from nas_hpc.cli.context import open_database
 from nas_hpc.cli.sites import new_site
 from nas_hpc.errors import StoreError
-from nas_hpc.records import App, Lease
+from nas_hpc.records import App, Lease, new_id
 from nas_hpc.site import Site, load_site
-from nas_hpc.store import server, who
+from nas_hpc.store import calls, inbox, moving, server, who
 from nas_hpc.store.base import JobFilter
 from nas_hpc.store.place import place_of
+from nas_hpc.wire import PROTOCOL, StoreCall
 from tests.cli.conftest import Called, Run
 from tests.peers.own_server import copy_of_site, open_directory, processes_in, server_user
 from tests.peers.postgres import PASSWORD, Postgres, missing_postgres, shared_server
@@ -446,6 +447,24 @@ def test_who_waited_for_the_old_file_while_the_site_moved_does_not_write_to_it(
         assert nas_hpc("db", "move", "--to", peer.url(name)).code == 0
         with pytest.raises(StoreError, match="moved to PostgreSQL: call the command again"):
             late.put_app(App("new", "true"))
+
+
+def test_what_was_left_in_the_inbox_while_a_site_moved_is_carried_out_there(
+    nas_hpc: Run, full_site: Site, given: tuple[Postgres, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, name = given
+    close = moving._close
+
+    def leave_and_close(source: object) -> None:
+        call = StoreCall(PROTOCOL, 0, new_id(), "put_app", [calls.put_app(App("left", "true")), False])
+        inbox.leave(full_site, call)
+        close(source)
+
+    monkeypatch.setattr(moving, "_close", leave_and_close)
+    assert nas_hpc("db", "move", "--to", peer.url(name)).code == 0
+    with open_database(full_site) as store:
+        assert "left" in {app.name for app in store.apps()}
+    assert inbox.waiting(full_site) == []
 
 
 @pytest.mark.slow
