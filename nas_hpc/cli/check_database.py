@@ -12,6 +12,7 @@ from nas_hpc.errors import NasHpcError
 from nas_hpc.site import Site
 from nas_hpc.store.base import JobFilter, Store
 from nas_hpc.store.place import place_of
+from nas_hpc.store.server import State, look
 
 COMMIT_WARN_S = 0.05
 """A launcher commits up to a hundred times a second, in groups."""
@@ -29,14 +30,25 @@ def check_database(site: Site) -> Iterator[Finding]:
             apps = store.apps()
             version = version_of(store, kind)
     except NasHpcError as error:
-        advice = "" if "nas-hpc db" in error.message else "restore it from a copy, or make a new site"
-        yield Finding("database", BAD, error.message, advice)
+        if _is_down(site):
+            yield Finding("database", WARN, error.message, "or let a launcher start it")
+        else:
+            advice = "" if "nas-hpc db" in error.message else "restore it from a copy, or make a new site"
+            yield Finding("database", BAD, error.message, advice)
         return
     states = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count) or "no jobs"
     yield Finding("database", OK, f"{_NAMES[kind]} {version}: {states}; {len(apps)} applications")
     yield from _check_commits(site)
     if not apps:
         yield Finding("applications", WARN, "none is registered", "nas-hpc app --sync")
+
+
+def _is_down(site: Site) -> bool:
+    """Whether the site has a server of its own that a launcher would start."""
+    try:
+        return place_of(site).owned and look(site).state in (State.STOPPED, State.DIED)
+    except NasHpcError:
+        return False
 
 
 def _check_commits(site: Site) -> Iterator[Finding]:

@@ -30,7 +30,9 @@ def db(ctx: click.Context) -> None:
 
 @site_options
 @db.command()
-@click.option("--interface", metavar="NAME", default="", help="Listen there, too. [default: as at init]")
+@click.option(
+    "--interface", metavar="NAME", default="", help="Listen there, too; none: nowhere. [default: as at init]"
+)
 @click.option("--gone", metavar="HOST", default="", help="The host where it ran last is gone, or rebooted.")
 @click.pass_obj
 def start(call: Invocation, interface: str, gone: str) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas_hpc.errors import StoreError
 from nas_hpc.store.base import Claim, Finish, Finished, JobFilter, Store
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
     another process owns it, as SQLite needs it on a file system of several hosts."""
     from nas_hpc.store.owner import is_shared
     from nas_hpc.store.place import place_of
-    from nas_hpc.store.server import url_of
+    from nas_hpc.store.server import not_answering, url_of
 
     place = place_of(site)
     if place.kind != "sqlite":
@@ -51,7 +52,12 @@ def open_site(site: Site, *, read_only: bool = False) -> SqlStore:
         if place.owned:
             url_of(site)  # that it does not run is told at once
             url = partial(url_of, site)
-        store = open_store(url, read_only=read_only, password_file=place.password_file)
+        try:
+            store = open_store(url, read_only=read_only, password_file=place.password_file)
+        except StoreError as error:
+            if place.owned and error.transient:
+                raise not_answering(site, error) from error
+            raise
         return store if read_only else _with_left(store, site)
     if is_shared(site):
         from nas_hpc.store.owned import open_owned

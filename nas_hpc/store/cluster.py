@@ -111,8 +111,9 @@ def check_way(path: Path, account: Account) -> None:
 
 
 def environment() -> dict[str, str]:
-    """For PostgreSQL's programs: this process's without what is for its clients; messages in English."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    """For PostgreSQL's programs: what they need of this process's, which may hold secrets that are not for
+    the server's user; messages in English."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("NAS_HPC_")}
     return kept | {"LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -172,6 +173,7 @@ def write_hba(site: Site, account: Account | None, subnet: str) -> None:
     os.replace(temporary, site.postgres / "pg_hba.conf")
 
 
+_KEPT = frozenset({"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR"})
 _CAUSE = re.compile(r"LOG:\s*((?:invalid|syntax error|unrecognized|could not|parameter) .*)")
 """What PostgreSQL says before it gives up."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

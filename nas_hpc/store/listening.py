@@ -36,7 +36,7 @@ class Network:
 
 def network_of(interface: str) -> Network:
     """The address and subnet of a network interface. Raises WrongCall if there is no such."""
-    if not interface:
+    if interface in ("", "none"):
         return Network()
     by_name = {
         name: [one for one in addresses if one.family == socket.AF_INET]

@@ -158,13 +158,28 @@ def url_of(site: Site) -> str:
     if record is not None and not record.stopped:
         alive = record.here and who.is_alive(record.pid, record.start_time)
         beside = record.boot_id == who.boot_id() and record.host != who.this_host()  # another container
-        if alive or (beside and socket_of(record).exists()):
+        reachable = socket_of(record).exists() or not record.addresses  # a batch job may have its own /tmp
+        if (alive and reachable) or (beside and socket_of(record).exists()):
             return _url(record, record.socket_directory)
-        if not record.here and record.addresses:
+        if (alive or not record.here) and record.addresses:
             return _url(record, record.addresses[0])
     error = StoreError(_unreachable(site))
     error.transient = True
     raise error
+
+
+def not_answering(site: Site, error: StoreError) -> StoreError:
+    """What to say instead of ``error`` of a server that should run and could not be reached."""
+    life = look(site)
+    if life.record is None or life.state is State.RUNNING:
+        return error
+    told = _unreachable(site)
+    if life.state in (State.ELSEWHERE, State.UNKNOWN) and life.record.addresses:
+        host = life.record.host
+        told = f"{error}; if {host} is gone: nas-hpc db start --gone {host}"
+    better = StoreError(told)
+    better.transient = True
+    return better
 
 
 def _unreachable(site: Site) -> str:

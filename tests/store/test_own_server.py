@@ -124,7 +124,11 @@ def test_a_second_user_is_refused_at_the_socket_the_password_and_the_file(site: 
     psycopg.connect(network, password=password_of(site)).close()
 
 
-def test_the_password_is_in_no_argument_environment_or_log(site: Site) -> None:
+def test_the_password_is_in_no_argument_environment_or_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "mine alone")
+    monkeypatch.setenv("PGPASSWORD", "mine alone")
     record = start(site)
     with open_site(site) as store:
         store.put_app(App("A", "true"))
@@ -137,6 +141,7 @@ def test_the_password_is_in_no_argument_environment_or_log(site: Site) -> None:
     assert b"postgres" in told
     secret = password_of(site).encode()
     assert secret not in told
+    assert b"mine alone" not in told
     assert secret not in (site.log / "postgres.log").read_bytes()
     assert secret not in site.file.read_bytes() + site.server.read_bytes()
 
@@ -158,6 +163,7 @@ def test_a_second_server_is_refused_and_stop_waits_for_the_end_of_all(site: Site
     assert (again.socket_directory, again.port) == (record.socket_directory, record.port)
 
 
+@pytest.mark.slow
 def test_a_port_of_the_network_stays_the_same_unless_somebody_else_has_it(site: Site) -> None:
     port = start(site, interface="lo").port
     server.stop(site)
@@ -194,6 +200,7 @@ def test_who_has_the_database_open_finds_a_server_that_came_back_elsewhere(site:
         assert [app.name for app in store.apps()] == ["A"]
 
 
+@pytest.mark.slow
 def test_after_a_reboot_a_pid_that_is_somebody_elses_by_now_is_no_server(site: Site) -> None:
     record = start(site)
     os.kill(record.pid, signal.SIGKILL)
@@ -252,7 +259,9 @@ def test_a_lock_that_another_host_holds_proves_its_server_alive_whatever_the_use
     assert start(site).host == socket.gethostname()
 
 
-def test_from_another_host_a_server_is_reached_by_its_interface_or_the_way_is_told(site: Site) -> None:
+def test_from_another_host_a_server_is_reached_by_its_interface_or_the_way_is_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = fake_elsewhere(site)
     with (site.run / "postgres.lock").open("rb+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -260,10 +269,15 @@ def test_from_another_host_a_server_is_reached_by_its_interface_or_the_way_is_to
             StoreError, match=r"only a socket there: call this on node17, .* --interface NAME"
         ):
             open_site(site)
+        monkeypatch.setattr("nas_hpc.store.postgres.PostgresDialect.patience_s", 0.0)
+        write_record(site, replace(record, addresses=("127.0.0.1",), port=1))
+        with pytest.raises(StoreError, match="Connection refused.* if node17 is gone: .*--gone node17"):
+            open_site(site)
         write_record(site, replace(record, addresses=("10.1.2.3",), port=4321))
         assert "host=10.1.2.3&port=4321" in url_of(site)
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_server_hold_its_lock_until_the_last_has_ended(site: Site) -> None:
     record = start(site)
     assert server.is_locked(site)
@@ -295,6 +309,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_no_process(site: Site) -
     assert not server.is_locked(site)
 
 
+@pytest.mark.slow
 def test_the_path_of_a_socket_is_short_where_that_of_the_site_is_long(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +326,7 @@ def test_the_path_of_a_socket_is_short_where_that_of_the_site_is_long(
         server.stop(site)
 
 
+@pytest.mark.slow
 def test_a_socket_directory_that_somebody_else_made_is_not_used(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
