@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from typing import Any
 import psutil
 import pytest
 
+from nas_hpc.records import Lease, new_id
 from nas_hpc.site import Site
 from nas_hpc.states import State
 from nas_hpc.store import open_site
-from nas_hpc.store.base import JobFilter
+from nas_hpc.store.base import Claim, JobFilter
 from tests.failure import ledger, several
 from tests.failure.scene import Scene
 from tests.failure.several import Band
 from tests.failure.soak import frozen
 from tests.peers.postgres import Postgres, drop_database, missing_postgres, new_database
-from tests.support import wait_until
+from tests.support import stays, wait_until
 
 pytestmark = pytest.mark.slow
 WAIT_S = 60.0
@@ -213,8 +215,6 @@ def test_while_the_server_is_away_for_twenty_seconds_nothing_is_lost(tmp_path: P
 
 def time_away(seconds: float) -> None:
     """Let that time pass."""
-    import time
-
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, seconds + 30, "time to pass")
 
@@ -248,3 +248,31 @@ def test_a_launcher_that_was_stopped_beyond_its_lease_finds_its_jobs_taken_over_
     scene.gate.touch()
     band.end()
     scene.judge()
+
+
+def test_the_death_of_a_launcher_on_another_host_is_seen_by_its_connection_long_before_its_lease_ends(
+    tmp_path: Path, test_id: str, database: str
+) -> None:
+    scene = Scene(tmp_path, test_id, 1, database=database)
+    scene.command("init", str(scene.site), "--database", database)
+    scene.command("app", "--name", "TRUE", "--exec", "true")
+    flags = ("--app", "TRUE", "--workflow", scene.name, "--env", f"NAS_HPC_TEST_ID={test_id}")
+    scene.command("job", "--name", "taken", *flags)
+    elsewhere = Lease(new_id(), "elsewhere", "boot", 1, 1.0, "", time.time() + 3600)
+    store = open_site(Site(scene.site))
+    band = Band(scene, ("--consume-all", "--persistent"))
+    try:
+        store.keep(elsewhere.id)
+        store.open_lease(elsewhere, exclusive=False)
+        assert store.claim(elsewhere.id, [Claim(job.id) for job in jobs(scene)])
+        band.start(1)
+        scene.command("job", "--name", "free", *flags)
+        finished = frozenset({State.JOB_FINISHED})
+        wait_until(lambda: jobs(scene, states=finished), WAIT_S, lambda: band.told("the job that is free"))
+        stays(lambda: jobs(scene, name="taken")[0].lease == elsewhere.id, 5.0, "what lives is left alone:")
+    finally:
+        store.close()
+    wait_until(lambda: len(jobs(scene, states=finished)) == 2, 120, lambda: band.told("both jobs"))
+    assert [job.attempt for job in jobs(scene, name="taken")] == [2]
+    band.launchers[1].send_signal(signal.SIGTERM)
+    assert band.launchers[1].wait(WAIT_S) == 0, scene.log()
