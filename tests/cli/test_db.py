@@ -100,6 +100,9 @@ def test_a_site_with_a_server_of_its_own_is_usable_at_once(nas_hpc: Run, directo
     assert nas_hpc(*JOB, "--name", "a", "--site", path).code == 0
     site = load_site(path)
     assert place_of(site).owned
+    with open_database(site) as store:
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            assert store.raw().execute(f"SHOW {name}").fetchone() == ("on",)  # type: ignore[attr-defined]
     assert nas_hpc("db", "stop", "--site", path).code == 0
     assert processes_in(site) == []
     line = one_line(nas_hpc("ls", "jobs", "--site", path), 1)

@@ -75,7 +75,6 @@ def test_a_server_listens_on_its_private_socket_alone_and_trusts_nobody(site: Si
     with psycopg.connect(url, password=password_of(site)) as connection:
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
         assert connection.execute("SHOW data_checksums").fetchone() == ("on",)
-        assert connection.execute("SHOW fsync").fetchone() == ("on",)
         assert connection.execute(
             "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
         ).fetchone() == (False,)
