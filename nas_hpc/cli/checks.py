@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import resource
 import shutil
 import stat
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas_hpc import __version__
 from nas_hpc.cli.client import live_endpoints, query
 from nas_hpc.errors import LauncherGone, NasHpcError
-from nas_hpc.site import NETWORK_FILESYSTEMS, Site, filesystem_type
+from nas_hpc.site import Site
 from nas_hpc.wire import endpoint_files
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LIBRARIES = ("click", "msgpack", "pyzmq", "sqlalchemy", "numpy", "scikit-learn", "ConfigSpace", "pandas")
 SPACE_WARN_BYTES, SPACE_BAD_BYTES = 1 << 30, 64 << 20
 FILES_WARN, FILES_BAD = 10_000, 1_000
-CLOCK_WARN_S = 2.0
 OPEN_FILES_WARN, OPEN_FILES_BAD = 1024, 256
 PROCESSES_WARN = 512
 
@@ -91,7 +87,7 @@ def check_machine() -> Iterator[Finding]:
 
 
 def check_site(site: Site) -> Iterator[Finding]:
-    """The directory, its file system, space, clock."""
+    """The directory and the space in it."""
     mode = stat.S_IMODE(site.path.stat().st_mode)
     if mode & 0o066:  # to pass through is allowed: another user may run its database server
         yield Finding(
@@ -99,10 +95,6 @@ def check_site(site: Site) -> Iterator[Finding]:
         )
     else:
         yield Finding("site", OK, str(site.path))
-    kind = filesystem_type(site.path) or "unknown"
-    network = kind in NETWORK_FILESYSTEMS
-    where = f"{kind}, {'network' if network else 'local'}"
-    yield Finding("file system", OK, where)
     space = os.statvfs(site.path)
     free = space.f_bavail * space.f_frsize
     level = BAD if free < SPACE_BAD_BYTES else WARN if free < SPACE_WARN_BYTES else OK
@@ -115,64 +107,6 @@ def check_site(site: Site) -> Iterator[Finding]:
         yield Finding(
             "files", level, f"{space.f_favail} more files possible", "remove files: nas-hpc rm, or by hand"
         )
-    try:
-        site.check_writable()
-    except NasHpcError as error:
-        yield Finding("writing", BAD, error.message, "commands that only read still work")
-        return
-    yield from _check_clock(site)
-    yield _check_locks(site, network)
-
-
-def _check_clock(site: Site) -> Iterator[Finding]:
-    """A file server with another time of day makes files look older or newer than they are."""
-    with tempfile.NamedTemporaryFile(dir=site.run, prefix=".doctor-") as file:
-        before = time.time()
-        file.write(b"x")
-        file.flush()
-        skew_s = os.fstat(file.fileno()).st_mtime - before
-    if abs(skew_s) > CLOCK_WARN_S:
-        advice = "have the clocks set (NTP); times in reports may be wrong"
-        yield Finding("clock", WARN, f"the file system's clock differs by {skew_s:.1f} s", advice)
-    else:
-        yield Finding("clock", OK, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(before)))
-
-
-def _check_locks(site: Site, network: bool) -> Finding:
-    advice = "use PostgreSQL (a site on another file system serves until then): SQLite needs locks that hold"
-    for name, lock in (("flock", fcntl.flock), ("fcntl", fcntl.lockf)):
-        problem = lock_problem(site.run, lock)
-        if problem:
-            return Finding("locks", BAD, f"{name}: {problem}", advice)
-    if network:
-        return Finding(
-            "locks",
-            OK,
-            "hold on this host; on a network file system only one host at a time may use the site",
-        )
-    return Finding("locks", OK, "flock and fcntl hold")
-
-
-def lock_problem(directory: Path, lock: Callable[[int, int], object]) -> str:
-    """What is wrong with ``lock`` in ``directory``, "" if a second process is kept out."""
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as file:
-        try:
-            lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return f"refused: {error.strerror}"
-        child = os.fork()
-        if child == 0:  # a lock is of the open file or of the process: the child opens it anew
-            code = 2
-            try:
-                descriptor = os.open(file.name, os.O_RDWR)
-                lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                code = 1
-            except OSError as error:
-                code = 0 if error.errno in (errno.EAGAIN, errno.EACCES) else 2
-            finally:
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {0: "", 1: "a second process got the lock too"}.get(code, "cannot be tested from a second process")
 
 
 def check_launcher(site: Site) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import click
 
 from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
 from nas_hpc.cli.check_database import check_database
+from nas_hpc.cli.check_filesystem import check_filesystem
 from nas_hpc.cli.check_mpi import check_mpi
 from nas_hpc.cli.checks import (
     BAD,
@@ -49,12 +50,12 @@ def doctor(call: Invocation, as_json: bool) -> int:
     except SiteError as error:
         given = bool(call.site_flag)
         findings.append(Finding("site", BAD if given else WARN, error.message))
-    if site is not None:
-        findings += _site_findings(site)
     try:
         settings = call.settings(site)
     except NasHpcError as error:
         findings.append(Finding("settings", BAD, error.message, "correct it there"))
+    if site is not None:
+        findings += _site_findings(site, settings)
     findings += [Finding("environment", WARN, line, "unset it") for line in strange_variables(os.environ)]
     found = find_allocation(settings)
     findings += _safely("allocation", partial(check_allocation, found, settings))
@@ -73,11 +74,14 @@ def doctor(call: Invocation, as_json: bool) -> int:
     return 1 if any(finding.level == BAD for finding in findings) else 0
 
 
-def _site_findings(site: Site) -> list[Finding]:
-    found: list[Finding] = []
-    for name, check in (("site", check_site), ("database", check_database), ("launcher", check_launcher)):
-        found += _safely(name, partial(check, site))
-    return found
+def _site_findings(site: Site, settings: Settings) -> list[Finding]:
+    checks = (
+        ("site", partial(check_site, site)),
+        ("file system", partial(check_filesystem, site, settings)),
+        ("database", partial(check_database, site)),
+        ("launcher", partial(check_launcher, site)),
+    )
+    return [finding for name, check in checks for finding in _safely(name, check)]
 
 
 def _safely(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
@@ -86,6 +90,6 @@ def _safely(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         for finding in check():
             found.append(finding)
-    except OSError as error:
+    except (OSError, NasHpcError) as error:
         found.append(Finding(name, BAD, f"cannot be checked: {error}"))
     return found

@@ -112,7 +112,7 @@ class CommandCalls:
             call = await asyncio.to_thread(inbox.read_call, path)
         except ProtocolError as error:
             self._outside.note(f"left in the inbox and not understood: {error}")
-            await asyncio.to_thread(inbox.reject, path)
+            await asyncio.to_thread(inbox.reject, self._site, path, error)
             return False
         if call is None:
             return False

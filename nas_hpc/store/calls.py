@@ -209,8 +209,10 @@ def execute(store: SqlStore, call: StoreCall) -> Answer:
     for troubles of the database that may pass."""
     try:
         known = _known(call)
+        if not known.writes:
+            return Answer(known.work(store, *call.arguments))
         with store.transaction():
-            if known.writes and not store.first_time(call.id) and not known.again:
+            if not store.first_time(call.id) and not known.again:
                 return Answer([], repeated=True)
             return Answer(known.work(store, *call.arguments))
     except LeaseLost:
@@ -237,7 +239,8 @@ def messages(request: int, answer: Answer) -> Iterator[StoreAnswer]:
     rows, error = answer.rows, answer.error
     if error is not None:
         kind = next(one.__name__ for one in type(error).__mro__ if one.__module__ == errors.__name__)
-        yield StoreAnswer(request, (), error=kind, message=str(error), transient=error.transient)
+        text = str(error).encode("utf-8", "backslashreplace").decode()
+        yield StoreAnswer(request, [], error=kind, message=text, transient=error.transient)
         return
     for start in range(0, len(rows) - PART, PART):
         yield StoreAnswer(request, rows[start : start + PART], last=False)

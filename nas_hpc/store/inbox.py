@@ -120,8 +120,9 @@ def read_call(path: Path) -> StoreCall | None:
     return message
 
 
-def reject(path: Path) -> None:
+def reject(site: Site, path: Path, error: ProtocolError) -> None:
     """Keep a file that is no call out of the way, for a person to look at."""
+    _record(site, f"{path.name}: {error}")
     with contextlib.suppress(OSError):
         os.replace(path, path.with_name(f"{path.name}.refused"))
 
@@ -153,8 +154,7 @@ def take_in(store: SqlStore, site: Site) -> int:
         try:
             call = read_call(path)
         except ProtocolError as error:
-            _record(site, str(error))
-            reject(path)
+            reject(site, path, error)
             continue
         if call is None:
             continue

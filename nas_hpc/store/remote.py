@@ -18,7 +18,7 @@ from nas_hpc.records import App, Attempt, Event, Job, Lease, new_id
 from nas_hpc.site import Site
 from nas_hpc.states import Actor, State
 from nas_hpc.store import calls, inbox
-from nas_hpc.store.base import Finished, JobFilter
+from nas_hpc.store.base import Finished, JobFilter, Store
 from nas_hpc.store.owner import (
     FIRST_PAUSE_S,
     LAUNCHER,
@@ -281,7 +281,7 @@ class RemoteStore:
         return [calls.get_event(row) for row in (rows[:limit] if limit else rows)]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if not hasattr(Store, name):
             raise AttributeError(name)
         raise StoreError(f"{name} is for the owner of the job database alone")
 
