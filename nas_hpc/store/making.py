@@ -36,6 +36,8 @@ class OwnServer:
 
     interface: str = ""
     server_user: str = ""
+    _begun: bool = field(default=False, init=False)
+    """Whether there is something to remove."""
 
     def check(self) -> None:
         """Raise WrongCall, WorkFailed for what can be told before anything is made."""
@@ -46,14 +48,22 @@ class OwnServer:
 
     def prepare(self, site: Site) -> Place:
         """Make and start it, without tables yet. Raises NasHpcError; then ``undo`` has to follow."""
+        if site.postgres.exists():
+            raise SiteError(f"{site.postgres} is there already and not of this site: move it away")
+        self._begun = True
         secret = make(site, find_postgres(), account_of(self.server_user))
         place = Place(site.database, "", secret, True, self.interface, self.server_user)
         start(site, place)
         return place
 
+    def make_tables(self, site: Site, place: Place) -> None:
+        """See ``make_tables``."""
+        make_tables(site, place)
+
     def undo(self, site: Site) -> None:
         """End it and remove it."""
-        destroy(site)
+        if self._begun:
+            destroy(site)
 
 
 @dataclass(slots=True)
@@ -88,8 +98,9 @@ class GivenServer:
         return self._place
 
     def make_tables(self, site: Site, place: Place) -> None:
-        """As ``make_tables``, remembering what there is to undo."""
-        self._made = make_tables(site, place)
+        """See ``make_tables``; remembers that there is something to undo."""
+        make_tables(site, place)
+        self._made = True
 
     def undo(self, site: Site) -> None:
         """Remove the tables that were made, and the password."""
@@ -103,10 +114,7 @@ class GivenServer:
 def fill(site: Site, server: OwnServer | GivenServer) -> str:
     """Make the database of a new site; returns what its site.toml has to say of it."""
     place = server.prepare(site)
-    if isinstance(server, GivenServer):
-        server.make_tables(site, place)
-    else:
-        make_tables(site, place)
+    server.make_tables(site, place)
     return toml_table(place.table(site))
 
 
@@ -115,8 +123,8 @@ def address_of(site: Site, place: Place) -> str:
     return url_of(site) if place.owned else place.url
 
 
-def make_tables(site: Site, place: Place) -> bool:
-    """Make the tables in an empty database; whether there were none.
+def make_tables(site: Site, place: Place) -> None:
+    """Make the tables in an empty database.
 
     Raises SiteError for a database that is not empty, unless it was made for this very site and nothing has
     been put into it.
@@ -137,7 +145,6 @@ def make_tables(site: Site, place: Place) -> bool:
                 f"the database {place.url} holds jobs already, {of}: have an empty one made for this site "
                 "(createdb NAME), or use that site"
             )
-    return True
 
 
 def remove_tables(site: Site, place: Place) -> None:

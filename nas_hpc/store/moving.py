@@ -23,7 +23,7 @@ from nas_hpc.records import Lease
 from nas_hpc.site import Site
 from nas_hpc.store import open_site, open_store, who
 from nas_hpc.store.cluster import interrupted_later
-from nas_hpc.store.making import OF_SITE, GivenServer, OwnServer, address_of, make_tables
+from nas_hpc.store.making import OF_SITE, GivenServer, OwnServer, address_of
 from nas_hpc.store.place import PASSWORD_FILE, Place, place_of, write_place
 from nas_hpc.store.schema import metadata
 from nas_hpc.store.sql import SqlStore
@@ -58,7 +58,7 @@ def move(site: Site, server: OwnServer | GivenServer) -> Moved:
         _remove_leftovers(site)
         try:
             place = server.prepare(site)
-            counts = _copy(site, source.raw(), place)
+            counts = _copy(site, source.raw(), server, place)
             with interrupted_later():
                 write_place(site, place)
                 switched = True
@@ -90,16 +90,15 @@ def check_no_launcher(site: Site, leases: Sequence[Lease]) -> None:
 
 def _remove_leftovers(site: Site) -> None:
     """Remove the server, or the password, of a move that was killed: this site does not use them."""
-    if site.postgres.exists() or site.server.exists():
+    if (site.path / PASSWORD_FILE).exists():  # made first, removed last
         destroy(site)
-    (site.path / PASSWORD_FILE).unlink(missing_ok=True)
 
 
-def _copy(site: Site, source: Any, place: Place) -> dict[str, int]:
+def _copy(site: Site, source: Any, server: OwnServer | GivenServer, place: Place) -> dict[str, int]:
     """Copy and compare all tables; committed when it returns their counts."""
     tables = metadata.sorted_tables
     names = ", ".join(table.name for table in tables)
-    with _open_target(site, place) as store, store.raw().transaction():
+    with _open_target(site, server, place) as store, store.raw().transaction():
         target = store.raw()
         target.execute("SET LOCAL statement_timeout = 0")
         target.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -130,7 +129,7 @@ def _copy(site: Site, source: Any, place: Place) -> dict[str, int]:
     return counts
 
 
-def _open_target(site: Site, place: Place) -> SqlStore:
+def _open_target(site: Site, server: OwnServer | GivenServer, place: Place) -> SqlStore:
     """The target with empty tables; an earlier copy that no site came to use is removed."""
     with open_store(address_of(site, place), create=True, password_file=place.password_file) as store:
         raw = store.raw()
@@ -139,7 +138,7 @@ def _open_target(site: Site, place: Place) -> SqlStore:
         if found is not None and found[0] == json.dumps([str(site.path), counters], sort_keys=True):
             raw.execute(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
             raw.execute("INSERT INTO meta (key, value) VALUES ('schema', %s)", [_schema()])
-    make_tables(site, place)
+    server.make_tables(site, place)
     return open_store(address_of(site, place), password_file=place.password_file)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def destroy(site: Site) -> None:
         with suppress(SiteError):
             record = read_record(site)
             if record is not None:
-                shutil.rmtree(record.socket_directory, ignore_errors=True)
+                remove_socket(record)
         remove(site)
         for path in (site.server, site.run / LOCK, site.log / LOG):
             path.unlink(missing_ok=True)
@@ -110,9 +109,7 @@ def _lock(site: Site) -> int:
     deadline = time.monotonic() + LOCK_S
     while (lock := take_lock(site)) < 0:
         life = look(site)
-        if life.state is State.RUNNING or (life.record is not None and not life.record.here):
-            raise _already(site, life)
-        if time.monotonic() > deadline:
+        if life.state in (State.RUNNING, State.ELSEWHERE) or time.monotonic() > deadline:
             raise _already(site, life)
         time.sleep(_LOOK_S)
     return lock
@@ -127,7 +124,8 @@ def _already(site: Site, life: Life) -> StoreError:
             return StoreError(f"{name} is running already ({life.record.where}); nothing was changed")
         return StoreError(f"{name} ({life.record.where}) has died, its processes still end; try again")
     return StoreError(
-        f"{name} runs on another host ({life.record.where}); stop it there first: nas-hpc db stop"
+        f"{name} runs on another host ({life.record.where}); stop it there first: nas-hpc db stop   (of a "
+        "host that has just gone the file system gives the lock back within minutes: try again then)"
     )
 
 

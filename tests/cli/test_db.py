@@ -452,6 +452,21 @@ def test_who_waited_for_the_old_file_while_the_site_moved_does_not_write_to_it(
             late.put_app(App("new", "true"))
 
 
+def test_a_move_that_fails_in_the_copy_leaves_the_site_and_an_empty_database(
+    nas_hpc: Run, full_site: Site, given: tuple[Postgres, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(target: object, table: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moving, "_advance_sequence", fail)
+    peer, name = given
+    before = contents(full_site)
+    assert nas_hpc("db", "move", "--to", network_url(peer, name)).code == 130
+    assert contents(full_site) == before
+    assert not (full_site.path / "database.password").exists()
+    assert peer.do("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=name) == []
+
+
 def test_what_was_left_in_the_inbox_while_a_site_moved_is_carried_out_there(
     nas_hpc: Run, full_site: Site, given: tuple[Postgres, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,6 +547,15 @@ def test_a_move_to_a_server_of_its_own_that_was_killed_is_begun_anew(
     assert contents(site) == before
     assert nas_hpc("db", "stop", *where).code == 0
     wait_until(lambda: processes_of(test_id) == [], 10, "the first server to have ended, too")
+
+
+def test_a_move_leaves_alone_what_a_user_put_into_the_site(nas_hpc: Run, directory: Path) -> None:
+    site = new_site(str(directory / "site"))
+    (site.postgres / "mine").mkdir(parents=True)
+    line = one_line(nas_hpc("db", "move", "--postgres", *AS_USER, "--site", str(site.path)), 2)
+    assert f"{site.postgres} is there already" in line
+    assert (site.postgres / "mine").is_dir()
+    assert place_of(site).kind == "sqlite"
 
 
 @pytest.mark.parametrize(
