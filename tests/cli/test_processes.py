@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,30 +34,19 @@ HEAVY = (
     "sklearn",
     "importlib.metadata",
 )
-START_S = 0.150
 
 
 def test_the_help_loads_nothing_heavy(nas_hpc: Run) -> None:
     code = (
         "import sys; from nas_hpc.cli.main import main; main(['--help']); "
-        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], len(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stderr.strip() == "[]"
-
-
-def test_the_help_comes_within_a_fraction_of_a_second_of_bare_python(nas_hpc: Run) -> None:
-    def cpu_s(*argv: str) -> float:
-        """The processor's time and not the clock's: other work on the machine does not count."""
-        before = os.times()
-        subprocess.run(argv, stdout=subprocess.DEVNULL, check=True, timeout=60)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    bare = statistics.median(cpu_s(sys.executable, "-c", "pass") for _ in range(5))
-    assert statistics.median(cpu_s(*PROGRAM, "--help") for _ in range(5)) - bare < START_S
+    heavy, count = done.stderr.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert int(count) < 200, "each costs a fraction of a millisecond at every start"
 
 
 def test_a_reader_that_goes_is_no_error(full_site: Site, nas_hpc: Run) -> None:
