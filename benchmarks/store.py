@@ -1,11 +1,13 @@
-"""How fast the job database is: ``python -m benchmarks.store [--json] [--dir PATH]``.
+"""How fast the job database is: ``python -m benchmarks.store [--json] [--dir PATH] [--no-postgres]``.
 
 ``insert_per_s``: evaluations with six hyperparameters, their records and events, in batches of 1,000.
-``lifecycle_per_s``: claim and finish with attempts and events, in batches of 256. Every batch is one commit
-that is synced to disk. The peer is bare ``sqlite3``: ``executemany`` of ready-made tuples with the same
-values into the same tables, indexes and pragmas, in the same batches, in alternation with ours. CPU
-microseconds are of this process; on a busy machine they tell more than rates. The rates are those of the
-best round.
+``lifecycle_per_s``: claim and finish with attempts and events, in batches of 256. ``exchange_64``: 64
+finishes and 64 claims with their events in one call, while 500 jobs are running. Every batch is one commit
+that is synced to disk. The same work is done on PostgreSQL (``postgres_...``), on a server of the
+distribution that is started for it with its data in the same directory, in alternation. The peer is bare
+``sqlite3``: ``executemany`` of ready-made tuples with the same values into the same tables, indexes and
+pragmas, in the same batches. CPU microseconds are of this process; on a busy machine they tell more than
+rates. The rates are those of the best round.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,10 +28,14 @@ from nas_hpc.records import Evaluation, Job, Lease, Resources, Result, new_id
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import Claim, Finish, JobFilter, open_store
 from nas_hpc.store.sql import SqlStore
+from tests.peers.postgres import Postgres, missing_postgres
 
 INSERT_BATCH = 1000
 LIFECYCLE_BATCH = 256
 EXCHANGE_BATCH = 64
+EXCHANGES = 30
+RUNNING = 500
+"""Jobs that run while others are exchanged."""
 _PRAGMAS = (
     "synchronous",
     "foreign_keys",
@@ -108,8 +115,8 @@ def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 class Ours:
     """The store under test."""
 
-    def __init__(self, path: Path) -> None:
-        self.store: SqlStore = open_store(path, create=True)
+    def __init__(self, target: Path | str) -> None:
+        self.store: SqlStore = open_store(target, create=True)
         self.ids: list[str] = []
         self.lease = new_id()
         self.store.open_lease(
@@ -140,14 +147,20 @@ class Ours:
             assert len(self.store.finish(self.lease, self.finish(claimed))) == len(batch)
 
     def exchanges(self, first: int, count: int) -> list[float]:
-        """Seconds that each of ``count`` exchanges (64 finishes and 64 claims) took."""
+        """Seconds that each of ``count`` exchanges took, of 64 finishes and 64 claims."""
         took: list[float] = []
-        running: Sequence[Job] = ()
+        running: list[Job] = []
+        for batch in batches(self.ids[first : first + RUNNING], EXCHANGE_BATCH):
+            running += self.store.claim(self.lease, [Claim(job, ("host",), (3,)) for job in batch])
+        first += RUNNING
         for batch in batches(self.ids[first : first + count * EXCHANGE_BATCH], EXCHANGE_BATCH):
-            start = time.perf_counter()
+            done, running = running[:EXCHANGE_BATCH], running[EXCHANGE_BATCH:]
             claims = [Claim(job, ("host",), (3,)) for job in batch]
-            _, running = self.store.exchange(self.lease, self.finish(running), claims)
+            start = time.perf_counter()
+            finished, claimed = self.store.exchange(self.lease, self.finish(done), claims)
             took.append(time.perf_counter() - start)
+            assert (len(finished), len(claimed)) == (len(done), len(batch))
+            running += claimed
         return took
 
     def read(self) -> None:
@@ -226,41 +239,82 @@ class Peer:
             self._commit(*work)
 
 
-def one_round(directory: Path, count: int, lifecycles: int) -> dict[str, Pace | list[float]]:
-    """Both, once, in fresh files."""
-    ours = Ours(directory / "ours.sqlite3")
-    found: dict[str, Pace | list[float]] = {"insert": ours.insert(count)}
-    peer = Peer(directory / "peer.sqlite3", directory / "ours.sqlite3")
-    found["raw_insert"] = timed(count, peer.insert)
-    found["lifecycle"] = timed(lifecycles, lambda: ours.lifecycles(lifecycles))
-    commits = peer.lifecycle_work(lifecycles)
-    found["raw_lifecycle"] = timed(lifecycles, lambda: peer.lifecycles(commits))
+Found = dict[str, Pace | list[float]]
+
+
+def work(ours: Ours, count: int, lifecycles: int, beside: Callable[[str], Found]) -> Found:
+    """What is measured, on a fresh database; ``beside`` is called after each of the two first parts."""
+    found: Found = {"insert": ours.insert(count)} | beside("insert")
+    found |= {"lifecycle": timed(lifecycles, lambda: ours.lifecycles(lifecycles))} | beside("lifecycle")
     found["read"] = timed(count, ours.read)
-    found["exchange"] = ours.exchanges(lifecycles, 30)
+    found["exchange"] = ours.exchanges(lifecycles, EXCHANGES)
     ours.store.close()
-    peer.connection.close()
     return found
 
 
-def measure(directory: Path, count: int, lifecycles: int, rounds: int) -> dict[str, float]:
+def sqlite_round(directory: Path, count: int, lifecycles: int) -> Found:
+    """SQLite and the bare one, once, in fresh files."""
+    peers: list[Peer] = []
+
+    def beside(part: str) -> Found:
+        if part == "insert":
+            peers.append(Peer(directory / "peer.sqlite3", directory / "ours.sqlite3"))
+            return {"raw_insert": timed(count, peers[0].insert)}
+        commits = peers[0].lifecycle_work(lifecycles)
+        return {"raw_lifecycle": timed(lifecycles, lambda: peers[0].lifecycles(commits))}
+
+    found = work(Ours(directory / "ours.sqlite3"), count, lifecycles, beside)
+    peers[0].connection.close()
+    return found
+
+
+def postgres_round(server: Postgres, count: int, lifecycles: int) -> Found:
+    """PostgreSQL, once, in a fresh database."""
+    name = server.fresh()
+    found = work(Ours(server.url(name)), count, lifecycles, lambda part: {})
+    server.drop(name)
+    return {f"postgres_{key}": value for key, value in found.items()}
+
+
+def measure(
+    directory: Path, count: int, lifecycles: int, rounds: int, server: Postgres | None
+) -> dict[str, float]:
     """The report's numbers: rates of the best round, least CPU time."""
     paces: dict[str, list[Pace]] = {}
-    exchanges: list[float] = []
+    took: dict[str, list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(dir=directory) as fresh:
-            for name, found in one_round(Path(fresh), count, lifecycles).items():
-                if isinstance(found, Pace):
-                    paces.setdefault(name, []).append(found)
-                else:
-                    exchanges.extend(found)
-    report = {f"{name}_per_s": max(pace.per_s for pace in found) for name, found in paces.items()}
-    report |= {f"{name}_cpu_us": min(pace.cpu_us for pace in found) for name, found in paces.items()}
+            found = sqlite_round(Path(fresh), count, lifecycles)
+        if server is not None:
+            found |= postgres_round(server, count, lifecycles)
+        for name, one in found.items():
+            if isinstance(one, Pace):
+                paces.setdefault(name, []).append(one)
+            else:
+                took.setdefault(name, []).extend(one)
+    report = {f"{name}_per_s": max(pace.per_s for pace in those) for name, those in paces.items()}
+    report |= {f"{name}_cpu_us": min(pace.cpu_us for pace in those) for name, those in paces.items()}
     for name in ("insert", "lifecycle"):
         report[f"{name}_ratio"] = report[f"{name}_per_s"] / report[f"raw_{name}_per_s"]
-    exchanges.sort()
-    report["exchange_64_p50_ms"] = exchanges[len(exchanges) // 2] * 1e3
-    report["exchange_64_p95_ms"] = exchanges[int(len(exchanges) * 0.95)] * 1e3
+    for name, seconds in took.items():
+        seconds.sort()
+        report[f"{name}_64_p50_ms"] = seconds[len(seconds) // 2] * 1e3
+        report[f"{name}_64_p95_ms"] = seconds[int(len(seconds) * 0.95)] * 1e3
     return {name: round(value, 3) for name, value in report.items()}
+
+
+def start_server(directory: Path | None) -> Postgres | None:
+    """A server whose commits are synced to the disk of ``directory``, or None where there is none."""
+    if missing := missing_postgres():
+        print(f"without PostgreSQL: {missing}", file=sys.stderr)
+        return None
+    server = Postgres(fsync=True, directory=Path(tempfile.mkdtemp(prefix="nhpg", dir=directory or "/tmp")))
+    try:
+        server.make()
+    except BaseException:
+        server.end()
+        raise
+    return server
 
 
 def main() -> None:
@@ -272,16 +326,23 @@ def main() -> None:
     parser.add_argument(
         "--lifecycles", type=int, default=5_120, help="of them claimed and finished (default 5,120)"
     )
+    parser.add_argument("--no-postgres", action="store_true", help="SQLite alone")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the best counts (default 3)")
     arguments = parser.parse_args()
-    if arguments.lifecycles + 30 * EXCHANGE_BATCH > arguments.jobs:
-        parser.error(f"--jobs has to be at least --lifecycles + {30 * EXCHANGE_BATCH}")
-    report = measure(arguments.dir, arguments.jobs, arguments.lifecycles, arguments.rounds)
+    least = arguments.lifecycles + RUNNING + EXCHANGES * EXCHANGE_BATCH
+    if least > arguments.jobs:
+        parser.error(f"--jobs has to be at least {least} with so many lifecycles")
+    server = None if arguments.no_postgres else start_server(arguments.dir)
+    try:
+        report = measure(arguments.dir, arguments.jobs, arguments.lifecycles, arguments.rounds, server)
+    finally:
+        if server is not None:
+            server.end()
     if arguments.json:
         print(json.dumps(report))
         return
     for name, value in report.items():
-        print(f"{name:24} {value:12,.2f}")
+        print(f"{name:28} {value:12,.2f}")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ def _by_state(cause: BaseException, state: str, said: str, address: Address) -> 
         )
     if state == "25006":
         return SiteError(f"the job database {address} takes no changes: {said}; name its primary server")
+    if state == "22P05":
+        return WrongCall(f"a text with a NUL character cannot be stored in {address}: leave it out")
     if state.startswith("22"):
         return WrongCall(f"a value cannot be stored in {address}: {said}")
     if state.startswith("28"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,20 @@ _COUNTERS = Query(select(schema.counters).order_by(schema.counters.c.name).with_
 
 PAUSE_S = (0.05, 1.0)
 """First and longest pause before it is tried again to reach a database."""
+
+
+FEWEST = 4
+"""Rows that are worth a statement for many."""
+
+_list_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _columns(tuples: Sequence[tuple[Any, ...]]) -> list[str] | None:
+    """The columns of these rows, each a JSON list; None if there is a number that JSON does not have."""
+    try:
+        return [_list_text(column) for column in zip(*tuples, strict=True)]
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,8 @@ class Session:
         driver = engine.dialect.loaded_dbapi
         self._refusals = (IntegrityError, driver.IntegrityError)
         self._errors = (SQLAlchemyError, driver.Error)
+        self.bulk: Mapping[str, str] = {}
+        """See ``Statements.bulk``."""
         self._prepared: dict[tuple[Query, int], Prepared] = {}
         column = schema.counters.c
         advance = update(schema.counters).where(column.name == bindparam("counter"))
@@ -356,7 +373,10 @@ class Session:
         if len(tuples) == 1:
             self._cursor.execute(sql, tuples[0])
         elif tuples:
-            self._cursor.executemany(sql, tuples)
+            if sql in self.bulk and len(tuples) >= FEWEST and (columns := _columns(tuples)) is not None:
+                self._cursor.execute(self.bulk[sql], columns)
+            else:
+                self._cursor.executemany(sql, tuples)
 
     def tell(self, topic: str, key: str) -> None:
         """Have who listens told, with the commit, that something of ``topic`` changed for ``key``."""

@@ -277,7 +277,7 @@ def test_a_server_that_is_stopped_or_killed_and_started_again_loses_nothing(serv
                     time.sleep(chance.uniform(0.0, 0.5))
                     peer.start()
 
-            work(url, store, seed, disturb, 180)
+            work(url, store, seed, disturb, 120)
             assert len(ends) < 3
     finally:
         peer.end()

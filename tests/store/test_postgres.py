@@ -326,7 +326,7 @@ class TestSessions:
     def test_a_process_that_stops_in_a_transaction_holds_nobody_for_ever(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(postgres_settings(), "idle_in_transaction_session_timeout", "300ms")
+        monkeypatch.setitem(postgres_settings(), "idle_in_transaction_session_timeout", "1500ms")
         with open_store(url) as stopped, open_store(url) as other:
             stopped.wait_while(lambda waited_s: False)
 
@@ -387,6 +387,27 @@ class TestValues:
                 add(store, person_job("a\0b"))
             add(store, person_job("two"))
         assert [job.name for job in store.jobs(JobFilter())] == ["one", "two"]
+
+    @pytest.mark.parametrize("count", [1, 3, 4, 9])
+    def test_few_and_many_rows_are_written_alike(self, store: SqlStore, count: int) -> None:
+        mine = hold(store)
+        texts = ["", "plain", "näme \u2713", "quote ' \" \\ %s", "a\nb\tc", "null", "{}", "[1]", "\U0001f600"]
+        plain = [evaluation("s", seq) for seq in range(1, count + 1)]
+        jobs = [replace(job, name=text, data={"t": texts}) for job, text in zip(plain, texts, strict=False)]
+        stored = store.add_jobs(jobs, Actor.SEARCH)
+        assert store.jobs(JobFilter()) == stored
+        won = claim(store, mine, *stored)
+        assert store.jobs(JobFilter()) == won
+        ends = [
+            replace(
+                ended(job, objective=[1 / 3, None, 1e-320, -0.0][place % 4], reason=texts[-1]),
+                tail=texts[place],
+                message=texts[-place],
+            )
+            for place, job in enumerate(won)
+        ]
+        assert store.finish(mine, ends) == store.finished("s")
+        assert [one.job.name for one in store.finished("s")] == texts[:count]
 
     def test_numbers_that_no_column_takes_are_refused(self, store: SqlStore) -> None:
         for seq in (2**63, 10**40):
@@ -454,7 +475,7 @@ class TestProofOfDeath:
             dying.close()
             assert store.gone([one, two]) == []
             second.close()
-            assert store.gone([one, two]) == [two]
+            wait_until(lambda: store.gone([one, two]) == [two], 20, "the server to see the end")
             assert alive.gone([one, two]) == [two]
             assert store.gone([]) == []
 
