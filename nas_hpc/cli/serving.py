@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nas_hpc.cli.context import note, open_database
-from nas_hpc.errors import NasHpcError
+from nas_hpc.errors import NasHpcError, StoreError
 from nas_hpc.records import Lease
 from nas_hpc.site import Site
 
@@ -37,7 +37,12 @@ def _start_if_down(site: Site) -> bool:
 
     if look(site).state not in (State.STOPPED, State.DIED):
         return False
-    record = start(site, place)
+    try:
+        record = start(site, place)
+    except StoreError:
+        if look(site).state is State.RUNNING:  # another launcher was faster
+            return False
+        raise
     note(f"started the site's PostgreSQL server ({record.where}); it ends with this launcher")
     return True
 

@@ -99,14 +99,18 @@ def new_site(path: str, server: OwnServer | GivenServer | None = None) -> Site:
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Have a signal that ends a process end it as Ctrl-C does: what was half made is removed."""
+    """Have a signal that ends a process end it as Ctrl-C does: what was half made is removed. Further ones do
+    not disturb that."""
+    came: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        came.append(number)
+        if len(came) == 1:
+            raise KeyboardInterrupt
 
     before: dict[int, Any] = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, interrupt)
     try:
         yield

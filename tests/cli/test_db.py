@@ -520,7 +520,7 @@ def test_a_move_that_ends_right_after_any_step_can_be_repeated_or_is_done(
         f"moving.{step} = last\n"
         f"main(['db', 'move', '--to', {peer.url(name)!r}])"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=100).returncode == 9
     done = place_of(full_site).kind == "postgresql"
     assert done == (step != "_copy")
     assert contents(full_site) == before

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,11 +166,17 @@ def test_a_second_server_is_refused_and_stop_waits_for_the_end_of_all(site: Site
 
 @pytest.mark.slow
 def test_a_port_of_the_network_stays_the_same_unless_somebody_else_has_it(site: Site) -> None:
-    port = start(site, interface="lo").port
+    record = start(site, interface="lo")
     server.stop(site)
+    for port in random.sample(range(12_000, 30_000), 100):  # no client gets one of these by chance
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            break
+    write_record(site, replace(record, port=port, stopped=1.0))
     assert start(site, interface="lo").port == port
     server.stop(site)
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
         assert start(site, interface="lo").port != port
