@@ -16,6 +16,7 @@ from nas_hpc import __version__
 from nas_hpc.cli.client import live_endpoints, query
 from nas_hpc.errors import LauncherGone, NasHpcError
 from nas_hpc.site import Site
+from nas_hpc.store.owner import is_shared, read_owner
 from nas_hpc.wire import endpoint_files
 
 OK, WARN, BAD = "ok", "warn", "bad"
@@ -121,9 +122,7 @@ def check_launcher(site: Site) -> Iterator[Finding]:
             return
         views = query(site)
     except LauncherGone as error:
-        yield Finding(
-            "launcher", BAD, error.message, "if it is stuck, kill it and start another: nothing is lost"
-        )
+        yield _unreachable(site, error)
     except NasHpcError as error:
         files = ", ".join(map(str, endpoint_files(site.run)))
         yield Finding("launcher", BAD, error.message, f"remove {files} if no launcher runs")
@@ -132,6 +131,18 @@ def check_launcher(site: Site) -> Iterator[Finding]:
             who = f"process {view.get('pid')} on {view.get('host')}"
             said = f"{who}: {view.get('running')} running, {view.get('waiting')} waiting"
             yield Finding("launcher", OK, said)
+
+
+def _unreachable(site: Site, error: LauncherGone) -> Finding:
+    """A launcher on another host may be well, with no network that leads there."""
+    owner = read_owner(site) if is_shared(site) else None
+    if owner is None or owner.here:
+        advice = "if it is stuck, kill it and start another: nothing is lost"
+        return Finding("launcher", BAD, error.message, advice)
+    text = (
+        f"{owner} renews its word, but no way leads there: commands leave their calls in the inbox"
+    )
+    return Finding("launcher", WARN, text, "setting interface: one that both hosts have")
 
 
 def _cpu_quota() -> float | None:

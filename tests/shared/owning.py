@@ -71,7 +71,7 @@ class Owning:
         def changed() -> None:
             self.changes += 1
 
-        calls = CommandCalls(self.site, Outside(write, send, changed, print, lambda: False))
+        calls = CommandCalls(self.site, Outside(write, send, changed, print, self._end.is_set))
 
         def receive(peer: bytes, message: Message) -> None:
             assert isinstance(message, StoreCall)
