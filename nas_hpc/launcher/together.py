@@ -118,6 +118,14 @@ class Together:
             launcher.site, launcher.lease, launcher.options, hooks, ended=self._ended, left=self._left
         )
         self._look()
+        self._beat()
+
+    def _beat(self) -> None:
+        """Nobody tells of jobs that others have taken: now and then it is seen what still waits."""
+        if not (self._closing or self._launcher.ended):
+            self._loop.call_later(self._launcher.options.heartbeat_s, self._beat)
+            if len(self._launcher.dispatcher.queue):
+                self._launcher.looks.soon()
 
     async def close(self) -> None:
         """Hear nothing more."""

@@ -98,6 +98,8 @@ class Watch:
             self._closing.wait(GUARDIAN_S)
         if self._ended:
             self._hooks.ended(self._ended, joining.missing_lines(store, self._ended))
+        if self._looks % EACH == 0:
+            joining.end_leftovers(store, self._site)
         if self._ended or dead or self._again or self._looks % EACH == 0:
             self._again = True  # until it has been done
             self._settle(store)

@@ -6,6 +6,7 @@ python -m tests.failure.several --launchers 4 --evaluations 5000 --kills 40 --se
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -18,15 +19,16 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.failure import ledger
 from tests.failure.scene import Scene
 from tests.peers.postgres import drop_database, new_database
 from tests.support import TEST_ID, describe, end_processes, processes_of, wait_until
 
-STALL_S = 90.0
+STALL_S = 150.0
 """No evaluation ended for so long: they hang."""
-END_S = 60.0
+END_S = 120.0
 SETTINGS = {"LEASE_S": "20", "HEARTBEAT_S": "2", "GRACE_S": "2"}
 """Of the launchers."""
 
@@ -56,6 +58,19 @@ class Band:
             code = launcher.poll()
             assert code is None, f"launcher {number} ended with {code}:\n{self.scene.log()[-3000:]}"
 
+    def all_here(self) -> bool:
+        """Whether every launcher answers."""
+        self.check()
+        return {view["pid"] for view in self.views()} == {one.pid for one in self.launchers.values()}
+
+    def views(self) -> list[dict[str, Any]]:
+        """Of all launchers that answer."""
+        try:
+            found: list[dict[str, Any]] = json.loads(self.scene.command("watch", "--once", "--json"))
+        except AssertionError:  # none answers yet
+            return []
+        return found
+
     def until(self, ends: int) -> None:
         """Wait until so many evaluations have ended; each has ``STALL_S`` for the next."""
         while (now := self.scene.ended()) < ends:
@@ -72,6 +87,11 @@ class Band:
     def end(self) -> None:
         """Wait for the search's end, and end the launchers in order."""
         wait_until(lambda: self.check() or self.scene.over(), STALL_S, lambda: self.told("the search"))
+        self.stop()
+
+    def stop(self) -> None:
+        """End the launchers in order."""
+        wait_until(self.all_here, STALL_S, lambda: self.told("all launchers to have begun"))
         for launcher in self.launchers.values():
             launcher.send_signal(signal.SIGTERM)
         for number, launcher in self.launchers.items():
