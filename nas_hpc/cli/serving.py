@@ -53,9 +53,11 @@ def _is_of_another(lease: Lease) -> bool:
 
 
 def _stop(site: Site) -> None:
-    from nas_hpc.store.server import stop
+    from nas_hpc.store.server import State, look, stop
 
     try:
+        if look(site).state is not State.RUNNING:  # somebody ended it
+            return
         with open_database(site, read_only=True) as store:
             others = [lease for lease in store.leases(live_only=True) if _is_of_another(lease)]
         if others:

@@ -11,6 +11,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -24,6 +25,7 @@ from nas_hpc.store.making import OwnServer
 from nas_hpc.store.starting import destroy
 from tests.support import wait_until
 
+LEFT_S = 4 * 3600.0
 STRANGER = 54321
 """A user id that owns nothing here."""
 
@@ -68,6 +70,10 @@ def end(site: Site) -> None:
 def _template() -> Path:
     import atexit
 
+    for left in Path(_base()).glob("nhps*"):  # of tests that were killed
+        with suppress(OSError):
+            if left.stat().st_uid == os.geteuid() and time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix="nhps", dir=_base()))
     directory.chmod(0o711)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
