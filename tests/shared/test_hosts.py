@@ -118,7 +118,7 @@ def test_jobs_are_added_listed_and_killed_from_the_other_host(
     login.run(*where, "app", "--name", "sleep", "--exec", "/bin/sleep")
     launcher = head.start(*where, "launcher", "--job-mode", "serial", "--persistent", "--nodes", "1")
     try:
-        wait_until(lambda: site.endpoint.exists(), 60, "the launcher to listen")
+        wait_until(lambda: site.endpoint.exists(), 120, "the launcher to listen")
         owner = read_owner(site)
         assert owner is not None
         assert (owner.host, owner.kind) == ("head", "launcher")
@@ -129,8 +129,7 @@ def test_jobs_are_added_listed_and_killed_from_the_other_host(
             == {"short": "JOB_FINISHED", "long": "RUNNING"},
             120, "the launcher to run what the other host added",
         )  # fmt: skip
-        left = list(site.inbox.iterdir())
-        assert not left
+        wait_until(lambda: not list(site.inbox.iterdir()), 60, "answered calls to be removed")
         login.run(*where, "kill", "long")
         assert login.jobs(site)["long"]["state"] == "USER_KILLED"
         login.run(*where, "rm", "short", "--yes")
