@@ -132,13 +132,21 @@ class Scene:
         """Live processes of a kind. A fork of one looks like it, but is an evaluation: a "trial"."""
         look = "warm interpreter" if kind == "trial" else kind
         found = {}
-        for process in processes_of(self.test_id):
+        for process in self._starters() if kind == "starter" else processes_of(self.test_id):
             with contextlib.suppress(psutil.Error):
                 if VICTIMS[look](" ".join(process.cmdline())):
                     found[process.pid] = process.ppid()
         return [
             psutil.Process(pid) for pid, parent in found.items() if (parent in found) is (kind == "trial")
         ]
+
+    def _starters(self) -> list[psutil.Process]:
+        """What launchers and agents have started themselves: a starter's environment tells of no test."""
+        found = []
+        for process in (*self.victims("launcher"), *self.victims("agent")):
+            with contextlib.suppress(psutil.Error):
+                found += process.children()
+        return found
 
     def kill(self, kind: str, chance: random.Random) -> bool:
         """kill -9 of one process of a kind, or of a "node": a supervisor and all below it. Whether there was
