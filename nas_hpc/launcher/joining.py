@@ -178,6 +178,10 @@ def join(
     lease = join_site(store, options)
     others = [one for one in store.leases() if one.id != lease.id]
     dead = [one for one in others if ownership.is_dead(one)]
+    if wanted is not None:  # of one that ran this allocation's agents it is worth a moment to know it
+        records = [one for one in roster.read_all(site) if one.allocation == wanted.allocation]
+        masters = {one.launchers[-1] for one in records}
+        dead += store.gone([one for one in others if one.id in masters and one not in dead])
     ended = bury(store, site, lease.id, dead)
     end_leftovers(store, site)
     live = {one.id for one in others} - {one.id for one in dead}

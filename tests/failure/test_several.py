@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nas_hpc.records import Lease, new_id
+from nas_hpc.records import Job, Lease, new_id
 from nas_hpc.site import Site
 from nas_hpc.states import State
 from nas_hpc.store import open_site
@@ -52,6 +52,16 @@ def jobs(scene: Scene, **where: Any) -> list[Any]:
         return store.jobs(JobFilter(workflow=scene.name, **where))
     finally:
         store.close()
+
+
+def number_of(band: Band, job: Job) -> int:
+    """Of the launcher that runs ``job``."""
+    store = open_site(Site(band.scene.site), read_only=True)
+    try:
+        [pid] = [lease.pid for lease in store.leases() if lease.id == job.lease]
+    finally:
+        store.close()
+    return next(number for number, one in band.launchers.items() if one.pid == pid)
 
 
 def test_launchers_killed_at_random_lose_no_evaluation_and_finish_none_twice(
@@ -172,9 +182,7 @@ def test_the_search_of_a_launcher_that_ends_goes_on_under_another(
         band.start(number)
     band.until(10)
     [search] = [job for job in jobs(scene) if not job.creator]
-    [first] = [one for one in band.views() if one["launcher"] == search.lease]
-    [number] = [number for number, one in band.launchers.items() if one.pid == first["pid"]]
-    ending = band.launchers.pop(number)
+    ending = band.launchers.pop(number_of(band, search))
     ending.send_signal(signal.SIGTERM)
     assert ending.wait(WAIT_S) == 0, scene.log()
     band.end()
@@ -227,9 +235,7 @@ def test_a_launcher_that_was_stopped_beyond_its_lease_finds_its_jobs_taken_over_
 
     wait_until(full, WAIT_S, lambda: band.told("all slots to be taken"))
     [search] = [job for job in jobs(scene) if not job.creator]
-    [owner] = [view for view in band.views() if view["launcher"] == search.lease]
-    [number] = [number for number, one in band.launchers.items() if one.pid == owner["pid"]]
-    stopped = band.launchers.pop(number)
+    stopped = band.launchers.pop(number_of(band, search))
     with frozen(psutil.Process(stopped.pid)):
         wait_until(
             lambda: search.lease not in {job.lease for job in jobs(scene)}, WAIT_S,
