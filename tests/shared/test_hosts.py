@@ -150,19 +150,24 @@ def test_jobs_are_added_listed_and_killed_from_the_other_host(
 
 
 def test_a_launcher_of_another_host_that_dies_is_succeeded_when_its_time_is_over(
-    site: Site, make_host: Callable[[str], Host]
+    site: Site, tmp_path: Path, make_host: Callable[[str], Host]
 ) -> None:
     site.file.write_text(site.file.read_text().replace("lease_s = 20.0", "lease_s = 4.0"))
     head, login = make_host("head"), make_host("login")
     where = ("--site", str(site.path))
-    login.run(*where, "app", "--name", "sleep", "--exec", "/bin/sleep")
-    login.run(*where, "job", "--name", "cut", "--workflow", "W", "--app", "sleep", "--args", "1")
+    mark, program = tmp_path / "begun", tmp_path / "cut.sh"
+    program.write_text(f"#!/bin/sh\n[ -e {mark} ] && exit 0\ntouch {mark}\nexec sleep 600\n")
+    program.chmod(0o755)
+    login.run(*where, "app", "--name", "cut", "--exec", str(program))
+    login.run(*where, "job", "--name", "cut", "--workflow", "W", "--app", "cut")
     launcher = head.start(*where, "launcher", "--job-mode", "serial", "--persistent", "--nodes", "1")
-    wait_until(lambda: head.jobs(site)["cut"]["state"] == "RUNNING", 120, "the job to run")
-    os.kill(int(json.loads(site.owner.read_text())["pid"]), 9)
-    launcher.communicate(timeout=120)
-    added, _ = login.run(*where, "job", "--name", "new", "--workflow", "W", "--app", "sleep", "--args", "0")
+    try:
+        wait_until(mark.exists, 120, "the job to run")
+    finally:
+        launcher.kill()
+        launcher.communicate(timeout=120)
+    added, _ = login.run(*where, "job", "--name", "new", "--workflow", "W", "--app", "cut")
     assert len(added.strip()) == 32  # done by this command itself, as soon as the time was over
-    output, _ = login.start(*where, "launcher", "--job-mode", "serial").communicate(timeout=90)
+    output, _ = login.start(*where, "launcher", "--job-mode", "serial").communicate(timeout=120)
     states = {name: job["state"] for name, job in login.jobs(site).items()}
     assert states == {"cut": "JOB_FINISHED", "new": "JOB_FINISHED"}, output
