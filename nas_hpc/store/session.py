@@ -207,6 +207,12 @@ class Session:
             self._counters = dict(begun.counters)
             return begun.ticket
 
+    def _gone(self) -> bool:
+        """Whether the connection to a server was lost."""
+        if (connection := self._connection) is None:
+            return self.dialect.shared
+        return connection.invalidated or self.dialect.lost(connection.connection.driver_connection)
+
     def _roll_back(self) -> None:
         connection = self._connection
         if connection is None:
@@ -327,6 +333,8 @@ class Session:
         if not isinstance(error, self._errors):
             return error
         told = self.dialect.explain(error)
+        if isinstance(told, StoreError) and self._gone():
+            told.transient = True  # whatever the driver said of it
         if self._depth and isinstance(told, StoreError) and not isinstance(error, self._refusals):
             self._doomed, self._lost = told, True  # there may be no transaction any more
         return told

@@ -211,7 +211,8 @@ class Worker(threading.Thread):
 
 def check_ledger(store: SqlStore, workers: list[Worker], jobs: list[Job], note: str) -> None:
     """Every job was claimed once and finished once, by the workers' own account and by the database's."""
-    assert [worker.error for worker in workers] == [None] * len(workers), note
+    errors = [repr(worker.error) for worker in workers if worker.error is not None]
+    assert not errors, f"{note}: {errors}"
     ids = Counter(job.id for job in jobs)
     assert Counter(id_ for worker in workers for id_, _ in worker.claimed) == ids, note
     assert Counter(id_ for worker in workers for id_ in worker.finished) == ids, note
