@@ -32,6 +32,7 @@ def program(own: Any = None, data: Any = None, printed: str = "", stale: int = 0
     return PROGRAM.format(own=own, data=data, printed=printed, stale=stale)
 
 
+@pytest.mark.gentle("what a program prints counts at once: a result.json of its own must be there by its end")
 @pytest.mark.parametrize(
     ("code", "objective", "metadata", "reason"),
     [
