@@ -281,7 +281,12 @@ class Keeper:
                 continue
             if kind == "file":
                 order = attempt.order
-                body = json.dumps(results.read(order["dir"], order["job"], order["attempt"])).encode("ascii")
+                result = results.read(order["dir"], order["job"], order["attempt"])
+                if result is None and attempt.pid in self.live:
+                    continue  # it is not to be seen yet: judged at its end
+                if result is None:
+                    result = results.make(order, "invalid_result", "its result.json cannot be read any more")
+                body = json.dumps(result).encode("ascii")
                 if not kept:
                     remains.remove(order["dir"])
             attempt.result, attempt.tail, attempt.trouble, attempt.kept = body, text, trouble, kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import sys
@@ -128,7 +129,7 @@ CASES = [
         name="another version",
     ),
     Case(("ls", "jobs"), ("not valid TOML",), prepare=site_file("schema = = 1"), name="broken site.toml"),
-    Case(("ls", "jobs"), ("lost run", "mkdir"), prepare=lambda s: s.run.rmdir(), name="lost a directory"),
+    Case(("ls", "jobs"), ("lost run", "mkdir"), prepare=lambda s: shutil.rmtree(s.run), name="lost a directory"),
     Case(("ls", "jobs"), ("lost its database",), prepare=lose_database, name="lost its database"),
     Case(("ls", "jobs"), ("db.sqlite3",), prepare=spoil_database, name="database is none"),
     Case(("ls", "jobs"), ("99",), prepare=age_database, name="database of another version"),
