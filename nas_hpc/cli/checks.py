@@ -139,9 +139,7 @@ def _unreachable(site: Site, error: LauncherGone) -> Finding:
     if owner is None or owner.here:
         advice = "if it is stuck, kill it and start another: nothing is lost"
         return Finding("launcher", BAD, error.message, advice)
-    text = (
-        f"{owner} renews its word, but no way leads there: commands leave their calls in the inbox"
-    )
+    text = f"{owner} renews its word, but no way leads there: commands leave their calls in the inbox"
     return Finding("launcher", WARN, text, "setting interface: one that both hosts have")
 
 

@@ -129,7 +129,9 @@ CASES = [
         name="another version",
     ),
     Case(("ls", "jobs"), ("not valid TOML",), prepare=site_file("schema = = 1"), name="broken site.toml"),
-    Case(("ls", "jobs"), ("lost run", "mkdir"), prepare=lambda s: shutil.rmtree(s.run), name="lost a directory"),
+    Case(
+        ("ls", "jobs"), ("lost run", "mkdir"), prepare=lambda s: shutil.rmtree(s.run), name="lost a directory"
+    ),
     Case(("ls", "jobs"), ("lost its database",), prepare=lose_database, name="lost its database"),
     Case(("ls", "jobs"), ("db.sqlite3",), prepare=spoil_database, name="database is none"),
     Case(("ls", "jobs"), ("99",), prepare=age_database, name="database of another version"),
