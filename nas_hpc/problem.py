@@ -21,7 +21,7 @@ from ConfigSpace import (
     UniformFloatHyperparameter,
     UniformIntegerHyperparameter,
 )
-from ConfigSpace.exceptions import ForbiddenValueError
+from ConfigSpace.exceptions import ActiveHyperparameterNotSetError, ForbiddenValueError
 from ConfigSpace.hyperparameters import Hyperparameter
 
 from nas_hpc.errors import WrongCall
@@ -188,6 +188,11 @@ class HpProblem:
     def _explain(self, error: Exception, items: list[Any]) -> str:
         if isinstance(error, ForbiddenValueError):
             return f"{one_line(error)}: it forbids the default configuration: change a default"
+        if isinstance(error, ActiveHyperparameterNotSetError):
+            return (
+                f"the space refuses {', '.join(str(i) for i in items)}: ConfigSpace takes a hyperparameter "
+                "that is inactive for one that differs from every value: name the values, with InCondition"
+            )
         odd = [i for i in items if not type(i).__module__.startswith("ConfigSpace")]
         if odd:
             right = "ConfigSpace hyperparameters, conditions or forbidden clauses"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pwd
 import sys
 from collections.abc import Sequence
 
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 the work failed, 2 the call was wrong, 130 interrupted. An error is one line on stderr.
     """
     invocation = Invocation()
+    _find_home()
     try:
         code = nas_hpc.main(
             None if argv is None else list(argv), prog_name="nas-hpc", obj=invocation, standalone_mode=False
@@ -109,6 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if invocation.debug:
             raise
         return _report(error, argv)
+
+
+def _find_home() -> None:
+    """Open MPI, for one, starts nothing without HOME, which a batch system may not give."""
+    if "HOME" not in os.environ:
+        with contextlib.suppress(KeyError):  # a user without an entry
+            os.environ["HOME"] = pwd.getpwuid(os.geteuid()).pw_dir
 
 
 def _report(error: Exception, argv: Sequence[str] | None) -> int:

@@ -21,6 +21,9 @@ from nas_hpc.states import Outcome
 
 TURN_S = 5.0
 """So long a launcher waits for another one to have written its lines."""
+STALE_S = 1.0
+"""The line of an attempt that ended longer ago may have been written by a successor: of a launcher that was
+stopped after its commit."""
 
 
 def attempt_line(job: Job, attempt: Attempt) -> dict[str, Any]:
@@ -58,6 +61,7 @@ class Journal:
         self._data, self._several = data, several
         self._on_note = on_note
         self._unwritten: dict[Path, list[dict[str, Any]]] = {}
+        self._seen: dict[Path, _Keys] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
     def attempts(self, ended: Iterable[tuple[Job, Attempt]]) -> None:
@@ -78,7 +82,7 @@ class Journal:
         """In the thread."""
         try:
             with _turn(path, self._several):
-                known = _keys(path)
+                known = _Keys(path).look()
                 append_lines(path, [line for line in lines if (line["job"], line["number"]) not in known])
         except OSError as error:
             self._on_note(f"{path} cannot be written: {error.strerror}; {len(lines)} lines may be missing")
@@ -93,17 +97,22 @@ class Journal:
     def _write(self, path: Path, lines: list[dict[str, Any]]) -> None:
         """In the thread. What cannot be written (a full disk) is kept and written with what comes next."""
         waiting = self._unwritten.pop(path, [])
+        lines = [*waiting, *lines]
+        oldest = min((line["end"] for line in lines if "number" in line), default=time.time())
         try:
             with _turn(path, self._several):
-                append_lines(path, [*waiting, *lines])
+                if time.time() - oldest > STALE_S:
+                    known = self._seen.setdefault(path, _Keys(path)).look()
+                    lines = [line for line in lines if (line["job"], line["number"]) not in known]
+                append_lines(path, lines)
         except OSError as error:
-            self._unwritten[path] = [*waiting, *lines]
+            self._unwritten[path] = lines
             if not waiting:
                 self._on_note(f"{path} cannot be written: {error.strerror}; trying again with its next line")
 
     def known(self, workflow: str) -> set[tuple[str, int]]:
         """The (job, number) of the attempts that have a line."""
-        return _keys(self._data / workflow / "attempts.jsonl")
+        return _Keys(self._data / workflow / "attempts.jsonl").look()
 
     def close(self) -> bool:
         """Wait until all is written; whether it was. If not, the launcher must not end in order: the next one
@@ -114,8 +123,26 @@ class Journal:
         return not self._unwritten
 
 
-def _keys(path: Path) -> set[tuple[str, int]]:
-    return {(line["job"], line["number"]) for line in read_lines(path) if {"job", "number"} <= line.keys()}
+class _Keys:
+    """The (job, number) of the attempts that have a line in a file that only grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+        self._found: set[tuple[str, int]] = set()
+
+    def look(self) -> set[tuple[str, int]]:
+        """Read on from where the last look ended."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                whole = file.read().rpartition(b"\n")[0]
+        except OSError:
+            return self._found
+        self._offset += len(whole)
+        for line in _objects(whole):
+            if {"job", "number"} <= line.keys():
+                self._found.add((line["job"], line["number"]))
+        return self._found
 
 
 @contextmanager
@@ -155,15 +182,16 @@ def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The readable JSON objects of a file of lines; torn ones and a missing file give nothing."""
     try:
-        raw = path.read_bytes()
+        return list(_objects(path.read_bytes()))
     except OSError:
         return []
-    lines = []
+
+
+def _objects(raw: bytes) -> Iterator[dict[str, Any]]:
     for part in raw.split(b"\n"):
         try:
             value = json.loads(part)
         except ValueError:
             continue
         if isinstance(value, dict):
-            lines.append(value)
-    return lines
+            yield value

@@ -15,7 +15,19 @@ from tests.failure.scene import Scene
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--fresh-interpreter",)], ids=["warm", "fresh"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        pytest.param(
+            ("--fresh-interpreter",),
+            marks=pytest.mark.gentle(
+                "a run function's process is on the node of its keeper, who sees its files"
+            ),
+        ),
+    ],
+    ids=["warm", "fresh"],
+)
 def test_every_misbehaviour_is_its_own_evaluations_affair(
     tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:

@@ -175,9 +175,10 @@ def test_the_ready_made_problem_with_a_program_of_its_own(bench: Bench, way: str
 def test_a_search_whose_evaluations_need_mpi_is_told_so_at_once_in_serial_mode(bench: Bench) -> None:
     bench.searches()
     bench.job("s", "RAN", args=f"{POLYNOME} --max-evals 4 --nodes-per-eval 2")
-    bench.launch("--job-mode", "serial", code=1)
-    assert "none of its evaluations can run here" in bench.output("s")
-    assert not list(bench.site.glob("data/W/task*"))
+    log = bench.launch("--job-mode", "serial", code=1)
+    assert "its evaluations are to have 2 nodes x 1 rank" in log
+    assert "use --job-mode mpi on 3 nodes or more" in log
+    assert not list(bench.site.glob("data/W/*")), "not even the search was started"
 
 
 def _attempts(bench: Bench, job: str) -> int:

@@ -153,6 +153,16 @@ def test_add_refuses_what_is_no_part_of_a_space(problem: HpProblem, item: Any) -
         problem.add(item)
 
 
+def test_a_condition_that_would_hold_for_an_inactive_parent_is_refused_with_what_to_write(
+    problem: HpProblem,
+) -> None:
+    parent, child = problem.add_dim("parent", (0, 1)), problem.add_dim("child", (0, 1))
+    problem.add_condition(cs.EqualsCondition(parent, problem.add_dim("root", (0, 2)), 0))
+    with pytest.raises(WrongCall, match=r"refuses child \| parent != 0: .* name the values, with InCondition"):
+        problem.add_condition(cs.NotEqualsCondition(child, parent, 0))
+    problem.add_condition(cs.InCondition(child, parent, [1]))
+
+
 def test_a_refused_clause_or_condition_leaves_the_problem_as_it_was(problem: HpProblem) -> None:
     before = repr(problem)
     with pytest.raises(WrongCall, match="forbids the default configuration"):
