@@ -22,7 +22,7 @@ from tests.failure.scene import Scene
         pytest.param(
             ("--fresh-interpreter",),
             marks=pytest.mark.gentle(
-                "a run function's process is on the node of its keeper, who sees its files"
+                "its process is on its keeper's node, where files are seen at once"
             ),
         ),
     ],
