@@ -21,9 +21,7 @@ from tests.failure.scene import Scene
         (),
         pytest.param(
             ("--fresh-interpreter",),
-            marks=pytest.mark.gentle(
-                "its process is on its keeper's node, where files are seen at once"
-            ),
+            marks=pytest.mark.gentle("its process is on its keeper's node, where files are seen at once"),
         ),
     ],
     ids=["warm", "fresh"],

@@ -158,7 +158,9 @@ def test_a_condition_that_would_hold_for_an_inactive_parent_is_refused_with_what
 ) -> None:
     parent, child = problem.add_dim("parent", (0, 1)), problem.add_dim("child", (0, 1))
     problem.add_condition(cs.EqualsCondition(parent, problem.add_dim("root", (0, 2)), 0))
-    with pytest.raises(WrongCall, match=r"refuses child \| parent != 0: .* name the values, with InCondition"):
+    with pytest.raises(
+        WrongCall, match=r"refuses child \| parent != 0: .* name the values, with InCondition"
+    ):
         problem.add_condition(cs.NotEqualsCondition(child, parent, 0))
     problem.add_condition(cs.InCondition(child, parent, [1]))
 
