@@ -161,7 +161,7 @@ class Placing:
         without = f"; nothing is placed on {compress(aside)} for the time being" if aside else ""
         if is_next and self.pool.held:
             return f"it is the next: {compress(self.pool.held)} is kept free for it{without}"
-        if request.share == 0:
+        if request.share == 0 and not request.gpus:
             return without.removeprefix("; ")
         if job.creator and not self.pool.capacity(request):
             return f"there is no room for it beside the jobs that are no evaluations{without}"

@@ -30,7 +30,8 @@ ENDED_FROM_OUTSIDE = frozenset([-s for s in _SIGNALS] + [128 + s for s in _SIGNA
 
 
 def request_of(job: Job, mode: str, *, shares_node: bool, mpi_packing: int = 1) -> Request:
-    """What ``job`` occupies in ``mode``; a search that shares its node with its evaluators takes no share.
+    """What ``job`` occupies in ``mode``; a search that shares its node with its evaluators takes no
+    share, but the GPUs that it asks for.
 
     In mpi mode a job has its whole nodes; but up to ``mpi_packing`` jobs of one node that say that they share
     it do so.
@@ -38,7 +39,7 @@ def request_of(job: Job, mode: str, *, shares_node: bool, mpi_packing: int = 1) 
     need = job.resources
     gpus = need.gpus_per_rank * need.ranks_per_node
     if shares_node:
-        return Request(need.num_nodes, Fraction(0), 0)
+        return Request(need.num_nodes, Fraction(0), gpus)
     if need.num_nodes > 1:
         return Request(need.num_nodes, Fraction(1), gpus)
     packing = min(need.node_packing_count, mpi_packing) if mode == "mpi" else need.node_packing_count

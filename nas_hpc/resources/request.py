@@ -29,6 +29,8 @@ class Request:
             raise PlacementError(f"gpus is {self.gpus}; it must not be negative")
 
     def __str__(self) -> str:
+        if self.share == 0:
+            return f"{self.gpus} GPUs of a node" if self.gpus else "a place on a node"
         part = "" if self.share == 1 else f"{self.share} of "
         nodes = f"{part}a node" if self.num_nodes == 1 else f"{self.num_nodes} whole nodes"
         each = " on each" if self.num_nodes > 1 else ""

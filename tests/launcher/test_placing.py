@@ -37,6 +37,18 @@ def capacity(floor: Placing, **need: int) -> int:
     return floor.pool.capacity(floor.request_of(job(creator="s", **need), search=False))
 
 
+def test_a_search_that_shares_its_node_takes_the_gpus_that_it_asks_for() -> None:
+    floor = Placing(Pool([Node("n0", (0, 1), gpus=("0", "1", "2"))], []), "serial", 1)
+    greedy, modest = job("greedy", gpus_per_rank=4), job("modest", gpus_per_rank=2)
+    assert "4 GPUs of a node" in floor.never(greedy, search=True)
+    assert not floor.never(modest, search=True)
+    placed = start(floor, modest, search=True)
+    assert placed is not None
+    assert len(placed.gpus[0]) == 2
+    assert capacity(floor, gpus_per_rank=1, node_packing_count=4) == 1
+    assert start(floor, job("again", gpus_per_rank=2), search=True) is None
+
+
 # -- the seed's arithmetic --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("mode", "nodes", "search", "workers", "packing", "evaluators"),
