@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def test_what_is_no_site_is_refused_with_what_it_is(tmp_path: Path) -> None:
 
 def test_a_site_that_lost_a_directory_says_how_to_bring_it_back(tmp_path: Path) -> None:
     site = create_site(tmp_path / "site")
-    site.run.rmdir()
+    shutil.rmtree(site.run)
     with pytest.raises(SiteError, match="mkdir -m 700"):
         load_site(site.path)
 

@@ -283,7 +283,8 @@ class Keeper:
                 order = attempt.order
                 result = results.read(order["dir"], order["job"], order["attempt"])
                 if result is None and attempt.pid in self.live:
-                    continue  # it is not to be seen yet: judged at its end
+                    order["told"] = True  # it is not to be seen yet: looked for at the attempt's end
+                    continue
                 if result is None:
                     result = results.make(order, "invalid_result", "its result.json cannot be read any more")
                 body = json.dumps(result).encode("ascii")
@@ -340,7 +341,7 @@ class Keeper:
         if attempt.result or attempt.drop:
             self._report(attempt)
         elif self.warm is None:
-            if order["expects"]:
+            if order["expects"] or "told" in order:
                 attempt.until = time.monotonic() + order["result_grace_s"]
             self._threads().finish(attempt)
         else:

@@ -189,8 +189,8 @@ def judge(
     ``order`` may hold "stop", the outcome and reason for which it was ended. A valid result.json of the
     attempt counts first, whoever wrote it: the work was done. After a success the objective is what the
     program left in its data, else what it printed; a person's job need not have one. ``patient``: None
-    instead of a failure when a success is expected to have left a result and none is to be seen; a file
-    system may show it late.
+    instead of a failure when a success is expected to have left a result, or has told of one, and none is to
+    be seen; a file system may show it late.
     """
     code = None if status is None else return_code(status)
     looked = "looked" in order
@@ -215,6 +215,8 @@ def judge(
         outcome, reason = rank.why(order, failure, code or 0, end)
         return make(order, outcome, reason, return_code=code, end=end)
     if order["call"] and not order.get("mpi"):
+        if patient and not failure and "told" in order:
+            return None
         reason = failure or "exit code 0"
         if not os.WIFSIGNALED(status):
             reason += " before the run function returned: it or a library called os._exit"
