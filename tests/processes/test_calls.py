@@ -195,6 +195,7 @@ def test_a_module_corrected_after_a_failed_import_is_found_by_the_next_evaluatio
     go(scenario())
 
 
+@pytest.mark.gentle("a large result is told of by its file, which a keeper on the same node sees at once")
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
 def test_a_result_of_200_kilobytes_arrives_whole(tmp_path: Path, warm: bool) -> None:
     code = "def run(job): return {'objective': 1, 'metadata': {'text': job['letter'] * 200000}}\n"
