@@ -149,8 +149,11 @@ def split_url(text: str, named: str) -> tuple[str, str]:
 
 def hidden(text: str) -> str:
     """``text``, a URL perhaps, without what may be a password in it."""
-    text = re.sub(r"^(\w+:(?://)?)?([^:@]*):.*@", r"\1\2:***@", text, flags=re.DOTALL)
-    return re.sub(r"(password=)[^&\s]*", r"\1***", text)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    rest = re.sub(r"^([^:@]*):.*@", r"\1:***@", rest, flags=re.DOTALL)
+    return scheme + separator + re.sub(r"(password=)[^&\s]*", r"\1***", rest)
 
 
 def write_secret(path: Path, secret: str) -> None:
