@@ -9,7 +9,8 @@ from sqlalchemy import delete, insert, select, update
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import App
 from nas_hpc.states import FINAL
-from nas_hpc.store.rows import dump_json, load_json
+from nas_hpc.store.fast_json import read_json
+from nas_hpc.store.rows import dump_json
 from nas_hpc.store.schema import apps, jobs
 from nas_hpc.store.session import Session
 
@@ -23,7 +24,7 @@ def read_apps(session: Session) -> list[App]:
 
 
 def _app_of(row: Any) -> App:
-    return App(row.name, row.executable, row.description, row.restartable, **load_json(row.body))
+    return App(row.name, row.executable, row.description, row.restartable, **read_json(row.body))
 
 
 def put_app(session: Session, app: App, replace: bool) -> None:

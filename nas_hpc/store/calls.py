@@ -15,7 +15,8 @@ from nas_hpc.errors import LeaseLost, NasHpcError, ProtocolError, StoreError, Wr
 from nas_hpc.records import App, Attempt, Event, Job, Lease, Result
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store.base import Finished, JobFilter
-from nas_hpc.store.rows import dump_json, job_body, job_of, load_json
+from nas_hpc.store.fast_json import read_json
+from nas_hpc.store.rows import dump_json, job_body, job_of
 from nas_hpc.wire import PROTOCOL, StoreAnswer, StoreCall
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _put_result(result: Result) -> Rows:
 
 def _get_result(values: Sequence[Any]) -> Result:
     outcome, objective, metadata, *rest = values
-    return Result(Outcome(outcome), objective, load_json(metadata), *rest)
+    return Result(Outcome(outcome), objective, read_json(metadata), *rest)
 
 
 def put_attempt(one: Attempt) -> Rows:

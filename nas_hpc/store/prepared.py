@@ -1,4 +1,4 @@
-"""Queries that run thousands of times per second: compiled once for each length of their IN list.
+"""Queries that run thousands of times per second: compiled once, on SQLite for each length of their IN list.
 
 Executing a SQLAlchemy statement, even a compiled and cached one, takes several times as long as SQLite takes
 to answer it. So what is asked at every evaluation is text and plain tuples, made by SQLAlchemy beforehand.
@@ -6,6 +6,7 @@ to answer it. So what is asked at every evaluation is text and plain tuples, mad
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 LONGEST = 512
 """Most values in one IN list: SQLite before 3.32 takes 999 parameters."""
+
+_IN_LIST = re.compile(r'IN \(%s::(\w+)(?: COLLATE "C")?\)')
 
 VALUES = "values"
 """The parameter of a query that is its IN list."""
@@ -32,7 +35,11 @@ class Query:
 
 
 class Prepared:
-    """A query for an engine with positional parameters and for IN lists of ``size`` values."""
+    """A query for an engine with positional parameters and for IN lists of ``size`` values.
+
+    A server gets the list as one array, so that it plans once, and the driver parses the text once, for all
+    lengths; ``size`` is 1 then.
+    """
 
     def __init__(self, query: Query, engine: Engine, size: int) -> None:
         compiled: Any = query.statement.compile(engine)
@@ -46,6 +53,11 @@ class Prepared:
         self._make = query.make
         self._size = size
         self._sql: str = state.statement
+        self._array = bool(size) and takes_array(engine)
+        if self._array:
+            self._sql, lists = _IN_LIST.subn(r"= ANY(%s::\1[])", self._sql)
+            if lists != 1:
+                raise RuntimeError(f"expected one IN list in {self._sql}")
         self._given = {name: value for name, value in given.items() if value is not None}
         self._before = names[:before]
         self._after = names[before + size :]
@@ -53,15 +65,21 @@ class Prepared:
     def execute(
         self, cursor: DBAPICursor, values: Sequence[Any], fixed: Mapping[str, Any] | None
     ) -> list[Any]:
-        """All rows for at most ``size`` values; the last is repeated where there are fewer."""
-        missing = self._size - len(values)
-        parameters = [*values, *[values[-1]] * missing] if missing else values
+        """All rows for at most ``size`` values, or an array; the last is repeated where there are fewer."""
+        parameters = [list(values)] if self._array else values
+        if missing := self._size - len(parameters):
+            parameters = [*values, *[values[-1]] * missing]
         if self._before or self._after:
             given = {**self._given, **fixed} if fixed else self._given
             head = [given[name] for name in self._before]
             parameters = [*head, *parameters, *[given[name] for name in self._after]]
         cursor.execute(self._sql, parameters)
         return list(map(self._make, cursor.fetchall()))
+
+
+def takes_array(engine: Engine) -> bool:
+    """Whether the database of ``engine`` takes a list as one parameter."""
+    return engine.dialect.name == "postgresql"
 
 
 def padded(count: int) -> int:

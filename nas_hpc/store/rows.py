@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -22,6 +21,7 @@ from nas_hpc.records import (
     Stages,
 )
 from nas_hpc.states import Outcome, State
+from nas_hpc.store.fast_json import read_json, write_json
 
 _PLAIN = Job("", "", "")
 _NO_ORIGIN = _PLAIN.origin  # the very object that most jobs have: compared without a look inside
@@ -32,23 +32,6 @@ _STATES = {state.value: state for state in State}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
-def _encoder() -> Callable[[object], str]:
-    """JSON text as ``json.dumps`` makes it, without its set-up at each call, as long as a small job takes."""
-    encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
-    make: Any = getattr(json.encoder, "c_make_encoder", None)
-    try:
-        quote = json.encoder.encode_basestring_ascii
-        encode = make(None, encoder.default, quote, None, ":", ",", False, False, True)
-        if "".join(encode({"a": [1.5, None, "b"]}, 0)) == '{"a":[1.5,null,"b"]}':
-            return lambda value: "".join(encode(value, 0))
-    except (TypeError, AttributeError):  # another Python than we know
-        pass
-    return encoder.encode
-
-
-_dumps = _encoder()
-_decode = json.JSONDecoder().raw_decode
-
 JobRow = Sequence[Any]
 """Values of ``schema.jobs`` in the order of its columns."""
 
@@ -56,16 +39,11 @@ JobRow = Sequence[Any]
 def dump_json(value: object, what: str) -> str:
     """``value`` as JSON text. Raises WrongCall, naming ``what``, if it is none."""
     try:
-        return _dumps(value)
+        return write_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise WrongCall(
             f"{what} cannot be stored: {error}; use JSON's types: dict, list, str, numbers, bool, None"
         ) from None
-
-
-def load_json(text: str) -> Any:
-    """The value of a JSON text of the database. No white space stands around those, so none is looked for."""
-    return _decode(text)[0]
 
 
 @lru_cache(maxsize=4096)
@@ -76,7 +54,7 @@ def place_text(part: tuple[str, ...] | tuple[int, ...]) -> str:
 
 @lru_cache(maxsize=4096)
 def _place_of(text: str) -> tuple[Any, ...]:
-    return tuple(load_json(text))
+    return tuple(read_json(text))
 
 
 def clean(text: str) -> str:
@@ -151,7 +129,7 @@ def stored_job(job: Job, state: State, created: float) -> Job:
 def job_of(row: JobRow) -> Job:
     """The job of a row of ``schema.jobs``."""
     _, id_, name, workflow, application, creator, seq, state, lease, attempt, _, created, _, text = row[:14]
-    get = load_json(text).get
+    get = read_json(text).get
     origin = get("origin")
     resources = get("resources")
     run = get("run")
@@ -209,7 +187,7 @@ def attempt_of(job: str, row: Sequence[Any]) -> Attempt:
     ) = row
     result = None
     if outcome is not None:
-        mapping: Json = {} if metadata == "{}" else load_json(metadata)
+        mapping: Json = {} if metadata == "{}" else read_json(metadata)
         result = Result(_OUTCOMES[outcome], objective, mapping, reason, code, start, end)
     return Attempt(
         job,

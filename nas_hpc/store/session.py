@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from nas_hpc.errors import NasHpcError, StoreError, WrongCall
 from nas_hpc.records import Lease
 from nas_hpc.store import schema
-from nas_hpc.store.prepared import LONGEST, VALUES, Prepared, Query, padded
+from nas_hpc.store.fast_json import write_finite
+from nas_hpc.store.prepared import LONGEST, VALUES, Prepared, Query, padded, takes_array
 
 _COUNTERS = Query(select(schema.counters).order_by(schema.counters.c.name).with_for_update())
 
@@ -28,13 +28,11 @@ PAUSE_S = (0.05, 1.0)
 FEWEST = 4
 """Rows that are worth a statement for many."""
 
-_list_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
 
 def _columns(tuples: Sequence[tuple[Any, ...]]) -> list[str] | None:
     """The columns of these rows, each a JSON list; None if there is a number that JSON does not have."""
     try:
-        return [_list_text(column) for column in zip(*tuples, strict=True)]
+        return [write_finite(column) for column in zip(*tuples, strict=True)]
     except ValueError:
         return None
 
@@ -102,6 +100,7 @@ class Session:
         self._errors = (SQLAlchemyError, driver.Error)
         self.bulk: Mapping[str, str] = {}
         """See ``Statements.bulk``."""
+        self._arrays = takes_array(engine)
         self._prepared: dict[tuple[Query, int], Prepared] = {}
         column = schema.counters.c
         advance = update(schema.counters).where(column.name == bindparam("counter"))
@@ -369,7 +368,7 @@ class Session:
         return [row for start in chunks for row in self._fetch(query, values[start : start + LONGEST], fixed)]
 
     def _fetch(self, query: Query, values: Sequence[Any], fixed: Mapping[str, Any] | None) -> list[Any]:
-        size = padded(len(values))
+        size = min(len(values), 1) if self._arrays else padded(len(values))
         prepared = self._prepared.get((query, size))
         if prepared is None:
             prepared = self._prepared[query, size] = Prepared(query, self.engine, size)
