@@ -41,6 +41,16 @@ class WorkFailed(NasHpcError):
     """The work was started as asked and failed."""
 
 
+class BatchRefused(WorkFailed):
+    """The batch system said no; the message holds its own words and what was sent."""
+
+
+class BatchSilent(NasHpcError):
+    """The batch system was asked and gave no answer that makes sense: nothing is known, nothing changed."""
+
+    transient = True
+
+
 class StoreError(NasHpcError):
     """The job database refused or lost a request."""
 

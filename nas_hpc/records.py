@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from nas_hpc.states import Outcome, State
+from nas_hpc.states import BatchState, Outcome, State
 
 Json = Mapping[str, Any]
 
@@ -217,6 +217,41 @@ class Lease:
     """When it was given up or taken over; 0 while it holds."""
     slots: int = 0
     """So many evaluations the launcher can run at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """An allocation that was asked of a batch system to run the site's jobs."""
+
+    key: str
+    """Its own name in the site, that of its files in qsubmit/."""
+    system: str
+    """cobalt, pbs, slurm or local."""
+    machine: str
+    script: str
+    """Absolute path."""
+    output: str
+    """Absolute path of what the script prints."""
+    nodes: int
+    walltime_minutes: int
+    job_mode: str
+    workflow: str = ""
+    """Its launcher runs only jobs of this workflow; empty: all."""
+    queue: str = ""
+    project: str = ""
+    id: str = ""
+    """The batch system's; empty until that is known."""
+    dependencies: tuple[str, ...] = ()
+    """Ids of the batch jobs that have to end before it starts."""
+    chain: str = ""
+    """Key of the first of its chain; empty: it is no part of one."""
+    submitted: float = 0.0
+    state: BatchState = BatchState.SUBMITTING
+    reason: str = ""
+    """Why it is in that state, in the batch system's words."""
+    exit_code: int | None = None
+    asked: float = 0.0
+    """When that was learnt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,40 @@ class Actor(str, Enum):
     SEARCH = "search"
 
 
+class BatchState(str, Enum):
+    """State of a batch job, as far as it is known."""
+
+    SUBMITTING = "submitting"
+    """About to be given to the batch system: its id is not known yet, or never was."""
+    QUEUED = "queued"
+    HELD = "held"
+    """It waits for a person, or for a batch job that it depends on."""
+    RUNNING = "running"
+    ENDING = "ending"
+    ENDED = "ended"
+    """By itself; the exit code tells how, where it is known."""
+    TIMEOUT = "timeout"
+    """Its walltime was over. Final, as all that follow."""
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """A node, or the batch system, failed."""
+    REFUSED = "refused"
+    """The batch system did not take it."""
+    GONE = "gone"
+    """It is not there any more, and nothing tells how it ended."""
+
+
+BATCH_FINAL = frozenset(
+    {
+        BatchState.ENDED,
+        BatchState.TIMEOUT,
+        BatchState.CANCELLED,
+        BatchState.LOST,
+        BatchState.REFUSED,
+        BatchState.GONE,
+    }
+)
+
 S, A = State, Actor
 _ANYBODY = frozenset(Actor)
 _LAUNCHER = frozenset({A.LAUNCHER})

@@ -20,7 +20,7 @@ _CPUS = re.compile(r"(\d+)(?:\(x(\d+)\))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class BatchJob:
+class CurrentJob:
     """A batch job: its system, id, and the names of its nodes in the system's order."""
 
     system: str
@@ -52,7 +52,7 @@ def place_of_this_host(names: Sequence[str], mine: Iterable[str]) -> int | None:
     return None
 
 
-def find_batch_job(environ: Mapping[str, str], mine: Iterable[str]) -> tuple[BatchJob | None, list[str]]:
+def find_batch_job(environ: Mapping[str, str], mine: Iterable[str]) -> tuple[CurrentJob | None, list[str]]:
     """The batch job that this process belongs to, and what is to be said.
 
     The system whose job id is set counts. If several ids are, one was inherited from an earlier job: the job
@@ -83,8 +83,8 @@ def find_batch_job(environ: Mapping[str, str], mine: Iterable[str]) -> tuple[Bat
 
 def _decide(
     environ: Mapping[str, str], ids: Mapping[str, tuple[str, str]], mine: tuple[str, ...]
-) -> BatchJob:
-    readable: list[BatchJob] = []
+) -> CurrentJob:
+    readable: list[CurrentJob] = []
     for system, (_, job_id) in ids.items():
         try:
             readable.append(_READERS[system](environ, job_id))
@@ -98,7 +98,7 @@ def _decide(
     raise WrongCall(f"{said} are set, and this machine is in one job only: unset those of the other")
 
 
-def _cobalt(environ: Mapping[str, str], job: str) -> BatchJob:
+def _cobalt(environ: Mapping[str, str], job: str) -> CurrentJob:
     wanted = _whole_number(environ, "COBALT_JOBSIZE")
     path, part = environ.get("COBALT_NODEFILE", ""), environ.get("COBALT_PARTNAME", "")
     notes: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ def _cobalt(environ: Mapping[str, str], job: str) -> BatchJob:
         names = read_node_file(path, "COBALT_NODEFILE")
         if wanted and wanted != len(names):
             notes = (f"COBALT_NODEFILE {path} has {len(names)} nodes, COBALT_JOBSIZE is {wanted}",)
-        return BatchJob("cobalt", job, tuple(names), notes=notes)
+        return CurrentJob("cobalt", job, tuple(names), notes=notes)
     if not part:
         raise _no_nodes("cobalt", job)
     names = [alps_name(number) for number in parse_node_ids(part, "COBALT_PARTNAME")]
@@ -114,17 +114,17 @@ def _cobalt(environ: Mapping[str, str], job: str) -> BatchJob:
         raise WrongCall(
             f"COBALT_PARTNAME {part} has {len(names)} nodes, but COBALT_JOBSIZE is {wanted}: they must agree"
         )
-    return BatchJob("cobalt", job, tuple(names))
+    return CurrentJob("cobalt", job, tuple(names))
 
 
-def _pbs(environ: Mapping[str, str], job: str) -> BatchJob:
+def _pbs(environ: Mapping[str, str], job: str) -> CurrentJob:
     path = environ.get("PBS_NODEFILE", "")
     if not path:
         raise _no_nodes("pbs", job)
-    return BatchJob("pbs", job, tuple(read_node_file(path, "PBS_NODEFILE")))
+    return CurrentJob("pbs", job, tuple(read_node_file(path, "PBS_NODEFILE")))
 
 
-def _slurm(environ: Mapping[str, str], job: str) -> BatchJob:
+def _slurm(environ: Mapping[str, str], job: str) -> CurrentJob:
     variable, text = _first(environ, _NODE_VARIABLES["slurm"])
     if not text:
         raise _no_nodes("slurm", job)
@@ -138,7 +138,7 @@ def _slurm(environ: Mapping[str, str], job: str) -> BatchJob:
     if _whole_number(environ, "SLURM_HET_SIZE") > 1:
         notes.append(f"Slurm job {job} has several components: only {compress(names)} is used")
     gpus = environ.get("SLURM_GPUS_ON_NODE", "")
-    return BatchJob("slurm", job, tuple(names), cpus, int(gpus) if gpus.isdecimal() else -1, tuple(notes))
+    return CurrentJob("slurm", job, tuple(names), cpus, int(gpus) if gpus.isdecimal() else -1, tuple(notes))
 
 
 _READERS = {"cobalt": _cobalt, "pbs": _pbs, "slurm": _slurm}

@@ -12,7 +12,7 @@ from pathlib import Path
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Node
 from nas_hpc.resources import ends
-from nas_hpc.resources.batchjob import BatchJob, find_batch_job, names_of_this_host, place_of_this_host
+from nas_hpc.resources.batchjob import CurrentJob, find_batch_job, names_of_this_host, place_of_this_host
 from nas_hpc.resources.hostlist import compress
 from nas_hpc.resources.topology import Machine, Run, natural, run_bounded, this_machine
 
@@ -181,7 +181,7 @@ def _node(name: str, machine: Machine, cores: int, gpus: int, host: str = "") ->
     return Node(name, chosen, ids, threads, domains if len(domains) > 1 else (), host)
 
 
-def _batch(wish: _Wish, batch: BatchJob, machine: Machine, here: int | None) -> Found:
+def _batch(wish: _Wish, batch: CurrentJob, machine: Machine, here: int | None) -> Found:
     order = list(range(len(batch.names)))
     if here is not None:  # the launcher's own node is its first
         order.insert(0, order.pop(here))
@@ -210,7 +210,7 @@ def _batch(wish: _Wish, batch: BatchJob, machine: Machine, here: int | None) -> 
     return Found(tuple(nodes), batch.system, batch.id, here=name, real=real, guessed=guessed)
 
 
-def _core_counts(batch: BatchJob, machine: Machine, here: int | None) -> list[int]:
+def _core_counts(batch: CurrentJob, machine: Machine, here: int | None) -> list[int]:
     """Physical cores of each node by what the batch system says; 0: as many as this machine has.
 
     It may count hardware threads or cores. On this machine its number lies between the cores and the threads
@@ -227,7 +227,7 @@ def _core_counts(batch: BatchJob, machine: Machine, here: int | None) -> list[in
     return [max(1, count * own // told) for count in batch.cpus]
 
 
-def _end(environ: Mapping[str, str], batch: BatchJob, ask: bool, run: Run, now: float) -> ends.End:
+def _end(environ: Mapping[str, str], batch: CurrentJob, ask: bool, run: Run, now: float) -> ends.End:
     if batch.system == "cobalt":
         end = ends.of_variable(environ, "COBALT_ENDTIME")
         if end.time or end.note:

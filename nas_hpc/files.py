@@ -1,0 +1,41 @@
+"""Files that others read while they are replaced. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path | str, content: str | bytes, *, mode: int = 0o600) -> None:
+    """Put ``content`` in the place of the file, at once: a reader sees all of the old or all of the new.
+
+    After the return it is on the disk. Raises OSError, having changed nothing and left nothing.
+    """
+    path = os.fspath(path)
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # the umask is not asked
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(directory or ".")
+
+
+def _sync_directory(path: str) -> None:
+    """A file system that cannot do it has the new name all the same."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
