@@ -1,14 +1,17 @@
-"""Settings: built-in < site.toml < environment (NAS_HPC_…) < flag; each value knows where it comes from."""
+"""Settings: built-in < machine < site.toml < environment (NAS_HPC_…) < flag; each value knows where it comes
+from.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
 from nas_hpc.errors import ConfigError
+from nas_hpc.names import wrong_name
 
 T = TypeVar("T", str, int, float, bool)
 PREFIX = "NAS_HPC_"
@@ -17,8 +20,8 @@ BUILT_IN = "built-in"
 
 @dataclass(frozen=True)
 class Setting(Generic[T]):
-    """One value and its origin: "built-in", the path of a site.toml, "environment NAS_HPC_…", or "flag
-    --…".
+    """One value and its origin: "built-in", the file of a machine, the path of a site.toml, "environment
+    NAS_HPC_…", or "flag --…".
     """
 
     value: T
@@ -33,6 +36,7 @@ def _setting(value: T) -> Setting[T]:
 class Settings:
     """All settings. Their meaning stands in ``HELP``, what is allowed in ``_CHECKS``."""
 
+    machine: Setting[str] = _setting("")
     job_mode: Setting[str] = _setting("mpi")
     nodes: Setting[int] = _setting(0)
     cores_per_node: Setting[int] = _setting(0)
@@ -65,6 +69,7 @@ class Settings:
 
 
 HELP: Mapping[str, str] = {
+    "machine": "the machine whose file tells of batch system, queues and nodes; empty: that of this host",
     "job_mode": "mpi: a job has whole nodes; serial: several one-node jobs share a node",
     "nodes": "so many of the batch job's nodes; without one virtual nodes of this machine; 0: all, or 1",
     "cores_per_node": "physical cores of a node; 0: as many as the batch system or the machine says",
@@ -96,6 +101,7 @@ _Check = tuple[Callable[[Any], bool], str]
 _POSITIVE: _Check = (lambda v: 0 < v < math.inf, "a number above 0")
 _NOT_NEGATIVE: _Check = (lambda v: 0 <= v < math.inf, "a number, 0 or more")
 _CHECKS: Mapping[str, _Check] = {
+    "machine": (lambda v: wrong_name(v) == "" if v else True, "a name, such as theta"),
     "job_mode": (lambda v: v in ("mpi", "serial"), '"mpi" or "serial"'),
     "nodes": (lambda v: v >= 0, "a whole number, 0 (all there are) or more"),
     "cores_per_node": (lambda v: v >= 0, "a whole number, 0 (the machine's) or more"),
@@ -158,23 +164,56 @@ def strange_variables(environ: Mapping[str, str]) -> list[str]:
     return lines
 
 
+MachineLayer = tuple[Mapping[str, Any], str]
+"""The settings of a machine, and what is said of where they come from."""
+_machine_of: Callable[[Setting[str], str], MachineLayer] | None = None
+
+
+def ask_for_machine(find: Callable[[Setting[str], str], MachineLayer] | None) -> None:
+    """From now on ``load_settings`` asks ``find`` for the machine's settings: the files of machines are known
+    to rooms above this one. It is given the setting ``machine`` and the path of the site's file (empty: no
+    site).
+    """
+    global _machine_of
+    _machine_of = find
+
+
 def load_settings(
     environ: Mapping[str, str],
     flags: Mapping[str, object] | None = None,
     *,
     site_values: Mapping[str, Any] | None = None,
     site_file: str = "site.toml",
+    machine_values: Mapping[str, Any] | None = None,
+    machine_file: str = "machine",
 ) -> Settings:
     """The settings that hold. Raises ConfigError naming value and origin.
 
     ``site_values`` is the content of the site's file (``nas_hpc.site.read_site_file``), ``site_file`` its
-    path. A flag whose value is None was not given.
+    path; ``machine_values`` those of the machine, from ``machine_file`` (None: those that
+    ``ask_for_machine`` gives). A flag whose value is None was not given.
     """
-    settings = _take(Settings(), _table(site_values or {}, site_file), lambda _name: site_file, parse=False)
-    given = {name: environ[_variable(name)] for name, _ in settings.items() if environ.get(_variable(name))}
-    settings = _take(settings, given, lambda name: f"environment {_variable(name)}", parse=True)
+    table = _table(site_values or {}, site_file)
+    given = {name: environ[_variable(name)] for name in HELP if environ.get(_variable(name))}
     typed = {name: value for name, value in (flags or {}).items() if value is not None}
-    settings = _take(settings, typed, lambda name: f"flag {_flag(name)}", parse=False)
+
+    def over(settings: Settings, names: Collection[str]) -> Settings:
+        for values, origin, parse in (
+            (table, lambda _name: site_file, False),
+            (given, lambda name: f"environment {_variable(name)}", True),
+            (typed, lambda name: f"flag {_flag(name)}", False),
+        ):
+            chosen = {name: value for name, value in values.items() if name in names or name not in HELP}
+            settings = _take(settings, chosen, origin, parse=parse)
+        return settings
+
+    settings = over(Settings(), ("machine",))
+    if machine_values is None and _machine_of is not None:
+        machine_values, machine_file = _machine_of(
+            settings.machine, site_file if site_values is not None else ""
+        )
+    settings = _take(settings, machine_values or {}, lambda _name: machine_file, parse=False)
+    settings = over(settings, HELP)
     if settings.heartbeat_s.value * 2 > settings.lease_s.value:
         raise ConfigError(
             f"heartbeat_s {settings.heartbeat_s.value:g} ({settings.heartbeat_s.origin}) must be at most "

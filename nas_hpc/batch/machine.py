@@ -40,8 +40,12 @@ class Machine:
     system: str
     """cobalt, pbs, slurm or local."""
     title: str = ""
+    as_of: str = ""
+    """When its facts were read, and where."""
     hosts: tuple[str, ...] = ()
-    """Patterns (``*``, ``?``) of the names of its login and head nodes."""
+    """Patterns (``*``, ``?``) of the names of its hosts, with or without their domain."""
+    variables: tuple[str, ...] = ()
+    """``NAME=pattern`` each: environment variables that tell of it where host names do not."""
     project_required: bool = False
     queues: tuple[Queue, ...] = ()
     queue: str = ""

@@ -18,7 +18,8 @@ import click
 from nas_hpc.errors import SiteError
 
 if TYPE_CHECKING:
-    from nas_hpc.config import Settings
+    from nas_hpc.batch.machine import Machine
+    from nas_hpc.config import MachineLayer, Setting, Settings
     from nas_hpc.site import Site
     from nas_hpc.store.base import Store
 
@@ -30,22 +31,59 @@ class Invocation:
 
     def __init__(self) -> None:
         self.site_flag = ""
+        self.machine_flag = ""
         self.debug = False
+        self._asks = False
 
     def site(self) -> Site:
         """The site that this call is about. Raises SiteError."""
         from nas_hpc.site import find_site
 
+        self._ask_for_machine()
         return find_site(self.site_flag or None, os.environ, working_directory())
 
     def settings(self, site: Site | None, flags: Mapping[str, object] | None = None) -> Settings:
-        """The settings that hold for this call. Raises ConfigError."""
+        """The settings that hold for this call, those of its machine among them. Raises ConfigError, and
+        WrongCall for a machine that is none.
+        """
         from nas_hpc.config import load_settings
         from nas_hpc.site import read_site_file
 
+        self._ask_for_machine()
+        flags = {"machine": self.machine_flag or None, **(flags or {})}
         if site is None:
             return load_settings(os.environ, flags)
         return load_settings(os.environ, flags, site_values=read_site_file(site), site_file=str(site.file))
+
+    def machine(self, site: Site | None, settings: Settings) -> Machine:
+        """The machine that ``settings`` name, or that this host belongs to. Raises WrongCall, ConfigError."""
+        from nas_hpc.batch.machines import find_machine
+
+        return find_machine(settings, site, os.environ)
+
+    def close(self) -> None:
+        """The call is over: settings have no machine any more."""
+        if self._asks:
+            from nas_hpc.config import ask_for_machine
+
+            ask_for_machine(None)
+
+    def _ask_for_machine(self) -> None:
+        from nas_hpc.config import ask_for_machine
+
+        self._asks = True
+        ask_for_machine(self._machine_layer)
+
+    def _machine_layer(self, setting: Setting[str], site_file: str) -> MachineLayer:
+        """What the machine's file says of settings; see ``nas_hpc.config.ask_for_machine``."""
+        from nas_hpc.batch.machines import choose, layer
+        from nas_hpc.config import Setting
+
+        if self.machine_flag:
+            setting = Setting(self.machine_flag, "flag --machine")
+        site = Path(site_file).parent if site_file else None
+        machine = choose(setting, site, os.environ).machine
+        return layer(machine, os.environ), f"machine {machine.name} ({machine.origin})"
 
     @contextmanager
     def store(self, *, write: bool) -> Iterator[tuple[Site, Store]]:
@@ -115,6 +153,27 @@ def _take_site(ctx: click.Context, _param: click.Parameter, value: str | None) -
 def _take_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
         ctx.ensure_object(Invocation).debug = True
+
+
+def _take_machine(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.ensure_object(Invocation).machine_flag = value
+
+
+def machine_option(command: Function) -> Function:
+    """Give a command --machine. Goes above ``click.command``."""
+    assert isinstance(command, click.Command)
+    command.params.append(
+        click.Option(
+            ["--machine"],
+            metavar="NAME",
+            expose_value=False,
+            is_eager=True,
+            callback=_take_machine,
+            help="The machine (theta, slurm, local ...); default: that of this host.",
+        )
+    )
+    return command
 
 
 def site_option() -> click.Option:

@@ -23,7 +23,7 @@ from nas_hpc.cli.checks import (
     check_python,
     check_site,
 )
-from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.context import Invocation, machine_option, site_options
 from nas_hpc.cli.output import print_json
 from nas_hpc.config import Settings, strange_variables
 from nas_hpc.errors import NasHpcError, SiteError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 @site_options
+@machine_option
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

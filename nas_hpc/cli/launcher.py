@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.context import Invocation, machine_option, site_options
 from nas_hpc.cli.output import show_duration
 from nas_hpc.cli.serving import serving
 from nas_hpc.cli.types import Amount, Count
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @site_options
+@machine_option
 @click.command()
 @click.option("--job-mode", type=click.Choice(["mpi", "serial"]), default=None, help="[default: mpi]")
 @click.option("--wf-filter", "--workflow", "workflow", default="", help="Only jobs of this workflow.")
