@@ -32,8 +32,10 @@ FALLBACKS = ("slurm", "local")
 OF_NODES = ("cores_per_node", "gpus_per_node", "interface")
 """Settings that are true of a machine's compute nodes, and not of the nodes where people log in."""
 _BATCH_JOB = ("COBALT_JOBID", "PBS_JOBID", "SLURM_JOB_ID")
-_LISTS = re.compile(r"^[ \t]*(?:hosts|variables)[ \t]*=[ \t]*\[(.*?)\]", re.MULTILINE | re.DOTALL)
-_STRING = re.compile(r'"([^"\n]*)"|\'([^\'\n]*)\'')
+_LISTS = re.compile(
+    r"""^[ \t]*(hosts|variables)[ \t]*=[ \t]*\[((?:[\s,]|\#[^\n]*|"[^"\\\n]*"|'[^'\n]*')*)\]""", re.MULTILINE
+)
+_STRING = re.compile(r"""\#[^\n]*|"([^"\n]*)"|'([^'\n]*)'""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,18 @@ def _names(host: str) -> list[str]:
 
 
 def _may_fit(path: Path, names: list[str], environ: Mapping[str, str]) -> bool:
-    """Whether some text in the file's lists fits; reading all of it as TOML takes a hundred times as long."""
+    """Whether the file's lists, found in its text, may fit: reading it as TOML takes a hundred times as long.
+
+    Lists that are written in a way that is not understood may.
+    """
     try:
         text = path.read_text(errors="replace")
     except OSError:
         return False
-    patterns = [a or b for found in _LISTS.findall(text) for a, b in _STRING.findall(found)]
+    found = _LISTS.findall(text)
+    if len({key for key, _ in found}) < sum(key in text for key in ("hosts", "variables")):
+        return True
+    patterns = [a or b for _, values in found for a, b in _STRING.findall(values)]
     return any(_host_fits(one, names) or _variable_fits(one, environ) for one in patterns)
 
 
