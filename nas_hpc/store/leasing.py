@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import bindparam, insert, select, update
 
@@ -66,7 +67,16 @@ def open_lease(session: Session, lease: Lease, ending: Sequence[str], proven: bo
 
 def check_live(session: Session, lease: str) -> None:
     """Raise LeaseLost if ``lease`` is unknown or has ended."""
-    rows = session.fetch(_LIVE, {"lease": lease})
+    _check(lease, session.fetch(_LIVE, {"lease": lease}))
+
+
+def asked_live(session: Session, lease: str) -> Callable[[], None]:
+    """``check_live``, which is done when what is returned is called: the database is asked now."""
+    rows = session.sending.ask(_LIVE, {"lease": lease})
+    return lambda: _check(lease, rows())
+
+
+def _check(lease: str, rows: Sequence[Any]) -> None:
     if not rows:
         raise LeaseLost(f"the lease {lease[:8]!r} is unknown to this database")
     if rows[0].ended:

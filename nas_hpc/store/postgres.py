@@ -3,14 +3,15 @@
 Transactions that write take turns: the first thing that each does is to lock the counters' rows. So numbers
 of events come in the order of the commits, no two of ours wait for each other in a circle, and what one reads
 after that is what the one before it left. A process that is stopped in the middle is thrown out by the server
-(``SETTINGS``), so that nobody waits for it for ever.
+(``SETTINGS``), or by who waits for it, so that nobody waits for it for ever.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -36,6 +37,7 @@ UP_S = 30.0
 SURE_S = 2.0
 """For so long a launcher has to have no connection: one that lost them all for a moment is back by then."""
 
+_IDLE = "idle_in_transaction_session_timeout"
 SETTINGS = {
     "search_path": "public",
     "synchronous_commit": "on",  # acknowledged means on the disk, whatever the server's default is
@@ -44,7 +46,7 @@ SETTINGS = {
     "jit": "off",
     "lock_timeout": "20s",
     "statement_timeout": "120s",
-    "idle_in_transaction_session_timeout": "15s",  # below lock_timeout: who waits gets his turn
+    _IDLE: "15s",  # below lock_timeout: who waits gets his turn
     "tcp_keepalives_idle": "10",  # the server's side: a node that died holds nothing for longer
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -86,6 +88,14 @@ _HOLDER = (
     " FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = 'counters'::regclass"
     " AND mode <> 'AccessShareLock' ORDER BY xact_start LIMIT 1"
 )
+_END_STOPPED = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE relation = 'counters'::regclass AND mode <> 'AccessShareLock' AND usename = current_user"
+    " AND application_name = current_setting('application_name') AND wait_event = 'ClientRead'"
+    " AND state_change < clock_timestamp() - %s::interval"
+)
+"""The server's own time limit does not heed who stopped with statements sent ahead."""
+
 _END_BACKEND = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s"
     " AND backend_xid::text = (%s %% 4294967296)::text"
@@ -106,6 +116,11 @@ class PostgresDialect:
         self.sender = new_id()
         """Stands in the notices that this store sends."""
         self._kept: list[str] = []
+
+    @property
+    def pipeline(self) -> Callable[[Any], AbstractContextManager[Any]] | None:
+        """Needs the client library of PostgreSQL 14 or later."""
+        return _ahead if psycopg.Pipeline.is_supported() else None
 
     def engine(self) -> Engine:
         """An engine whose connections are made here."""
@@ -159,7 +174,10 @@ class PostgresDialect:
         try:
             cursor.execute(_BEGIN_WRITE)
         except psycopg.errors.LockNotAvailable as error:
-            raise self._held(cursor) from error
+            held = self._held(cursor)
+            if not cursor.execute(_END_STOPPED, [SETTINGS[_IDLE]]).fetchall():
+                raise held from error
+            cursor.execute(_BEGIN_WRITE)
         cursor.nextset()
         rows = cursor.fetchall()
         return Begun({row[0]: row[1] for row in rows}, rows[0][2:] if rows else None)
@@ -216,6 +234,16 @@ class PostgresDialect:
     def explain(self, error: BaseException) -> NasHpcError:
         """One line for what PostgreSQL said."""
         return explain(error, self.address)
+
+
+@contextmanager
+def _ahead(driver: psycopg.Connection[Any]) -> Iterator[None]:
+    try:
+        with driver.pipeline():
+            yield
+    finally:
+        if driver.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
+            driver.close()  # it was lost in the middle: nothing else can be done with it
 
 
 def lock_of(lease: str) -> int:

@@ -62,10 +62,9 @@ class Prepared:
         self._before = names[:before]
         self._after = names[before + size :]
 
-    def execute(
-        self, cursor: DBAPICursor, values: Sequence[Any], fixed: Mapping[str, Any] | None
-    ) -> list[Any]:
-        """All rows for at most ``size`` values, or an array; the last is repeated where there are fewer."""
+    def execute(self, cursor: DBAPICursor, values: Sequence[Any], fixed: Mapping[str, Any] | None) -> None:
+        """Ask for the rows of at most ``size`` values, or an array; where there are fewer, the last is
+        repeated."""
         parameters = [list(values)] if self._array else values
         if missing := self._size - len(parameters):
             parameters = [*values, *[values[-1]] * missing]
@@ -74,6 +73,9 @@ class Prepared:
             head = [given[name] for name in self._before]
             parameters = [*head, *parameters, *[given[name] for name in self._after]]
         cursor.execute(self._sql, parameters)
+
+    def rows(self, cursor: DBAPICursor) -> list[Any]:
+        """All that was asked for."""
         return list(map(self._make, cursor.fetchall()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from nas_hpc.states import FINAL, RAN, RUNNABLE, Actor, Outcome, State, may_foll
 from nas_hpc.store.adding import is_met
 from nas_hpc.store.base import Claim, Finish, Finished
 from nas_hpc.store.history import WITH_ATTEMPT, finished_of
-from nas_hpc.store.leasing import check_live
+from nas_hpc.store.leasing import asked_live, check_live
 from nas_hpc.store.notices import FINISHED, JOBS
 from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import clean, job_of, place_text, result_values
@@ -60,6 +60,10 @@ _LAUNCHER = Actor.LAUNCHER.value
 _FAIL, _RUN = ParentFailure.FAIL.value, ParentFailure.RUN.value
 
 
+Step = tuple[Any, State, str]
+"""Row before, state after, message."""
+
+
 @dataclass(slots=True)
 class Moves:
     """Transitions to be written together; rows are those of ``schema.jobs`` as they were before."""
@@ -84,14 +88,14 @@ class Moves:
 
     def write(self, session: Session, sql: Statements) -> None:
         """Write them, and what follows for children and their children."""
-        self._write_own(session, sql)
-        follow = _consequences(session, sql, self.moved)
+        follow = self._write_own(session, sql)
         while follow:
-            moves = _single_steps(session, follow, _LAUNCHER)
-            moves._write_own(session, sql)
-            follow = _consequences(session, sql, moves.moved)
+            follow = _single_steps(session, follow, _LAUNCHER)._write_own(session, sql)
 
-    def _write_own(self, session: Session, sql: Statements) -> None:
+    def _write_own(self, session: Session, sql: Statements) -> list[Step]:
+        """The steps that follow."""
+        changed = {row.number: (row, new) for row, new in self.moved if new in FINAL or row.state in _FINAL}
+        links = session.fetch_in(_CHILD_EDGES, sorted(changed))
         session.many(sql.move, self.jobs)
         session.many(sql.insert_event, self.events)
         for row, new in self.moved:
@@ -99,10 +103,7 @@ class Moves:
                 session.tell(FINISHED, row.creator)
             if new in RUNNABLE or new is State.USER_KILLED:
                 session.tell(JOBS, row.workflow)
-
-
-Step = tuple[Any, State, str]
-"""Row before, state after, message."""
+        return _consequences(session, sql, changed, links) if links else []
 
 
 def _single_steps(session: Session, steps: Sequence[Step], actor: str) -> Moves:
@@ -120,13 +121,12 @@ def move(session: Session, sql: Statements, steps: Sequence[Step], actor: Actor)
         _single_steps(session, steps, actor.value).write(session, sql)
 
 
-def _consequences(session: Session, sql: Statements, moved: Sequence[tuple[Any, State]]) -> list[Step]:
+def _consequences(
+    session: Session, sql: Statements, changed: Mapping[int, tuple[Any, State]], links: Sequence[Any]
+) -> list[Step]:
     """Keep the children's counts of unmet parents. Returns the steps of children that wait no longer: none of
-    their parents is left, or one of them will not finish and they are to fail with it."""
-    changed = {row.number: (row, new) for row, new in moved if new in FINAL or row.state in _FINAL}
-    links = session.fetch_in(_CHILD_EDGES, sorted(changed))
-    if not links:
-        return []
+    their parents is left, or one of them will not finish and they are to fail with it. ``changed``: row
+    before and state after, by number; ``links``: their edges to children."""
     unmet: list[tuple[int, int]] = []
     lost: dict[int, tuple[str, str]] = {}
     for parent, child, failure in links:
@@ -149,27 +149,41 @@ def _consequences(session: Session, sql: Statements, moved: Sequence[tuple[Any, 
 
 def claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]) -> list[Job]:
     """See ``Store.claim``."""
-    check_live(session, lease)
-    return _claim(session, sql, lease, claims)
+    live = asked_live(session, lease)
+    waiting = session.sending.ask_in(_TO_CLAIM, [one.job for one in claims])
+    live()
+    return _claim(session, sql, lease, claims, waiting())
 
 
 def finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
     """See ``Store.finish``."""
-    check_live(session, lease)
-    return _finish(session, sql, lease, finishes)
+    live = asked_live(session, lease)
+    running = session.sending.ask_in(_TO_FINISH, [one.job for one in finishes])
+    live()
+    return _finish(session, sql, lease, finishes, running())
 
 
 def exchange(
     session: Session, sql: Statements, lease: str, finishes: Sequence[Finish], claims: Sequence[Claim]
 ) -> tuple[list[Finished], list[Job]]:
     """See ``Store.exchange``."""
-    check_live(session, lease)
-    finished = _finish(session, sql, lease, finishes)
-    return finished, _claim(session, sql, lease, claims)
+    live = asked_live(session, lease)
+    running = session.sending.ask_in(_TO_FINISH, [one.job for one in finishes])
+    waiting = session.sending.ask_in(_TO_CLAIM, [one.job for one in claims])
+    live()
+    finished = _finish(session, sql, lease, finishes, running())
+    found = {row.id: row for row in waiting()}
+    became = [one.job for one in claims if one.job not in found or found[one.job].state not in _RUNNABLE]
+    if finished and became:  # perhaps by what has just been finished
+        found |= {row.id: row for row in session.fetch_in(_TO_CLAIM, became)}
+    return finished, _claim(session, sql, lease, claims, list(found.values()))
 
 
-def _claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim]) -> list[Job]:
-    rows = {row.id: row for row in session.fetch_in(_TO_CLAIM, [one.job for one in claims])}
+def _claim(
+    session: Session, sql: Statements, lease: str, claims: Sequence[Claim], found: Sequence[Any]
+) -> list[Job]:
+    """``found``: rows of ``_TO_CLAIM``."""
+    rows = {row.id: row for row in found}
     now = time.time()
     won: list[tuple[Claim, Any]] = []
     for one in claims:
@@ -179,7 +193,7 @@ def _claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim
     if not won:
         return []
     event = session.draw("events", len(won))
-    job_rows, attempt_rows, event_rows, claimed = [], [], [], []
+    job_rows, attempt_rows, event_rows = [], [], []
     nothing = (None,) * 8
     for one, row in won:
         number, attempt = row.number, row.attempt + 1
@@ -187,18 +201,20 @@ def _claim(session: Session, sql: Statements, lease: str, claims: Sequence[Claim
         places = (place_text(one.nodes), place_text(one.cores), place_text(one.gpus))
         attempt_rows.append((number, attempt, lease, *places, now, *nothing))
         event_rows.append((event, number, now, row.state, _RUNNING, _LAUNCHER, attempt, ""))
-        claimed.append(job_of((*row[:7], _RUNNING, lease, attempt, *row[10:])))
         event += 1
+    session.many(sql.insert_attempt, attempt_rows)  # before its job has a new row, which had to be locked
     session.many(sql.claim, job_rows)
-    session.many(sql.insert_attempt, attempt_rows)
     session.many(sql.insert_event, event_rows)
-    return claimed
+    return [job_of((*row[:7], _RUNNING, lease, row.attempt + 1, *row[10:])) for _, row in won]
 
 
-def _finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Finish]) -> list[Finished]:
+def _finish(
+    session: Session, sql: Statements, lease: str, finishes: Sequence[Finish], found: Sequence[Any]
+) -> list[Finished]:
+    """``found``: rows of ``_TO_FINISH``."""
     for one in finishes:
         check_path(one.job, State.RUNNING, one.path)
-    rows = {row.id: row for row in session.fetch_in(_TO_FINISH, [one.job for one in finishes])}
+    rows = {row.id: row for row in found}
     current: list[tuple[Finish, Any]] = []
     for one in finishes:
         row = rows.get(one.job)
@@ -211,18 +227,17 @@ def _finish(session: Session, sql: Statements, lease: str, finishes: Sequence[Fi
     event = session.draw("events", sum(len(one.path) for one, _ in current))
     now = time.time()
     moves = Moves()
-    attempt_rows, finished = [], []
+    attempt_rows, after = [], []
     for one, row in current:
         order = moves.add(row, one.path, _LAUNCHER, clean(one.message), event, now)
         event = order + 1
         values = result_values(one.result, one.tail)
         attempt_rows.append((*values, row.number, one.attempt))
         state, kept, *_ = moves.jobs[-1]
-        after = (*row[:7], state, kept, *row[9:21], *values)
-        finished.append(finished_of(after, order))
+        after.append(((*row[:7], state, kept, *row[9:21], *values), order))
     session.many(sql.end_attempt, attempt_rows)
     moves.write(session, sql)
-    return finished
+    return [finished_of(values, order) for values, order in after]
 
 
 def check_path(job: str, start: State, path: Sequence[State]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,26 +15,14 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from nas_hpc.errors import NasHpcError, StoreError, WrongCall
 from nas_hpc.records import Lease
 from nas_hpc.store import schema
-from nas_hpc.store.fast_json import write_finite
-from nas_hpc.store.prepared import LONGEST, VALUES, Prepared, Query, padded, takes_array
+from nas_hpc.store.prepared import LONGEST, VALUES, Query
+from nas_hpc.store.sending import Fixed, Sending
 
 _COUNTERS = Query(select(schema.counters).order_by(schema.counters.c.name).with_for_update())
 
 
 PAUSE_S = (0.05, 1.0)
 """First and longest pause before it is tried again to reach a database."""
-
-
-FEWEST = 4
-"""Rows that are worth a statement for many."""
-
-
-def _columns(tuples: Sequence[tuple[Any, ...]]) -> list[str] | None:
-    """The columns of these rows, each a JSON list; None if there is a number that JSON does not have."""
-    try:
-        return [write_finite(column) for column in zip(*tuples, strict=True)]
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +62,10 @@ class Dialect(Protocol):
     def send(self, cursor: DBAPICursor, notices: Sequence[tuple[str, str]]) -> None:
         """Have pairs of topic and key told to who listens, with the commit of this transaction."""
 
+    @property
+    def pipeline(self) -> Callable[[Any], AbstractContextManager[Any]] | None:
+        """Has the driver's connection send statements before those before them are answered."""
+
     def keep(self, session: Session, lease: str) -> None:
         """See ``Store.keep``; outside of transactions."""
 
@@ -93,15 +85,10 @@ class Session:
         self.may_wait: Callable[[float], bool] = lambda waited_s: waited_s < dialect.patience_s
         """Whether it is tried again to reach the database, after so many seconds."""
         self._connection: Connection | None = None
-        self._cursor: Any = None
-        """The driver's own, while there is a transaction."""
+        self.sending = Sending(engine, dialect.pipeline)
         driver = engine.dialect.loaded_dbapi
         self._refusals = (IntegrityError, driver.IntegrityError)
         self._errors = (SQLAlchemyError, driver.Error)
-        self.bulk: Mapping[str, str] = {}
-        """See ``Statements.bulk``."""
-        self._arrays = takes_array(engine)
-        self._prepared: dict[tuple[Query, int], Prepared] = {}
         column = schema.counters.c
         advance = update(schema.counters).where(column.name == bindparam("counter"))
         self._advance = str(advance.values(value=column.value + bindparam("count")).compile(engine))
@@ -113,8 +100,6 @@ class Session:
         """What is told with its commit."""
         self._depth = 0
         """0: no writing transaction; 1: one; more: so many savepoints in it, less one."""
-        self._writes = 0
-        """Grows with every write: tells whether a part has begun to."""
         self._doomed: BaseException | None = None
         """Why the innermost savepoint, or the transaction, is not to be kept."""
         self._lost = False
@@ -136,7 +121,8 @@ class Session:
 
     @property
     def connection(self) -> Connection:
-        """The connection, made at first use."""
+        """The connection, made at first use; nothing is under way on it."""
+        self.sending.settle()
         if self._connection is None:
             self._connection = self.engine.connect()
         return self._connection
@@ -168,7 +154,7 @@ class Session:
                     raise self._doomed
                 self.many(self._advance, [(count, counter) for counter, count in self._drawn.items()])
                 if self._notices:
-                    self.dialect.send(self._cursor, list(self._notices))
+                    self.dialect.send(self.sending.cursor, list(self._notices))
         except (*self._errors, UnicodeEncodeError) as error:
             raise self._told(error) from error
         finally:
@@ -187,18 +173,18 @@ class Session:
             self._roll_back()
             raise
         finally:
-            self._cursor = None
+            self.sending.cursor = None
 
     def _begin(self, write: bool, making: bool) -> Any:
         """Begin, on a new connection if the old one was lost since. The transaction's ticket."""
         old = self._connection is not None
         while True:
             try:
-                self._cursor = self.connection.connection.cursor()
-                begun = self.dialect.begin(self._cursor, write=write, making=making)
+                self.sending.cursor = self.connection.connection.cursor()
+                begun = self.dialect.begin(self.sending.cursor, write=write, making=making)
             except BaseException as error:
                 self._roll_back()
-                self._cursor = None
+                self.sending.cursor = None
                 if old and self._connection is None and isinstance(error, self._errors):
                     old = False  # what happened while nothing was asked is nobody's trouble
                     continue
@@ -213,6 +199,7 @@ class Session:
         return connection.invalidated or self.dialect.lost(connection.connection.driver_connection)
 
     def _roll_back(self) -> None:
+        self.sending.give_up(self._errors)
         connection = self._connection
         if connection is None:
             return
@@ -223,11 +210,13 @@ class Session:
             self._drop()
 
     def _commit(self, ticket: Any) -> None:
-        connection = self.connection
+        connection = self._connection
+        assert connection is not None
         driver = connection.connection
         try:
             # SQLAlchemy takes part in the transaction from its first statement on, if there was one.
             (connection if connection.in_transaction() else driver).commit()
+            self.sending.give_up(self._errors)  # nothing is left, and what is committed is committed
         except self._errors:
             gone = connection.invalidated or self.dialect.lost(driver.driver_connection)
             if ticket is None or not gone:
@@ -258,12 +247,13 @@ class Session:
 
     @contextmanager
     def _part(self) -> Iterator[None]:
-        before = self._writes
+        before = self.sending.writes
         try:
             yield
+            self.sending.settle()
         except BaseException as error:
             told = self._told(error)
-            half = self._writes != before or isinstance(error, self._errors)
+            half = self.sending.writes != before or isinstance(error, self._errors)
             if half and self._doomed is None:  # that must not be committed
                 self._doomed = told
             if told is error:
@@ -272,7 +262,7 @@ class Session:
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
-        execute = self._cursor.execute
+        execute = self.sending.cursor.execute
         name = f"nested_{self._depth}"
         numbers = self._counters, dict(self._drawn), dict(self._notices)
         self._depth += 1
@@ -282,8 +272,10 @@ class Session:
             if self._doomed is not None:
                 raise self._doomed
             execute(f"RELEASE SAVEPOINT {name}")
+            self.sending.settle()
         except BaseException as error:
             told = self._told(error)
+            self.sending.give_up(self._errors)
             if not self._lost:
                 execute(f"ROLLBACK TO SAVEPOINT {name}")
                 execute(f"RELEASE SAVEPOINT {name}")
@@ -319,7 +311,7 @@ class Session:
         try:
             yield self.connection.connection.driver_connection
         except self._errors as error:
-            if not self._depth and self._cursor is None:
+            if not self._depth and self.sending.cursor is None:
                 self._roll_back()
             raise self._told(error) from error
 
@@ -344,7 +336,7 @@ class Session:
 
     def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> None:
         """Execute a statement that writes and is composed at each call."""
-        self._writes += 1
+        self.sending.writes += 1
         self.connection.execute(statement, parameters)
 
     def in_chunks(self, statement: Executable, values: Sequence[Any]) -> list[Any]:
@@ -354,36 +346,17 @@ class Session:
             found.extend(self.connection.execute(statement, {VALUES: values[start : start + LONGEST]}))
         return found
 
-    def fetch(self, query: Query, fixed: Mapping[str, Any] | None = None) -> list[Any]:
-        """All rows of a prepared query without IN list."""
-        return self._fetch(query, (), fixed)
+    def fetch(self, query: Query, fixed: Fixed = None) -> list[Any]:
+        """See ``Sending.fetch``."""
+        return self.sending.fetch(query, fixed)
 
-    def fetch_in(
-        self, query: Query, values: Sequence[Any], fixed: Mapping[str, Any] | None = None
-    ) -> list[Any]:
-        """All rows of a prepared query with an IN list, of any length."""
-        if len(values) <= LONGEST:
-            return self._fetch(query, values, fixed) if values else []
-        chunks = range(0, len(values), LONGEST)
-        return [row for start in chunks for row in self._fetch(query, values[start : start + LONGEST], fixed)]
-
-    def _fetch(self, query: Query, values: Sequence[Any], fixed: Mapping[str, Any] | None) -> list[Any]:
-        size = min(len(values), 1) if self._arrays else padded(len(values))
-        prepared = self._prepared.get((query, size))
-        if prepared is None:
-            prepared = self._prepared[query, size] = Prepared(query, self.engine, size)
-        return prepared.execute(self._cursor, values, fixed)
+    def fetch_in(self, query: Query, values: Sequence[Any], fixed: Fixed = None) -> list[Any]:
+        """See ``Sending.fetch_in``."""
+        return self.sending.fetch_in(query, values, fixed)
 
     def many(self, sql: str, tuples: Sequence[tuple[Any, ...]]) -> None:
-        """Execute a statement of ``statements`` for each of ``tuples``."""
-        self._writes += len(tuples)
-        if len(tuples) == 1:
-            self._cursor.execute(sql, tuples[0])
-        elif tuples:
-            if sql in self.bulk and len(tuples) >= FEWEST and (columns := _columns(tuples)) is not None:
-                self._cursor.execute(self.bulk[sql], columns)
-            else:
-                self._cursor.executemany(sql, tuples)
+        """See ``Sending.many``."""
+        self.sending.many(sql, tuples)
 
     def tell(self, topic: str, key: str) -> None:
         """Have who listens told, with the commit, that something of ``topic`` changed for ``key``."""

@@ -98,7 +98,7 @@ class SqlStore:
     def __init__(self, engine: Engine, dialect: Dialect, name: str) -> None:
         self._session = Session(engine, dialect)
         self._sql = statements(engine)
-        self._session.bulk = self._sql.bulk
+        self._session.sending.bulk = self._sql.bulk
         self._name = name
         self.shared = dialect.shared
         self.sender = dialect.sender

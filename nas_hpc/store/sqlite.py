@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -116,6 +117,7 @@ class SqliteDialect:
     """Errors and begin of transactions of the database file ``path``."""
 
     shared = False
+    pipeline: Callable[[Any], AbstractContextManager[Any]] | None = None
     sender = ""
     patience_s = 0.0  # SQLite itself has waited for the lock
 

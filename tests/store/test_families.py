@@ -183,8 +183,8 @@ class TestLargeFamilies:
         last = child("last", RUN, *children)
         add(store, parent, *children, last)
         asked = []
-        fetch = store._session._fetch
-        monkeypatch.setattr(store._session, "_fetch", lambda *a: asked.append(1) or fetch(*a))
+        fetch = store._session.sending._send
+        monkeypatch.setattr(store._session.sending, "_send", lambda *a: asked.append(1) or fetch(*a))
         run(store, mine, parent, ERROR)
         assert len(asked) < 25  # the lists are asked for in parts of 512
         assert store.counts(JobFilter()) == {S.FAILED: 334, S.READY: 333, S.AWAITING_PARENTS: 334}
