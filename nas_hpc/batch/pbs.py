@@ -252,8 +252,9 @@ def _by_lines(text: str) -> dict[str, dict[str, Any]]:
     """The same by lines: a job's own attributes are those indented as its name is."""
     starts = [match for match in _TOLD.finditer(text) if "Job_Name" in text[match.end() : match.end() + 200]]
     found: dict[str, dict[str, Any]] = {}
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
-        chunk = text[start.end() : following.start() if following is not None else len(text)]
+    ends = [*(match.start() for match in starts[1:]), len(text)]
+    for start, end in zip(starts, ends, strict=False):
+        chunk = text[start.end() : end]
         first = re.search(r'^([ \t]*)"Job_Name"', chunk, re.MULTILINE)
         if first is None:
             continue

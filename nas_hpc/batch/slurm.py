@@ -277,7 +277,10 @@ def _shown(id_: str, ask: Ask) -> Status | None:
         if _UNKNOWN.search(answer.said):
             return None
         raise BatchSilent(f"scontrol: {answer.said or f'exit code {answer.code}, and no word'}")
-    return _of_parts([parse_job(line) for line in answer.stdout.splitlines() if line.strip()])
+    lines = [line for line in answer.stdout.splitlines() if line.strip()]
+    if not lines:
+        raise BatchSilent(f"scontrol succeeded and told nothing of job {id_}")
+    return _of_parts([parse_job(line) for line in lines])
 
 
 def parse_job(line: str) -> Status:
@@ -293,8 +296,8 @@ def parse_fields(line: str) -> dict[str, str]:
     """``Name=value`` pairs of a line, the first of each name; values may hold blanks."""
     found: dict[str, str] = {}
     starts = list(_FIELD.finditer(line))
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
-        end = following.start() if following is not None else len(line)
+    ends = [*(match.start() for match in starts[1:]), len(line)]
+    for start, end in zip(starts, ends, strict=False):
         found.setdefault(start[1], line[start.end() : end].strip())
     return found
 
