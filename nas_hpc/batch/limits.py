@@ -74,6 +74,12 @@ def step_of(queue: Queue, nodes: int) -> Step | None:
     return next((step for step in reversed(queue.steps) if step.nodes <= nodes), None)
 
 
+def longest(queue: Queue) -> int:
+    """Minutes that the queue gives at most, to any number of nodes; 0: no limit is known."""
+    by_nodes = max((step.max_minutes for step in queue.steps), default=0)
+    return min(filter(None, (queue.max_minutes, by_nodes)), default=0)
+
+
 def _find(live: Sequence[QueueState] | None, name: str) -> QueueState | None:
     return next((state for state in live or () if state.name == name), None)
 

@@ -27,8 +27,6 @@ from nas_hpc.site import Site
 PACKAGED = Path(__file__).with_name("machines")
 FOLDER = "machines"
 """Below a site, and below ``nas-hpc`` in the user's configuration."""
-FALLBACKS = ("slurm", "local")
-"""What a host of no known machine is: with Slurm's sbatch on PATH the first, else the second."""
 OF_NODES = ("cores_per_node", "gpus_per_node", "interface")
 """Settings that are true of a machine's compute nodes, and not of the nodes where people log in."""
 _BATCH_JOB = ("COBALT_JOBID", "PBS_JOBID", "SLURM_JOB_ID")
@@ -44,6 +42,8 @@ class Choice:
 
     machine: Machine
     why: str
+    guessed: bool = False
+    """No file names this host."""
 
 
 def find_machine(settings: Settings, site: Site | None, environ: Mapping[str, str]) -> Machine:
@@ -70,10 +70,10 @@ def choose(
             why = _fits(machine, names, environ)
             if why:
                 return Choice(machine, why)
-    here = names[0] or "this host"
-    if shutil.which("sbatch", path=environ.get("PATH", os.defpath)) and "slurm" in files:
-        return Choice(read_machine(files["slurm"]), f"{here} is of no machine with a file, and has sbatch")
-    return Choice(read_machine(files["local"]), f"{here} is of no machine with a file")
+    why = f"{names[0] or 'this host'} is of no machine with a file"
+    if shutil.which("sbatch", path=environ.get("PATH", os.defpath)):
+        return Choice(read_machine(files["slurm"]), f"{why}, and has sbatch", guessed=True)
+    return Choice(read_machine(files["local"]), why, guessed=True)
 
 
 def machines(site: Site | None, environ: Mapping[str, str]) -> list[Machine]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
+from nas_hpc.cli.check_batch import check_batch
 from nas_hpc.cli.check_database import check_database
 from nas_hpc.cli.check_filesystem import check_filesystem
 from nas_hpc.cli.check_mpi import check_mpi
@@ -59,6 +60,7 @@ def doctor(call: Invocation, as_json: bool) -> int:
         findings += _site_findings(site, settings)
     findings += [Finding("environment", WARN, line, "unset it") for line in strange_variables(os.environ)]
     found = find_allocation(settings)
+    findings += _safely("machine", partial(check_batch, settings, site, found))
     findings += _safely("allocation", partial(check_allocation, found, settings))
     findings += _safely("mpi", partial(check_mpi, found, settings))
     if as_json:

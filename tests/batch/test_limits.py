@@ -1,4 +1,4 @@
-"""Requests are checked against the machine's queues: what passes a limit is told with the limit and the value."""
+"""Requests are checked against the queues of the machine: what passes a limit is told with that limit."""
 
 from __future__ import annotations
 
