@@ -14,6 +14,7 @@ import pytest
 
 from tests.launcher.bench import REPOSITORY, Bench
 from tests.launcher.ranks import PLACES, add_search, places, results, running
+from tests.peers.fronts import write_front
 from tests.peers.mpi import MpiPeer
 from tests.peers.slurm import Slurm
 from tests.support import TEST_ID, stays, wait_until
@@ -175,51 +176,20 @@ def test_steps_that_outlived_launcher_guardian_and_srun_are_ended_before_anythin
     assert [one["outcome"] for one in bench.attempts()] == ["lost", "ok"]
 
 
-FRONT = """#!/bin/sh
-# Takes the flags of aprun or of PALS mpiexec and starts the ranks by hydra on this machine.
-[ "$1" = --version ] && {{ echo '{version}'; exit 0; }}
-{{ printf '%s ' "$@" | head -c 200 | tr '\\n' ' '; echo; }} >> "$(dirname "$0")/lines"
-while :; do
-    case $1 in
-        -n) count=$2; shift 2;;
-        -N|--ppn) per=$2; shift 2;;
-        -L|--hosts) hosts=$2; shift 2;;
-        -cc|-d|-j|--depth|--cpu-bind) shift 2;;
-        *) break;;
-    esac
-done
-PER=$per HOSTS=$hosts exec {mpiexec} -rmk user -launcher fork -n "$count" {python} -c '
-import os, sys
-number, per = int(os.environ["PMI_RANK"]), int(os.environ["PER"])
-os.environ["AT"] = os.environ["HOSTS"].split(",")[number // per]
-os.environ.update({{"{rank}": str(number), **{more}}})
-os.execv(sys.argv[1], sys.argv[1:])' "$@"
-"""
-
-
-FRONTS = {
-    "aprun": ("aprun (ALPS) 6.6.59", "ALPS_APP_PE", "{}", "-n 6 -N 2 -L 3,4,12 -cc depth -d 1 -j 1"),
-    "pals": (
-        "mpiexec version 1.8.0 revision 1234", "PALS_RANKID", '{"PALS_LOCAL_RANKID": str(number % per)}',
-        "-n 6 --ppn 2 --hosts nid00003,nid00004,nid00012 --depth 1 --cpu-bind depth",
-    ),
-}  # fmt: skip
+LINES = {
+    "aprun": "-n 6 -N 2 -L 3,4,12 -cc depth -d 1 -j 1",
+    "pals": "-n 6 --ppn 2 --hosts nid00003,nid00004,nid00012 --depth 1 --cpu-bind depth",
+}
 
 
 @pytest.mark.needs_mpich
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FRONTS)
+@pytest.mark.parametrize("name", LINES)
 def test_where_no_node_is_the_launchers_own_the_machines_program_starts_everything(
     bench: Bench, mpich: MpiPeer, name: str
 ) -> None:
     """As on a head node: jobs, a search and its evaluations, of one rank and of several."""
-    version, rank, more, line = FRONTS[name]
-    front = bench.directory / "bin" / ("aprun" if name == "aprun" else "mpiexec")
-    front.parent.mkdir()
-    front.write_text(
-        FRONT.format(version=version, rank=rank, more=more, mpiexec=mpich.mpiexec, python=sys.executable)
-    )
-    front.chmod(0o755)
+    front = write_front(bench.directory / "bin", name, mpich)
     show = bench.script("PLACES", PLACES.replace('"FAKE_HOST", "here"', '"AT", "?"'))
     bench.job("big", show, "--num-nodes", "3", "--ranks-per-node", "2", "--env", "MARK=1")
     bench.job("one", show, "--env", "MARK=2")
@@ -233,7 +203,9 @@ def test_where_no_node_is_the_launchers_own_the_machines_program_starts_everythi
     log, _ = launcher.communicate(timeout=110)
     assert launcher.returncode == 0, log
     assert f"MPI: {'ALPS aprun' if name == 'aprun' else 'PALS mpiexec'}" in log
-    assert any(said.startswith(line) for said in (front.parent / "lines").read_text().splitlines()), log
+    assert any(said.startswith(LINES[name]) for said in (front.parent / "lines").read_text().splitlines()), (
+        log
+    )
     words = [said.split()[1:] for said in places(bench, "big")]
     ids = ["3", "3", "4", "4", "12", "12"] if name == "aprun" else [
         "nid00003", "nid00003", "nid00004", "nid00004", "nid00012", "nid00012"
