@@ -33,7 +33,7 @@ def check_batch(settings: Settings, site: Site | None, found: Found | NasHpcErro
     machine = choice.machine
     yield _which(choice)
     if machine.system != "local":
-        yield from _check_system(choice, site, in_job=isinstance(found, Found) and bool(found.job))
+        yield from _check_system(choice, in_job=isinstance(found, Found) and bool(found.job))
     yield from _check_interface(settings, found)
     if isinstance(found, Found) and found.job and found.here and found.real:
         yield from _check_node(machine, found)
@@ -50,7 +50,7 @@ def _which(choice: Choice) -> Finding:
     return Finding("machine", OK, text)
 
 
-def _check_system(choice: Choice, site: Site | None, *, in_job: bool) -> Iterator[Finding]:
+def _check_system(choice: Choice, *, in_job: bool) -> Iterator[Finding]:
     machine = choice.machine
     system = system_of(machine.system)
     missing = [name for name in system.programs if shutil.which(name) is None]
@@ -62,8 +62,6 @@ def _check_system(choice: Choice, site: Site | None, *, in_job: bool) -> Iterato
             advice = "load the batch system's module, or name another machine with --machine"
             yield Finding("batch system", BAD, text, advice)
         return
-    if site is not None:
-        yield from _check_trouble(site, machine.system)
     try:
         live = system.queues(partial(ask, timeout_s=ASK_S))
     except NasHpcError as error:
@@ -75,14 +73,6 @@ def _check_system(choice: Choice, site: Site | None, *, in_job: bool) -> Iterato
     where = ", ".join(str(shutil.which(name)) for name in system.programs)
     yield Finding("batch system", OK, f"{machine.system} answers ({where})")
     yield from compare_queues(machine, live)
-
-
-def _check_trouble(site: Site, system: str) -> Iterator[Finding]:
-    from nas_hpc.batch.following import read_trouble
-
-    trouble = read_trouble(site, system)
-    if trouble is not None:
-        yield Finding("batch jobs", WARN, str(trouble), "their states are those that were known before")
 
 
 def compare_queues(machine: Machine, live: Sequence[QueueState]) -> Iterator[Finding]:

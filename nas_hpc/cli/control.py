@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from nas_hpc.cli.batch_control import batch_words, check_clear, describe, kill_batch, tell_left
+from nas_hpc.cli.batch_view import PREFIX, batch_json
 from nas_hpc.cli.client import wake
 from nas_hpc.cli.context import Invocation, note, site_options
 from nas_hpc.cli.output import job_json, print_json, short
@@ -29,19 +31,37 @@ _ENDED_BY_PERSON = (State.FAILED, State.USER_KILLED)
 
 @site_options
 @click.command()
-@_JOBS
+@click.argument("words", metavar="[JOB|BATCHID]...", nargs=-1)
 @_WORKFLOW
 @_YES
 @_JSON
 @click.pass_obj
 def kill(call: Invocation, words: tuple[str, ...], workflow: str, yes: bool, as_json: bool) -> None:
-    """End jobs, running or waiting; with a search its evaluations. They can be retried.
+    """End jobs, running or waiting, with a search its evaluations (they can be retried); or batch jobs.
 
     \b
     Examples:
       nas-hpc kill 3f2a
       nas-hpc kill --workflow TEST --yes
+      nas-hpc kill batch:12345
     """
+    batch = batch_words(call.site(), words)
+    if any(not word.startswith(PREFIX) for word in batch):
+        with call.store(write=False) as (_, store):
+            check_clear(store, list(batch))
+    jobs = [word for word in words if word not in batch]
+    moved = _kill_jobs(call, jobs, workflow, yes) if jobs or workflow or not batch else []
+    if not as_json and (moved or not batch):
+        _say(moved, "killed", as_json=False)
+    ended = kill_batch(call.site(), list(batch.values())) if batch else []
+    if as_json:
+        print_json([*map(job_json, moved), *map(batch_json, ended)])
+    else:
+        for one in ended:
+            print(describe(one))
+
+
+def _kill_jobs(call: Invocation, words: Sequence[str], workflow: str, yes: bool) -> list[Job]:
     with call.store(write=True) as (site, store):
         found = _chosen(store, words, workflow, "kill")
         alive = [job for job in found if job.state not in FINAL]
@@ -57,8 +77,10 @@ def kill(call: Invocation, words: tuple[str, ...], workflow: str, yes: bool, as_
         moved = store.set_state(
             list(dict.fromkeys(ids)), State.USER_KILLED, Actor.COMMAND, "killed by a command"
         )
-    _say(moved, "killed", as_json)
     wake(site)
+    if workflow:
+        tell_left(site, workflow)
+    return moved
 
 
 @site_options

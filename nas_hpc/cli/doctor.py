@@ -12,6 +12,7 @@ import click
 
 from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
 from nas_hpc.cli.check_batch import check_batch
+from nas_hpc.cli.check_batch_jobs import check_batch_jobs
 from nas_hpc.cli.check_database import check_database
 from nas_hpc.cli.check_filesystem import check_filesystem
 from nas_hpc.cli.check_mpi import check_mpi
@@ -83,6 +84,7 @@ def _site_findings(site: Site, settings: Settings) -> list[Finding]:
         ("file system", partial(check_filesystem, site, settings)),
         ("database", partial(check_database, site)),
         ("launcher", partial(check_launcher, site)),
+        ("batch jobs", partial(check_batch_jobs, site)),
     )
     return [finding for name, check in checks for finding in _safely(name, check)]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from nas_hpc.cli.client import query, several
-from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.context import Invocation, machine_option, site_options
 from nas_hpc.cli.output import (
     event_json,
     job_json,
@@ -173,18 +172,21 @@ def nodes(call: Invocation, as_json: bool) -> None:
 
 
 @site_options
+@machine_option
 @ls.command()
+@click.option("--all", "everything", is_flag=True, help="With the batch jobs that are at their end.")
 @_JSON
 @click.pass_obj
-def queues(call: Invocation, as_json: bool) -> None:
-    """List the queues of the batch system.
+def queues(call: Invocation, everything: bool, as_json: bool) -> None:
+    """List the machine's queues with their limits, and the site's batch jobs.
 
     \b
-    Example:
+    Examples:
       nas-hpc ls queues
+      nas-hpc ls queues --all --json
     """
-    call.site()
-    if as_json:
-        print_json([])
-    else:
-        print(f"none configured: this site runs on {os.uname().nodename} without a batch system")
+    from nas_hpc.cli.batch_view import show_queues
+
+    site = call.site()
+    machine = call.machine(site, call.settings(site))
+    show_queues(site, machine, everything=everything, as_json=as_json)

@@ -205,6 +205,14 @@ def find_job(store: Store, word: str, flag: str = "JOB") -> Job:
     )
 
 
+def named_job(store: Store, word: str) -> Job | None:
+    """The one job of ``word``, as ``find_job``; None if it names none, or is the beginning of several ids."""
+    try:
+        return find_job(store, word)
+    except WrongCall:
+        return None
+
+
 def now() -> float:
     """The time that a new job carries."""
     return time.time()

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from nas_hpc.cli.client import live_endpoints, query, several
-from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.context import Invocation, note, site_options
 from nas_hpc.cli.output import attempt_json, print_json, short, show_duration, show_time
-from nas_hpc.cli.submission import find_job
-from nas_hpc.errors import LauncherGone, ProtocolError, WorkFailed
+from nas_hpc.cli.submission import find_job, named_job
+from nas_hpc.errors import LauncherGone, NasHpcError, ProtocolError, WorkFailed
 from nas_hpc.processes import results
 from nas_hpc.records import Attempt, Event, Job, ParentFailure
 from nas_hpc.site import Site
@@ -32,16 +32,19 @@ _SCRIPT_OUTPUT = {
 
 @site_options
 @click.command()
-@click.argument("word", metavar="JOB")
+@click.argument("word", metavar="JOB|BATCHID")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def why(call: Invocation, word: str, as_json: bool) -> None:
-    """Say why a job does not run, or how it ended.
+    """Say why a job, or a batch job, does not run, or how it ended.
 
     \b
-    Example:
+    Examples:
       nas-hpc why 3f2a
+      nas-hpc why batch:12345
     """
+    if _is_batch_job(call, word, as_json):
+        return
     with call.store(write=False) as (site, store):
         job = find_job(store, word)
         attempts = store.attempts([job.id])
@@ -55,7 +58,7 @@ def why(call: Invocation, word: str, as_json: bool) -> None:
     if job.state in (State.FAILED, State.USER_KILLED) and not job.creator:
         lines.append(f"to let it run again: nas-hpc retry {short(job.id)}")
     if job.state not in FINAL:
-        lines += _launcher_lines(site, job)
+        lines += _launcher_lines(call, site, job)
     if as_json:
         body: dict[str, Any] = {
             "id": job.id,
@@ -71,6 +74,28 @@ def why(call: Invocation, word: str, as_json: bool) -> None:
     print(f"{job.workflow}/{job.name} ({short(job.id)}) is {job.state.value}")
     for line in lines:
         print(f"  {line}")
+
+
+def _is_batch_job(call: Invocation, word: str, as_json: bool) -> bool:
+    """Whether the word names a batch job, and no job; then it is shown. ``batch:…`` needs no database."""
+    from nas_hpc.cli.batch_view import PREFIX, find_batch, show_why
+
+    site = call.site()
+    batch = find_batch(site, word)
+    if batch is None:
+        return False
+    if not word.startswith(PREFIX):
+        try:
+            with call.store(write=False) as (_, store):
+                job = named_job(store, word)
+        except NasHpcError as error:
+            note(f"note: whether {word!r} is a job, too, cannot be told: {error}")
+        else:
+            if job is not None:
+                note(f"note: this is job {short(job.id)}; for the batch job: nas-hpc why {PREFIX}{word}")
+                return False
+    show_why(site, batch, as_json=as_json)
+    return True
 
 
 def _unfinished_parents(store: Store, job: Job) -> list[Job]:
@@ -138,19 +163,29 @@ def _parent_line(job: Job, parent: Job) -> str:
     return f"{line}; nas-hpc retry {short(parent.id)}" if lost else line
 
 
-def _launcher_lines(site: Site, job: Job) -> list[str]:
-    """What the running launcher says of the job, or that there is none."""
+def _launcher_lines(call: Invocation, site: Site, job: Job) -> list[str]:
+    """What the running launcher says of the job, or that there is none, and which batch job will have one."""
     try:
         if not live_endpoints(site):
             if job.state is State.RUNNING:
                 return ["its launcher is gone: the next one takes it over; nas-hpc launcher"]
-            return [f"no launcher is running: start one with: nas-hpc launcher --wf-filter {job.workflow}"]
+            return _no_launcher_lines(call, site, job)
         views = query(site, job.id)
     except (LauncherGone, ProtocolError, WorkFailed) as error:
         return [str(error)]
     if several(site):
         return _several_lines(views, job)
     return _view_lines(views[0], job)
+
+
+def _no_launcher_lines(call: Invocation, site: Site, job: Job) -> list[str]:
+    from nas_hpc.cli.batch_view import waiting_lines
+
+    try:
+        machine = call.machine(site, call.settings(site))
+    except NasHpcError:  # doctor tells of it
+        machine = None
+    return waiting_lines(site, job, machine)
 
 
 def _several_lines(views: Sequence[Mapping[str, Any]], job: Job) -> list[str]:
