@@ -31,6 +31,28 @@ def replace_file(path: Path | str, content: str | bytes, *, mode: int = 0o600) -
     _sync_directory(directory or ".")
 
 
+def keep_file(path: Path | str, content: str, *, room: int = 2048) -> None:
+    """As ``replace_file``, for a short text that has to be kept up to date on a disk that may be full: blanks
+    up to a multiple of ``room`` bytes follow it, into which a later, longer one is written if need be.
+
+    Raises OSError if neither goes.
+    """
+    data = content.encode()
+    data += b" " * (-(len(data) + 1) % room) + b"\n"
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        try:
+            descriptor = os.open(path, os.O_WRONLY)
+        except OSError:
+            raise error from None
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            if os.fstat(descriptor).st_size != len(data):
+                raise
+            file.write(data)
+            os.fsync(descriptor)
+
+
 def _sync_directory(path: str) -> None:
     """A file system that cannot do it has the new name all the same."""
     with contextlib.suppress(OSError):

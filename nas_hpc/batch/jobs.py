@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from nas_hpc import __version__
 from nas_hpc.errors import SiteError, WrongCall
-from nas_hpc.files import replace_file
+from nas_hpc.files import keep_file
 from nas_hpc.records import BatchJob
 from nas_hpc.site import Site
 from nas_hpc.states import BatchState
@@ -26,7 +26,8 @@ JOB_VARIABLE = "NAS_HPC_BATCH_JOB"
 UNKNOWN_AFTER_S = 60.0
 """A record that is so old and has no id: whoever submitted it did not come to write the answer down."""
 UNKNOWN = "it is not known whether it was submitted"
-_RECORD, _LAUNCH = ".json", ".launcher.json"
+_RECORD, _LAUNCH, LOCAL = ".json", ".launcher.json", ".local.json"
+"""The last is what the local batch system says of a batch job."""
 
 Record = TypeVar("Record", "BatchJob", "Launch")
 
@@ -116,8 +117,8 @@ def make_job(site: Site, key: str, **values: Any) -> BatchJob:
 
 
 def write_job(site: Site, job: BatchJob) -> None:
-    """Put the record in the place of the one before it. Raises OSError."""
-    replace_file(record_of(site, job.key), json.dumps(asdict(job), indent=1) + "\n")
+    """Put the record in the place of the one before it, also on a disk that is full. Raises OSError."""
+    keep_file(record_of(site, job.key), json.dumps(asdict(job), indent=1) + "\n")
 
 
 def read_job(site: Site, key: str) -> BatchJob | None:
@@ -136,7 +137,7 @@ def read_jobs(site: Site, note: Callable[[str], None] | None = None) -> list[Bat
     except OSError:
         return found
     for name in names:
-        if name.startswith(".") or not name.endswith(_RECORD) or name.endswith(_LAUNCH):
+        if name.startswith(".") or not name.endswith(_RECORD) or name.endswith((_LAUNCH, LOCAL)):
             continue
         path = site.qsubmit / name
         try:
@@ -178,7 +179,7 @@ def write_launch(site: Site, key: str, **values: Any) -> None:
         raise WrongCall(f"{JOB_VARIABLE}={key!r} is no key of a batch job; a batch script sets it")
     before = read_launch(site, key)
     launch = asdict(before) | values if before is not None else {"key": key, **values}
-    replace_file(site.qsubmit / f"{key}{_LAUNCH}", json.dumps(asdict(Launch(**launch)), indent=1) + "\n")
+    keep_file(site.qsubmit / f"{key}{_LAUNCH}", json.dumps(asdict(Launch(**launch)), indent=1) + "\n")
 
 
 def read_launch(site: Site, key: str) -> Launch | None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nas_hpc.cli.batch_side import end_chain, recording
 from nas_hpc.cli.context import Invocation, machine_option, site_options
 from nas_hpc.cli.output import show_duration
 from nas_hpc.cli.serving import serving
 from nas_hpc.cli.types import Amount, Count
-from nas_hpc.errors import WrongCall
+from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.states import FINAL, State
 from nas_hpc.store.base import JobFilter
 
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     help="Which evaluations keep a directory. [default: each]",
 )
 @click.option("--fresh-interpreter", is_flag=True, default=None, help="A new Python for every evaluation.")
+@click.option("--chained", is_flag=True, help="One of a chain of batch jobs: exit 0 although jobs failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the last view as JSON at the end.")
 @click.pass_obj
 def launcher(
@@ -91,6 +93,7 @@ def launcher(
     mpi: str | None,
     task_directories: str | None,
     fresh_interpreter: bool | None,
+    chained: bool,
     as_json: bool,
 ) -> int:
     """Run the site's jobs until none is left that can run; exit 1 if one failed or cannot run here.
@@ -129,11 +132,16 @@ def launcher(
     if (agents or use_master_node) and settings.job_mode.value == "mpi":
         given = "--agents" if agents else "--use-master-node"
         raise WrongCall(f"{given} is about serial mode, and the job mode is mpi: add --job-mode serial")
-    with serving(site):
+    with recording(site, _say) as told, serving(site):
         with call.store(write=False) as (_, store):
             if workflow:
-                _check_workflow(store, workflow)
+                check_workflow(store, workflow)
             before = store.counts(JobFilter(workflow=workflow))
+        if chained and not _left(before):
+            _say("nothing is left to do: this batch job of a chain ends")
+            told.left = 0
+            end_chain(site, _say)
+            return 0
         from nas_hpc.cli.progress import LauncherDisplay
 
         display = LauncherDisplay(sys.stderr if as_json else sys.stdout)
@@ -142,14 +150,20 @@ def launcher(
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             _say(_begin(site, options, before))
             say_strange_variables()
-            code = start(site, options)
+            told.exit_code = start(site, options)
             with call.store(write=False) as (_, store):
-                _say(_end(before, store.counts(JobFilter(workflow=workflow)), display.searches))
+                after = store.counts(JobFilter(workflow=workflow))
+            told.left = _left(after)
+            _say(_end(before, after, display.searches))
+            if chained:  # the next ones are to start, whatever became of single jobs
+                told.exit_code = 0 if told.exit_code == WorkFailed.exit_code else told.exit_code
+                if not told.left:
+                    end_chain(site, _say)
         if as_json:
             from nas_hpc.cli.output import print_json
 
-            print_json({"exit_code": code, **display.view})
-        return code
+            print_json({"exit_code": told.exit_code, **display.view})
+        return told.exit_code
 
 
 def _say(line: str) -> None:
@@ -159,7 +173,7 @@ def _say(line: str) -> None:
 def _begin(site: Site, options: LauncherOptions, counts: Mapping[State, int]) -> str:
     """What the launcher is about to do."""
     what = f"workflow {options.workflow}" if options.workflow else "all workflows"
-    waiting = sum(count for state, count in counts.items() if state not in FINAL)
+    waiting = _left(counts)
     jobs = "1 job" if waiting == 1 else f"{waiting} jobs"
     end = f", for {show_duration(options.time_limit_s)}" if options.time_limit_s else ""
     return f"launcher of {site.path} ({options.job_mode} mode{end}): {jobs} of {what} to run"
@@ -170,9 +184,14 @@ def _end(before: Mapping[State, int], after: Mapping[State, int], searches: int)
     ended = [(state, after.get(state, 0) - before.get(state, 0)) for state in sorted(FINAL)]
     parts = [f"{count} {state.value}" for state, count in ended if count > 0]
     among = ", evaluations among them" if parts and searches else ""
-    left = sum(count for state, count in after.items() if state not in FINAL)
+    left = _left(after)
     rest = f"; {left} not finished, see: nas-hpc ls jobs, nas-hpc why JOB" if left else ""
     return f"launcher ended: {', '.join(parts) or 'no job came to its end'}{among}{rest}"
+
+
+def _left(counts: Mapping[State, int]) -> int:
+    """So many jobs are not at their end."""
+    return sum(count for state, count in counts.items() if state not in FINAL)
 
 
 def say_strange_variables() -> None:
@@ -256,7 +275,7 @@ def launcher_options(
     )
 
 
-def _check_workflow(store: Store, workflow: str) -> None:
+def check_workflow(store: Store, workflow: str) -> None:
     """Raise WrongCall for a workflow without any job: most likely a slip of the pen."""
     if not store.counts(JobFilter(workflow=workflow)):
         known = sorted({job.workflow for job in store.jobs(JobFilter())})

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("jobs:job", "Add a job."),
     "ls": ("ls:ls", "List jobs, applications, nodes, queues."),
     "launcher": ("launcher:launcher", "Run the site's jobs on this machine or allocation."),
+    "submit-launch": ("submit_launch:submit_launch", "Have the batch system run a launcher."),
     "run": ("run:run", "Run a whole search in the foreground."),
     "log": ("log:log", "Show the output of a job; -f follows it."),
     "why": ("why:why", "Say why a job or batch job does not run, or how it ended."),
