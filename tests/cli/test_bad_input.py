@@ -161,7 +161,8 @@ CASES = [
     Case(("init",), ("SITE", "--help"), name="init without a name"),
     # commands and flags
     Case(("jbo",), ("'jbo'", "did you mean job", "--help")),
-    Case(("submit",), ("'submit'", "the commands are init, app", "--help")),
+    Case(("submit",), ("'submit'", "did you mean submit-launch", "--help")),
+    Case(("xyzzy",), ("'xyzzy'", "the commands are init, app", "--help")),
     Case((*JOB, "--nodes", "2"), ("--nodes", "--help"), name="unknown flag"),
     Case(("job", "--work", "W"), ("--work", "--workflow"), name="abbreviated flag"),
     Case(("job", "--workflow", "W", "--app", "echo"), ("'--name'", "--help"), name="job without a name"),
