@@ -31,7 +31,7 @@ DIRECTORIES = ("data", "log", "qsubmit", "run", "inbox")
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "pvfs2", "orangefs",
      "afs", "9p",
-     "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
+     "dvs", "glusterfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"}
 )  # fmt: skip
 """Other hosts may write to these, and what they wrote may be seen late; shared memory does not reach them."""
 
