@@ -34,6 +34,7 @@ class Invocation:
         self.machine_flag = ""
         self.debug = False
         self._asks = False
+        self._layers: dict[tuple[str, str], MachineLayer] = {}
 
     def site(self) -> Site:
         """The site that this call is about. Raises SiteError."""
@@ -81,9 +82,12 @@ class Invocation:
 
         if self.machine_flag:
             setting = Setting(self.machine_flag, "flag --machine")
-        site = Path(site_file).parent if site_file else None
-        machine = choose(setting, site, os.environ).machine
-        return layer(machine, os.environ), f"machine {machine.name} ({machine.origin})"
+        asked = (setting.value, site_file)
+        if asked not in self._layers:
+            machine = choose(setting, Path(site_file).parent if site_file else None, os.environ).machine
+            said = f"machine {machine.name} ({machine.origin})"
+            self._layers[asked] = (layer(machine, os.environ), said)
+        return self._layers[asked]
 
     @contextmanager
     def store(self, *, write: bool) -> Iterator[tuple[Site, Store]]:
