@@ -112,6 +112,7 @@ class Session:
 
     def _drop(self) -> None:
         """The next use connects anew."""
+        self.sending.give_up(self._errors)
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(*self._errors):
@@ -217,13 +218,15 @@ class Session:
             # SQLAlchemy takes part in the transaction from its first statement on, if there was one.
             (connection if connection.in_transaction() else driver).commit()
             self.sending.give_up(self._errors)  # nothing is left, and what is committed is committed
-        except self._errors:
-            gone = connection.invalidated or self.dialect.lost(driver.driver_connection)
-            if ticket is None or not gone:
+        except self._errors as error:
+            # A server that ends the connection may have committed before: it is not enough to look whether
+            # the connection is known to be lost by now.
+            if ticket is None or isinstance(error, self._refusals):
                 raise
+            told = self._told(error)  # while it is known whether the connection was lost
             self._drop()
             if not self._was_committed(ticket):
-                raise
+                raise told from error
 
     def _was_committed(self, ticket: Any) -> bool:
         """What became of a transaction whose connection was lost in its commit. Raises StoreError if that is
