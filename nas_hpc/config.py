@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
@@ -164,20 +164,6 @@ def strange_variables(environ: Mapping[str, str]) -> list[str]:
     return lines
 
 
-MachineLayer = tuple[Mapping[str, Any], str]
-"""The settings of a machine, and what is said of where they come from."""
-_machine_of: Callable[[Setting[str], str], MachineLayer] | None = None
-
-
-def ask_for_machine(find: Callable[[Setting[str], str], MachineLayer] | None) -> None:
-    """From now on ``load_settings`` asks ``find`` for the machine's settings: the files of machines are known
-    to rooms above this one. It is given the setting ``machine`` and the path of the site's file (empty: no
-    site).
-    """
-    global _machine_of
-    _machine_of = find
-
-
 def load_settings(
     environ: Mapping[str, str],
     flags: Mapping[str, object] | None = None,
@@ -189,31 +175,16 @@ def load_settings(
 ) -> Settings:
     """The settings that hold. Raises ConfigError naming value and origin.
 
-    ``site_values`` is the content of the site's file (``nas_hpc.site.read_site_file``), ``site_file`` its
-    path; ``machine_values`` those of the machine, from ``machine_file`` (None: those that
-    ``ask_for_machine`` gives). A flag whose value is None was not given.
+    ``machine_values`` are those of the machine, from ``machine_file``; ``site_values`` is the content of the
+    site's file (``nas_hpc.site.read_site_file``), ``site_file`` its path. A flag whose value is None was not
+    given.
     """
-    table = _table(site_values or {}, site_file)
-    given = {name: environ[_variable(name)] for name in HELP if environ.get(_variable(name))}
+    settings = _take(Settings(), machine_values or {}, lambda _name: machine_file, parse=False)
+    settings = _take(settings, _table(site_values or {}, site_file), lambda _name: site_file, parse=False)
+    given = {name: environ[_variable(name)] for name, _ in settings.items() if environ.get(_variable(name))}
+    settings = _take(settings, given, lambda name: f"environment {_variable(name)}", parse=True)
     typed = {name: value for name, value in (flags or {}).items() if value is not None}
-
-    def over(settings: Settings, names: Collection[str]) -> Settings:
-        for values, origin, parse in (
-            (table, lambda _name: site_file, False),
-            (given, lambda name: f"environment {_variable(name)}", True),
-            (typed, lambda name: f"flag {_flag(name)}", False),
-        ):
-            chosen = {name: value for name, value in values.items() if name in names or name not in HELP}
-            settings = _take(settings, chosen, origin, parse=parse)
-        return settings
-
-    settings = over(Settings(), ("machine",))
-    if machine_values is None and _machine_of is not None:
-        machine_values, machine_file = _machine_of(
-            settings.machine, site_file if site_values is not None else ""
-        )
-    settings = _take(settings, machine_values or {}, lambda _name: machine_file, parse=False)
-    settings = over(settings, HELP)
+    settings = _take(settings, typed, lambda name: f"flag {_flag(name)}", parse=False)
     if settings.heartbeat_s.value * 2 > settings.lease_s.value:
         raise ConfigError(
             f"heartbeat_s {settings.heartbeat_s.value:g} ({settings.heartbeat_s.origin}) must be at most "
@@ -222,6 +193,23 @@ def load_settings(
             "lose its lease"
         )
     return settings
+
+
+def machine_setting(
+    environ: Mapping[str, str],
+    flag: str = "",
+    *,
+    site_values: Mapping[str, Any] | None = None,
+    site_file: str = "site.toml",
+) -> Setting[str]:
+    """The setting ``machine`` alone: the file that it names has a part in all others. Raises ConfigError."""
+    table = _table(site_values or {}, site_file)
+    return load_settings(
+        {name: value for name, value in environ.items() if name == _variable("machine")},
+        {"machine": flag or None},
+        site_values={"settings": {name: value for name, value in table.items() if name == "machine"}},
+        site_file=site_file,
+    ).machine
 
 
 def _variable(name: str) -> str:

@@ -62,6 +62,8 @@ class Machine:
     gpus: int = 0
     starts_on: str = "first"
     """Where batch scripts run: ``first`` (the first of the nodes) or ``head`` (a node that is not theirs)."""
+    shared_filesystem: str = "auto"
+    """The setting of that name for sites that are made on it: yes, no, or as the mount says."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of ``nas_hpc.config`` that hold on it unless site, environment or flag say otherwise."""
     origin: str = ""

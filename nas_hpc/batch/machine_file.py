@@ -51,8 +51,13 @@ _MACHINE: Mapping[str, _Check] = {
     "threads_per_core": _NUMBER,
     "gpus": _COUNT,
     "starts_on": (str, lambda v: v in ("first", "head"), '"first" or "head"'),
+    "shared_filesystem": (str, lambda v: v in ("auto", "yes", "no"), '"auto", "yes" or "no"'),
     "settings": (dict, lambda _: True, "a table: [settings]"),
     "queues": _TABLES,
+}
+_NOT_HERE = {
+    "machine": "that is chosen before the file is read: remove it",
+    "shared_filesystem": "it is a site's own: above [settings] it is written into sites that are made",
 }
 _QUEUE: Mapping[str, _Check] = {
     "name": (str, lambda v: re.fullmatch(r"\S+", v) is not None, "one word"),
@@ -93,10 +98,9 @@ def parse_machine(body: Mapping[str, Any], name: str, file: str) -> Machine:
     for one in names:
         if names.count(one) > 1:
             raise ConfigError(f"{file}: queue {one!r} stands there {names.count(one)} times; once is right")
-    if "machine" in values.get("settings", {}):
-        raise ConfigError(
-            f"{file}: [settings] has machine; that is chosen before the file is read, remove it"
-        )
+    for key, why in _NOT_HERE.items():
+        if key in values.get("settings", {}):
+            raise ConfigError(f"{file}: [settings] has {key}; {why}")
     for key in ("hosts", "variables", "attrs", "flags"):
         values[key] = tuple(values.get(key, ()))
     return Machine(name=name, queues=queues, origin=file, **values)

@@ -19,7 +19,7 @@ from nas_hpc.errors import SiteError
 
 if TYPE_CHECKING:
     from nas_hpc.batch.machine import Machine
-    from nas_hpc.config import MachineLayer, Setting, Settings
+    from nas_hpc.config import Settings
     from nas_hpc.site import Site
     from nas_hpc.store.base import Store
 
@@ -33,61 +33,29 @@ class Invocation:
         self.site_flag = ""
         self.machine_flag = ""
         self.debug = False
-        self._asks = False
-        self._layers: dict[tuple[str, str], MachineLayer] = {}
 
     def site(self) -> Site:
         """The site that this call is about. Raises SiteError."""
         from nas_hpc.site import find_site
 
-        self._ask_for_machine()
         return find_site(self.site_flag or None, os.environ, working_directory())
 
     def settings(self, site: Site | None, flags: Mapping[str, object] | None = None) -> Settings:
         """The settings that hold for this call, those of its machine among them. Raises ConfigError, and
         WrongCall for a machine that is none.
         """
-        from nas_hpc.config import load_settings
-        from nas_hpc.site import read_site_file
+        return settings_of(site, {"machine": self.machine_flag or None, **(flags or {})})
 
-        self._ask_for_machine()
-        flags = {"machine": self.machine_flag or None, **(flags or {})}
-        if site is None:
-            return load_settings(os.environ, flags)
-        return load_settings(os.environ, flags, site_values=read_site_file(site), site_file=str(site.file))
+    def machine(self, site: Site | None, settings: Settings | None = None) -> Machine:
+        """The machine that ``settings`` name (None: flag or environment), or that this host belongs to.
 
-    def machine(self, site: Site | None, settings: Settings) -> Machine:
-        """The machine that ``settings`` name, or that this host belongs to. Raises WrongCall, ConfigError."""
-        from nas_hpc.batch.machines import find_machine
+        Raises WrongCall, ConfigError.
+        """
+        from nas_hpc.batch.machines import choose
+        from nas_hpc.config import machine_setting
 
-        return find_machine(settings, site, os.environ)
-
-    def close(self) -> None:
-        """The call is over: settings have no machine any more."""
-        if self._asks:
-            from nas_hpc.config import ask_for_machine
-
-            ask_for_machine(None)
-
-    def _ask_for_machine(self) -> None:
-        from nas_hpc.config import ask_for_machine
-
-        self._asks = True
-        ask_for_machine(self._machine_layer)
-
-    def _machine_layer(self, setting: Setting[str], site_file: str) -> MachineLayer:
-        """What the machine's file says of settings; see ``nas_hpc.config.ask_for_machine``."""
-        from nas_hpc.batch.machines import choose, layer
-        from nas_hpc.config import Setting
-
-        if self.machine_flag:
-            setting = Setting(self.machine_flag, "flag --machine")
-        asked = (setting.value, site_file)
-        if asked not in self._layers:
-            machine = choose(setting, Path(site_file).parent if site_file else None, os.environ).machine
-            said = f"machine {machine.name} ({machine.origin})"
-            self._layers[asked] = (layer(machine, os.environ), said)
-        return self._layers[asked]
+        named = settings.machine if settings is not None else machine_setting(os.environ, self.machine_flag)
+        return choose(named, site.path if site is not None else None, os.environ).machine
 
     @contextmanager
     def store(self, *, write: bool) -> Iterator[tuple[Site, Store]]:
@@ -97,6 +65,29 @@ class Invocation:
             site.check_writable()
         with open_database(site, read_only=not write) as store:
             yield site, store
+
+
+def settings_of(site: Site | None, flags: Mapping[str, object] | None = None) -> Settings:
+    """The settings that hold: of the machine, of ``site``, of the environment, ``flags``.
+
+    Raises ConfigError, and WrongCall for a machine that is none.
+    """
+    from nas_hpc.batch.machines import choose, layer
+    from nas_hpc.config import load_settings, machine_setting
+    from nas_hpc.site import read_site_file
+
+    values, file = (read_site_file(site), str(site.file)) if site is not None else ({}, "site.toml")
+    flag = str((flags or {}).get("machine") or "")
+    named = machine_setting(os.environ, flag, site_values=values, site_file=file)
+    machine = choose(named, site.path if site is not None else None, os.environ).machine
+    return load_settings(
+        os.environ,
+        flags,
+        site_values=values,
+        site_file=file,
+        machine_values=layer(machine, os.environ),
+        machine_file=f"machine {machine.name} ({machine.origin})",
+    )
 
 
 @contextmanager
@@ -124,12 +115,10 @@ def _open(site: Site, read_only: bool) -> Store:
         from nas_hpc.store import open_site
 
         return open_site(site, read_only=read_only)
-    from nas_hpc.config import load_settings
     from nas_hpc.resources.ends import has_ended
-    from nas_hpc.site import read_site_file
     from nas_hpc.store.remote import RemoteStore
 
-    settings = load_settings(os.environ, site_values=read_site_file(site), site_file=str(site.file))
+    settings = settings_of(site)
     remote = RemoteStore(
         site,
         read_only=read_only,

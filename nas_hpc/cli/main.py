@@ -112,8 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if invocation.debug:
             raise
         return _report(error, argv)
-    finally:
-        invocation.close()
 
 
 def _find_home() -> None:

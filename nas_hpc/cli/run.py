@@ -21,6 +21,7 @@ from nas_hpc.errors import SiteError, WrongCall
 from nas_hpc.site import DEFAULT_SITE, is_in_site
 
 if TYPE_CHECKING:
+    from nas_hpc.batch.machine import Machine
     from nas_hpc.site import Site
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -132,7 +133,7 @@ def hps(
     begin = f"search {name}: {max_evals} evaluations by {application}; loading its problem and run function …"
     print(begin, file=sys.stderr if as_json else sys.stdout, flush=True)
     check(wish)
-    site = known or _make_site()
+    site = known or _make_site(call.machine(None, settings))
     with serving(site):
         with open_database(site) as store:
             job, wanted = prepare(store, wish, settings)
@@ -173,8 +174,8 @@ def _known_site(call: Invocation) -> Site | None:
     return None
 
 
-def _make_site() -> Site:
-    site = new_site(str(working_directory() / DEFAULT_SITE))
+def _make_site(machine: Machine) -> Site:
+    site = new_site(str(working_directory() / DEFAULT_SITE), machine=machine)
     note(f"made the site {site.path}")
     return site
 

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas_hpc.cli.context import debug_option, note
+from nas_hpc.cli.context import Invocation, debug_option, machine_option, note
 from nas_hpc.errors import WrongCall
 from nas_hpc.site import Site, create_site
 
 if TYPE_CHECKING:
+    from nas_hpc.batch.machine import Machine
     from nas_hpc.store.making import GivenServer, OwnServer
 
 
+@machine_option
 @click.command(params=[debug_option()])
 @click.argument("path", metavar="SITE")
 @click.option("--database", metavar="URL", default="", help="Jobs in this PostgreSQL database, an empty one.")
@@ -25,8 +27,15 @@ if TYPE_CHECKING:
 @click.option("--postgres", is_flag=True, help="Make a PostgreSQL server for this site, and start it.")
 @click.option("--interface", metavar="NAME", default="", help="Its server listens there, too (hsn0).")
 @click.option("--server-user", metavar="USER", default="", help="Who runs its server, when root makes it.")
+@click.pass_obj
 def init(
-    path: str, database: str, password_file: str, postgres: bool, interface: str, server_user: str
+    call: Invocation,
+    path: str,
+    database: str,
+    password_file: str,
+    postgres: bool,
+    interface: str,
+    server_user: str,
 ) -> None:
     """Make a site: a directory with a job database, private to you.
 
@@ -41,7 +50,7 @@ def init(
     """
     server = wanted_server(database, password_file, postgres, interface, server_user)
     with ended_in_order():
-        site = new_site(path, server)
+        site = new_site(path, server, call.machine(None))
     print(f"made the site {site.path}")
     if database:
         from nas_hpc.store.place import place_of
@@ -88,13 +97,17 @@ def wanted_server(
     return server
 
 
-def new_site(path: str, server: OwnServer | GivenServer | None = None) -> Site:
-    """A site with an empty database: SQLite, or on ``server``."""
+def new_site(
+    path: str, server: OwnServer | GivenServer | None = None, machine: Machine | None = None
+) -> Site:
+    """A site with an empty database: SQLite, or on ``server``; with what ``machine`` says of file systems."""
+    shared = machine.shared_filesystem if machine is not None else "auto"
+    own = "" if shared == "auto" else f'shared_filesystem = "{shared}"\n'
     if server is None:
-        return create_site(path, _make_database)
+        return create_site(path, lambda site: _make_database(site, own))
     from nas_hpc.store.making import fill
 
-    return create_site(path, lambda site: fill(site, server), server.undo)
+    return create_site(path, lambda site: own + (fill(site, server) or ""), server.undo)
 
 
 @contextmanager
@@ -119,7 +132,8 @@ def ended_in_order() -> Iterator[None]:
             signal.signal(ending, handler)
 
 
-def _make_database(site: Site) -> None:
+def _make_database(site: Site, more: str) -> str:
     from nas_hpc.store import open_store
 
     open_store(site.database, create=True).close()
+    return more

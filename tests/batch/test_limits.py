@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas_hpc.batch.limits import check, check_packing, check_possible, step_of
@@ -250,6 +250,7 @@ _STEPS = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_STEPS, st.integers(1, 6000), st.integers(1, 4000))
 def test_the_last_step_that_is_not_above_the_nodes_decides(
     steps: list[tuple[int, int]], nodes: int, minutes: int
@@ -270,13 +271,13 @@ def test_the_last_step_that_is_not_above_the_nodes_decides(
 
 # -- several evaluations on a node -------------------------------------------------------------------
 def test_several_evaluations_on_a_node_need_the_serial_mode_or_the_setting() -> None:
-    settings = load_settings(
+    strict = load_settings(
         {}, machine_values={"mpi_mode_packing": 1}, machine_file="machine theta (/t.toml)"
     )
-    check_packing(settings, "serial", 4)
-    check_packing(settings, "mpi", 1)
+    check_packing(strict, "serial", 4)
+    check_packing(strict, "mpi", 1)
     with pytest.raises(WrongCall) as caught:
-        check_packing(settings, "mpi", 4)
+        check_packing(strict, "mpi", 4)
     message = str(caught.value)
     assert "DEEPHYPER_WORKERS_PER_NODE=4 with job mode mpi: 1 job at most" in message
     assert "machine theta (/t.toml)" in message

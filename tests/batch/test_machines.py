@@ -222,6 +222,7 @@ WHOLE: dict[str, Any] = {
     "threads_per_core": 2,
     "gpus": 4,
     "starts_on": "first",
+    "shared_filesystem": "yes",
     "settings": {"interface": "hsn0"},
     "queues": [
         {
@@ -272,6 +273,11 @@ def test_every_key_of_a_file_reaches_the_machine() -> None:
         ({"starts_on": "login"}, 'f: starts_on is \'login\'; it has to be "first" or "head"'),
         ({"settings": []}, "f: settings is []; it has to be a table: [settings]"),
         ({"settings": {"machine": "x"}}, "f: [settings] has machine; that is chosen before the file is read"),
+        (
+            {"settings": {"shared_filesystem": "yes"}},
+            "f: [settings] has shared_filesystem; it is a site's own",
+        ),
+        ({"shared_filesystem": True}, 'f: shared_filesystem is True; it has to be "auto", "yes" or "no"'),
         ({"queues": ["a"]}, "f: queues is ['a']; it has to be a list of tables"),
         ({"queues": [{}]}, "f: queue 1: name is missing; it has to be one word"),
         ({"queues": [{"name": "a b"}]}, "f: queue 'a b': name is 'a b'; it has to be one word"),

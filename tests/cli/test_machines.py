@@ -17,7 +17,6 @@ from nas_hpc.batch.machine import Machine, Queue, Step
 from nas_hpc.batch.system import QueueState
 from nas_hpc.cli import check_batch
 from nas_hpc.cli.check_batch import compare_queues
-from nas_hpc.config import load_settings
 from nas_hpc.site import Site
 from tests.cli.conftest import Run
 from tests.peers.cobalt import Cobalt
@@ -93,24 +92,27 @@ def test_a_new_machine_is_one_file_of_the_site(nas_hpc: Run, site: Site) -> None
     assert body["settings"]["grace_s"] == {"value": 3.5, "origin": f"machine mine ({path})"}
     assert findings(body, "machine")[0][1].startswith("mine, local: the environment has PATH=")
     path.write_text("system = 'local'\nvariables = ['PATH=*']\n[settings]\ngrace_s = -1\n")
-    called = nas_hpc("ls", "jobs")
+    called = nas_hpc("launcher")
     assert called.code == 2
     assert f"machine mine ({path}): grace_s is -1; it has to be a number, 0 or more" in called.err
 
 
-def test_that_a_file_system_is_shared_may_stand_in_a_machines_file(nas_hpc: Run, site: Site) -> None:
-    write(site, "mine", 'system = "local"\n[settings]\nshared_filesystem = "yes"\n')
-    shared = findings(doctor(nas_hpc, "--machine", "mine"), "file system")
-    assert "shared with other hosts" in shared[0][1]
-    assert "of this host" in findings(doctor(nas_hpc), "file system")[0][1]
+def test_that_file_systems_are_shared_is_written_into_the_sites_made_on_a_machine(
+    nas_hpc: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "config" / "nas-hpc" / "machines"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text('system = "local"\nshared_filesystem = "yes"\n')
+    for words, kind in ((["--machine", "mine"], "shared with other hosts"), ([], "of this host")):
+        path = tmp_path / f"made{len(words)}"
+        assert nas_hpc("init", str(path), *words).code == 0
+        body = doctor(nas_hpc, "--site", str(path))
+        assert kind in findings(body, "file system")[0][1]
+        origin = str(path / "site.toml") if words else "built-in"
+        assert body["settings"]["shared_filesystem"]["origin"] == origin
 
 
-def test_the_machine_of_one_call_is_not_that_of_the_next(nas_hpc: Run, site: Site) -> None:
-    assert nas_hpc("doctor", "--machine", "theta").code == 1
-    assert load_settings({}).concurrent_starts.value == 0
-
-
-def test_help_reads_no_file_of_a_machine_and_a_name_leads_to_one_alone(site: Site) -> None:
+def test_help_and_ls_read_no_file_of_a_machine_and_a_name_leads_to_one_alone(full_site: Site) -> None:
     """In a process of its own: what is imported, and what is opened, is what a user waits for."""
     code = """
         import sys
@@ -130,7 +132,10 @@ def test_help_reads_no_file_of_a_machine_and_a_name_leads_to_one_alone(site: Sit
         return done.stderr.strip()
 
     assert said("--help") == "[] False"
-    assert said("ls", "jobs", NAS_HPC_MACHINE="local") == "['local.toml'] True"
+    assert said("ls", "jobs", NAS_HPC_MACHINE="theta") == "[] False"
+    job = ("job", "--name", "a", "--workflow", "W", "--app", "echo")
+    shown = said(*job, NAS_HPC_SITE=str(full_site.path), NAS_HPC_MACHINE="local")
+    assert shown == "['local.toml'] True"
 
 
 # -- the doctor --------------------------------------------------------------------------------------
