@@ -76,14 +76,14 @@ def plan(
 ) -> list[Planned]:
     """The batch jobs of ``wanted``, in their order, with all that can be checked beforehand checked.
 
-    ``reserve``: their scripts are there then, empty; without it nothing is written. Raises WrongCall and
-    SiteError; then nothing was submitted, and nothing is left.
+    ``reserve``: their scripts are there then, empty; without it nothing is written, and the batch system may
+    be missing. Raises WrongCall and SiteError; then nothing was submitted, and nothing is left.
     """
     environ = os.environ if environ is None else environ
     system = system_of(machine.system)
-    _check_programs(machine, system)
+    ready = _check_programs(machine, system, None if reserve else note)
     request = _request(site, machine, wanted)
-    _check_limits(site, machine, system, request, wanted, note, call)
+    _check_limits(site, machine, system if ready else None, request, wanted, note, call)
     if reserve:
         _check_directory(site)
     keys = jobs.new_keys(site, wanted.workflow, wanted.chain, reserve=reserve)
@@ -225,13 +225,19 @@ def _id_of(site: Site, machine: Machine, word: str) -> str:
     return job.id
 
 
-def _check_programs(machine: Machine, system: BatchSystem) -> None:
+def _check_programs(machine: Machine, system: BatchSystem, note: Note | None = None) -> bool:
+    """Whether the batch system's commands are here. Raises WrongCall if not, or tells ``note``."""
     missing = [program for program in system.programs if shutil.which(program) is None]
-    if missing:
-        raise WrongCall(
-            f"machine {machine.name} ({machine.system}): there is no {', '.join(missing)} on PATH; load the "
-            "batch system's module, go to a login node, or name another machine with --machine"
-        )
+    if not missing:
+        return True
+    why = (
+        f"machine {machine.name} ({machine.system}): there is no {', '.join(missing)} on PATH; load the "
+        "batch system's module, go to a login node, or name another machine with --machine"
+    )
+    if note is None:
+        raise WrongCall(why)
+    note(f"note: {why}")
+    return False
 
 
 def _check_directory(site: Site) -> None:
@@ -245,16 +251,18 @@ def _check_directory(site: Site) -> None:
 def _check_limits(
     site: Site,
     machine: Machine,
-    system: BatchSystem,
+    system: BatchSystem | None,
     request: Request,
     wanted: Wanted,
     note: Note,
     call: Ask,
 ) -> None:
+    """As ``limits.check``. ``system`` is None where it cannot be asked."""
     if not wanted.check:
         return
     live: list[QueueState] | None = None
-    if request.queue and machine.find_queue(request.queue) is None and machine.system != "local":
+    asked = request.queue and machine.find_queue(request.queue) is None and machine.system != "local"
+    if asked and system is not None:
         try:
             live = system.queues(call)
         except BatchSilent as error:

@@ -157,10 +157,10 @@ def submit_launch(
     _check_workflow(site, workflow)
     planned = submitting.plan(site, machine, settings, wanted, note=note, reserve=not dry_run)
     if dry_run:
-        _show(machine, planned, as_json)
+        show(machine, planned, as_json)
         return 0
     done = submitting.submit(site, machine, planned, note)
-    _tell(done, as_json)
+    tell(done, as_json)
     return 0
 
 
@@ -208,7 +208,8 @@ def _check_workflow(site: Site, workflow: str) -> None:
         note(f"note: whether workflow {workflow} has jobs was not looked at: {error}")
 
 
-def _show(machine: Machine, planned: Sequence[Planned], as_json: bool) -> None:
+def show(machine: Machine, planned: Sequence[Planned], as_json: bool) -> None:
+    """Print what would be submitted."""
     from nas_hpc.batch.submitting import command_of
 
     first = planned[0]
@@ -224,7 +225,8 @@ def _show(machine: Machine, planned: Sequence[Planned], as_json: bool) -> None:
         note(f"and {len(planned) - 1} more of its kind, each dependent on the one before it")
 
 
-def _tell(done: Sequence[BatchJob], as_json: bool) -> None:
+def tell(done: Sequence[BatchJob], as_json: bool) -> None:
+    """Print what was submitted."""
     if as_json:
         from nas_hpc.cli.output import print_json
 
