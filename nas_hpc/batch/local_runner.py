@@ -137,13 +137,13 @@ class Runner:
             now = time.monotonic()
             if killed_at and now >= killed_at:
                 _signal(process.pid, signal.SIGKILL)
-                killed_at = now + GRACE_S
+                killed_at = now + self.given.grace
             elif not killed_at and (self.told_to_end or now >= deadline):
                 state = "cancelled" if self.told_to_end else "timeout"
                 reason = "it was cancelled" if self.told_to_end else f"{self.given.minutes} min were over"
                 _signal(process.pid, signal.SIGTERM)
                 self._tell(state="ending", reason=reason)
-                killed_at = now + GRACE_S
+                killed_at = now + self.given.grace
             else:
                 self._wait(-1, (killed_at or deadline) - now)
         return state, reason
@@ -199,6 +199,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--directory", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--grace", type=float, default=GRACE_S, metavar="S", help="between TERM and KILL")
     parser.add_argument("--after", action="append", default=[], metavar="ID")
     parser.add_argument("script")
     return parser.parse_args(argv)

@@ -7,15 +7,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nas_hpc.batch import jobs
-from nas_hpc.batch.system import ask
-from nas_hpc.batch.systems import system_of
+from nas_hpc.batch.following import cancel
 from nas_hpc.errors import INTERRUPTED, NasHpcError
 from nas_hpc.processes.sessions import boot_id
 from nas_hpc.site import Site
-from nas_hpc.states import BATCH_FINAL, BatchState
+from nas_hpc.states import BATCH_FINAL
 
 Say = Callable[[str], None]
 
@@ -76,22 +75,17 @@ def end_chain(site: Site, say: Say) -> None:
         job
         for job in jobs.read_jobs(site)
         if job.chain == mine.chain and job.key != mine.key and job.id and job.state not in BATCH_FINAL
-        and job.submitted >= mine.submitted
+        and job.submitted >= mine.submitted  # those before it have ended: it was told to wait for them
     ]  # fmt: skip
     if not rest:
         return
     try:
-        why = system_of(mine.system).cancel([job.id for job in rest], ask)
+        why = cancel(site, rest, os.environ)
     except NasHpcError as error:
         say(f"note: the rest of the chain was not cancelled, it will end by itself: {error.message}")
         return
     for job in rest:
-        if job.id in why:
-            say(f"note: {job.id} of the chain was not cancelled, it will end by itself: {why[job.id]}")
-            continue
-        say(f"cancelled {job.id} of the chain: there is nothing left to do for it")
-        reason = "nothing was left for it to do"
-        try:
-            jobs.write_job(site, replace(job, state=BatchState.CANCELLED, reason=reason, asked=time.time()))
-        except OSError as error:
-            say(f"note: the record of batch job {job.key} cannot be written: {error.strerror or error}")
+        if job.key in why:
+            say(f"note: {job.id} of the chain was not cancelled, it will end by itself: {why[job.key]}")
+        else:
+            say(f"cancelled {job.id} of the chain: there is nothing left to do for it")
