@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import SiteError
+from nas_hpc.files import replace_file, sync_directory
 
 SITE_SCHEMA = 1
 """Number of the layout below; another number is refused."""
@@ -326,23 +327,8 @@ def _check_free(site: Site) -> None:
 
 
 def _write_mark(site: Site, more: str) -> None:
-    temporary = site.path / f".{SITE_FILE}.{os.getpid()}"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(_TEMPLATE.format(schema=SITE_SCHEMA, created=round(time.time(), 3)) + more)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, site.file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    for directory in (site.path, site.path.parent):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    replace_file(site.file, _TEMPLATE.format(schema=SITE_SCHEMA, created=round(time.time(), 3)) + more)
+    sync_directory(site.path.parent)
 
 
 def _undo(site: Site, made: list[Path]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas_hpc.errors import LeaseLost, SiteError, StoreError, WrongCall
+from nas_hpc.files import replace_file
 from nas_hpc.launcher import policy
 from nas_hpc.launcher.disk import elsewhere, results_on_disk
 from nas_hpc.launcher.endings import cancel_with
@@ -118,9 +119,7 @@ def _occupied(site: Site, lease: Lease, now: float) -> str:
 
 def _write_owner(site: Site, lease: Lease) -> None:
     body = {name: getattr(lease, name) for name in ("id", "host", "boot_id", "pid", "start_time", "workflow")}
-    temporary = site.owner.with_name(f".owner.{lease.id}")
-    temporary.write_text(json.dumps(body))
-    os.replace(temporary, site.owner)
+    replace_file(site.owner, json.dumps(body))
 
 
 def close_lease(lease: str, store: Store) -> None:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas_hpc import __version__
+from nas_hpc.files import replace_file
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.processes import sessions, traces
 from nas_hpc.processes.mpi import end_left_steps
@@ -117,14 +118,7 @@ def file_of(site: Site, roster: Roster | None = None) -> Path:
 
 def write(site: Site, roster: Roster) -> None:
     """Replace the file, mode 0600."""
-    path = file_of(site, roster)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(roster), file)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(temporary, path)
+    replace_file(file_of(site, roster), json.dumps(asdict(roster)))
 
 
 def remove(site: Site, roster: Roster) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import SiteError, WorkFailed, WrongCall
+from nas_hpc.files import replace_file
 from nas_hpc.site import Site
 from nas_hpc.store.place import OWN_DATABASE, OWN_USER, PASSWORD_FILE, write_secret
 from nas_hpc.store.programs import Programs
@@ -162,15 +163,8 @@ def write_hba(site: Site, account: Account | None, subnet: str) -> None:
     ]
     if subnet:
         lines.append(f"host  {OWN_DATABASE}  {OWN_USER}  {subnet}  scram-sha-256")
-    temporary = site.postgres / f".pg_hba.conf.{os.getpid()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-        os.fsync(descriptor)
-    if account is not None:
-        os.chown(temporary, account.uid, account.gid)
-    os.replace(temporary, site.postgres / "pg_hba.conf")
+    owner = None if account is None else (account.uid, account.gid)
+    replace_file(site.postgres / "pg_hba.conf", "\n".join(lines) + "\n", owner=owner)
 
 
 _KEPT = frozenset({"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR"})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_hpc.errors import ProtocolError, SiteError
+from nas_hpc.files import replace_file
 from nas_hpc.site import Site
 from nas_hpc.store import calls
 from nas_hpc.wire import StoreAnswer, StoreCall, pack, unpack
@@ -33,30 +34,10 @@ def leave(site: Site, call: StoreCall) -> Path:
     """Leave ``call`` for the owner; its file. Raises SiteError."""
     path = site.inbox / f"{time.time_ns():020d}-{call.id}{CALL}"
     try:
-        _write(path, pack(call))
-        descriptor = os.open(site.inbox, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace_file(path, pack(call))
     except OSError as error:
         raise SiteError(f"nothing can be left in {site.inbox}: {error.strerror or error}") from error
     return path
-
-
-def _write(path: Path, body: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def withdraw(path: Path) -> None:
@@ -136,7 +117,7 @@ def settle(site: Site, path: Path, call: StoreCall, answer: calls.Answer) -> Non
     if len(parts) > 1:
         whole = StoreAnswer(call.request, [row for part in parts for row in part.rows])
     with contextlib.suppress(OSError):
-        _write(site.inbox / f"{call.id}{ANSWER}", pack(whole))
+        replace_file(site.inbox / f"{call.id}{ANSWER}", pack(whole))
     with contextlib.suppress(OSError):
         path.unlink()
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from nas_hpc.config import Settings, load_settings
 from nas_hpc.errors import LeaseLost, NasHpcError, SiteError, StoreError
+from nas_hpc.files import replace_file
 from nas_hpc.records import new_id
 from nas_hpc.site import Site, filesystem_type, is_local, read_site_file
 from nas_hpc.store.place import place_of
@@ -126,19 +127,7 @@ def is_dead(owner: Owner, batch_ended: BatchEnded | None = None) -> bool:
 
 
 def _write_owner(site: Site, owner: Owner) -> None:
-    temporary = site.owner.with_name(f".owner.{owner.id}")
-    body = json.dumps({name: getattr(owner, name) for name in Owner.__slots__})
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, site.owner)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    replace_file(site.owner, json.dumps({name: getattr(owner, name) for name in Owner.__slots__}))
 
 
 # -- owning ------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from nas_hpc.errors import ConfigError, SiteError, WrongCall
+from nas_hpc.files import replace_file
 from nas_hpc.site import Site, read_site_file
 
 RIGHT_URL = "postgresql://USER@HOST:5432/DATABASE"
@@ -193,22 +194,10 @@ def write_place(site: Site, place: Place) -> None:
             kept.append(line)
     body = "".join(kept).rstrip("\n") + "\n"
     text = body + toml_table(place.table(site))
-    temporary = site.file.with_name(f".{site.file.name}.{os.getpid()}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, site.file)
+        replace_file(site.file, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SiteError(f"{site.file} cannot be written: {error.strerror or error}") from error
-    descriptor = os.open(site.path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def toml_table(table: Mapping[str, str | bool]) -> str:

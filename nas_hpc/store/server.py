@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from nas_hpc.errors import SiteError, StoreError, WorkFailed
+from nas_hpc.files import replace_file
 from nas_hpc.site import Site, locks_reach_others
 from nas_hpc.store import who
 from nas_hpc.store.place import OWN_DATABASE, OWN_USER
@@ -96,13 +97,7 @@ def read_record(site: Site) -> Record | None:
 
 def write_record(site: Site, record: Record) -> None:
     """Replace the record."""
-    temporary = site.server.with_name(f".{site.server.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(record), file)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(temporary, site.server)
+    replace_file(site.server, json.dumps(asdict(record)))
 
 
 def look(site: Site) -> Life:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas_hpc.errors import LauncherGone, ProtocolError
+from nas_hpc.files import replace_file
 from nas_hpc.wire.codec import PROTOCOL
 
 ENDPOINT_VARIABLE = "NAS_HPC_ENDPOINT"
@@ -42,14 +42,7 @@ class Endpoint:
 
 def write_endpoint(path: Path, endpoint: Endpoint) -> None:
     """Replace the endpoint file atomically, mode 0600."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    body = json.dumps({name: getattr(endpoint, name) for name in endpoint.__slots__})
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(temporary, path)
+    replace_file(path, json.dumps({name: getattr(endpoint, name) for name in endpoint.__slots__}))
 
 
 def read_endpoint(path: Path) -> Endpoint:

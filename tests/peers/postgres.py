@@ -128,7 +128,7 @@ class Postgres:
         settings = {
             "fsync": durable, "full_page_writes": durable, "listen_addresses": "127.0.0.1",
             "port": str(self.port), "unix_socket_directories": str(self.directory), "max_connections": "60",
-            "shared_buffers": "64MB" if self.fsync else "16MB",  # as servers of ours have, where it is measured
+            "shared_buffers": "64MB" if self.fsync else "16MB",  # as ours have, where it counts
             "max_wal_size": "256MB", "autovacuum_naptime": "10min",
             "deadlock_timeout": "200ms", "log_min_messages": "fatal",
         }  # fmt: skip
