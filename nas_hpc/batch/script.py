@@ -28,6 +28,7 @@ _INCLUDE = f'{{% include "{INCLUDED}" %}}\n'
 _OF_TESTS = f"{PREFIX}TEST_"
 _NOT_CARRIED = frozenset({"NODES"})
 """-n says how many nodes there are to be."""
+_CARRIED_TOO = frozenset({f"{PREFIX}RECONNECT_S"})
 _SET_BY_TEMPLATES = frozenset({START_VARIABLE, WALLTIME_VARIABLE})
 
 
@@ -86,7 +87,7 @@ def body_of(
 
 def carried(environ: Mapping[str, str]) -> dict[str, str]:
     """The settings in ``environ`` that hold for a launcher elsewhere, too."""
-    names = {PREFIX + name.upper() for name in HELP if name.upper() not in _NOT_CARRIED}
+    names = {PREFIX + name.upper() for name in HELP if name.upper() not in _NOT_CARRIED} | _CARRIED_TOO
     return {
         name: value
         for name, value in sorted(environ.items())

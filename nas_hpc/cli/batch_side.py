@@ -35,7 +35,9 @@ def recording(site: Site, say: Say) -> Iterator[Told]:
     """
     told = Told()
     key = os.environ.get(jobs.JOB_VARIABLE, "")
-    if not key:
+    if not key or not os.path.isfile(
+        jobs.script_of(site, key)
+    ):  # of another site's batch job: not ours to tell
         yield told
         return
     start = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": boot_id(), "started": time.time()}

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from nas_hpc.site import Site
 
     MinutesType = click.ParamType[int]
+    WordType = click.ParamType[str]
 else:
-    MinutesType = click.ParamType
+    MinutesType = WordType = click.ParamType
 
 _MANY = 40_000
 _TIMES = "180 (minutes), 03:00:00, 1-00:00:00 or 3h"
@@ -61,6 +62,19 @@ class Minutes(MinutesType):
         return 0 if seconds < 60 else math.ceil(seconds / 60)
 
 
+class Word(WordType):
+    """The name of a queue or project; what begins like a flag is the next flag, and the name was empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or the reason why it is none."""
+        text = str(value)
+        if text.startswith("-"):
+            self.fail(f"{text!r} is a flag: the name before it was left out, or a variable is not set", param, ctx)
+        return text
+
+
 @site_options
 @machine_option
 @click.command("submit-launch")
@@ -73,8 +87,10 @@ class Minutes(MinutesType):
     default=None,
     help="Walltime: minutes, HH:MM:SS, 3h.  [required]",
 )
-@click.option("-q", "--queue", default="", help="Queue, partition or QOS.  [default: the machine's]")
-@click.option("-A", "--project", default="", help="Project (account) that pays for it.")
+@click.option(
+    "-q", "--queue", type=Word(), default="", help="Queue, partition or QOS.  [default: the machine's]"
+)
+@click.option("-A", "--project", type=Word(), default="", help="Project (account) that pays for it.")
 @click.option(
     "--job-mode", type=click.Choice(["mpi", "serial"]), default=None, help="[default: the setting's, mpi]"
 )

@@ -116,9 +116,10 @@ def test_a_pbs_script_says_when_it_began_and_how_long_it_has(tmp_path: Path) -> 
 def test_settings_go_along_and_what_belongs_to_the_submitters_surroundings_does_not() -> None:
     environ = {
         "NAS_HPC_LEASE_S": "30", "NAS_HPC_MPI": "", "NAS_HPC_SITE": "/other", "NAS_HPC_ENDPOINT": "x",
-        "NAS_HPC_NODES": "1", "NAS_HPC_JOB_ID": "2", "PATH": "/bin", "NAS_HPC_STRANGE": "x",
+        "NAS_HPC_NODES": "1", "NAS_HPC_JOB_ID": "2", "NAS_HPC_RECONNECT_S": "9", "PATH": "/bin",
+        "NAS_HPC_STRANGE": "x",
     }  # fmt: skip
-    assert carried(environ) == {"NAS_HPC_LEASE_S": "30"}
+    assert carried(environ) == {"NAS_HPC_LEASE_S": "30", "NAS_HPC_RECONNECT_S": "9"}
 
 
 def test_the_launcher_of_a_script_is_told_mode_workflow_and_chain(tmp_path: Path) -> None:
@@ -182,6 +183,22 @@ def test_a_broken_template_is_named_with_its_line(tmp_path: Path, template: str,
     assert "local.sh.j2" in caught.value.message
     assert said in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_the_installed_program_is_called_by_its_name_and_needs_no_python_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nas-hpc"
+    program.write_text("")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    made = body_of(
+        machine("slurm"), request(tmp_path), Site(tmp_path), "K", job_mode="mpi", workflow="", chained=False,
+        environ={"HOME": "/h", "PYTHONPATH": "/mine"},
+    )  # fmt: skip
+    assert made.program == ("nas-hpc",)
+    assert made.path == str(tmp_path)
+    assert "PYTHONPATH" not in made.exports
 
 
 def test_the_programs_own_directory_comes_first_in_the_path(tmp_path: Path) -> None:

@@ -165,6 +165,10 @@ def test_a_printed_template_can_be_kept_and_is_used(nas_hpc: Run, full_site: Sit
         (("-n", "2", "-t", "5", "--interactive", "--chain", "2"), ("--interactive and --chain",)),
         (("-n", "2", "-t", "5", "--interactive", "--dry-run"), ("--interactive and --dry-run",)),
         (("-n", "2", "-t", "5", "--dependencies", "abc"), ("'abc' is no id",)),
+        (
+            ("-n", "2", "-t", "5", "-A", "--job-mode", "mpi"),
+            ("'-A'", "'--job-mode' is a flag", "variable is not set"),
+        ),
         (("-n", "2", "-t", "5", "--machine", "nowhere"), ("'nowhere'", "theta")),
         (("-n", "2", "-t", "5", "--machine", "theta", "-A", "p"), ("no qsub", "on PATH")),
     ],
