@@ -71,7 +71,7 @@ class Word(WordType):
         """The name, or the reason why it is none."""
         text = str(value)
         if text.startswith("-"):
-            self.fail(f"{text!r} is a flag: the name before it was left out, or a variable is not set", param, ctx)
+            self.fail(f"{text!r} is a flag: the name was left out, or a variable is not set", param, ctx)
         return text
 
 

@@ -271,9 +271,7 @@ def test_the_last_step_that_is_not_above_the_nodes_decides(
 
 # -- several evaluations on a node -------------------------------------------------------------------
 def test_several_evaluations_on_a_node_need_the_serial_mode_or_the_setting() -> None:
-    strict = load_settings(
-        {}, machine_values={"mpi_mode_packing": 1}, machine_file="machine theta (/t.toml)"
-    )
+    strict = load_settings({}, machine_values={"mpi_mode_packing": 1}, machine_file="machine theta (/t.toml)")
     check_packing(strict, "serial", 4)
     check_packing(strict, "mpi", 1)
     with pytest.raises(WrongCall) as caught:
