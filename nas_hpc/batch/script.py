@@ -132,6 +132,11 @@ def render(machine: Machine, request: Request, body: Body, templates: Path | Non
     return text
 
 
+def render_file(name: str, **values: object) -> str:
+    """Another of the package's templates."""
+    return _environment(None).get_template(name).render(values)
+
+
 def template_text(system: str, templates: Path | None = None) -> str:
     """The template of that batch system as one file, to be copied and changed."""
     loader = _environment(templates).loader

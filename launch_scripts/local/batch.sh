@@ -1,0 +1,22 @@
+#!/bin/bash
+# Runs the jobs of the workflow TEST on this host for 60 minutes at most.
+#
+# Edit: /path/to/site (made by nas-hpc init), /path/to/venv (bin/nas-hpc is in it), /home/ME, the
+# workflow TEST and the numbers in the last line.
+#
+# Run it: nohup ./batch.sh >output 2>&1 &
+# The same without a script: nas-hpc submit-launch --machine local -n 1 -t 60 --job-mode serial --wf-filter TEST
+
+# The environment first, then the launcher.
+# Made by nas-hpc 0.1.0 from local.sh.j2; how to use a template of your own: docs/commands.md.
+
+# A batch system may give hardly any environment, or all of that of the shell that submitted.
+unset NAS_HPC_ATTEMPT NAS_HPC_BATCH_JOB NAS_HPC_ENDPOINT NAS_HPC_JOB_DIR NAS_HPC_JOB_ID NAS_HPC_LAUNCHER_ID NAS_HPC_LOCAL_RANK NAS_HPC_OLD_PS NAS_HPC_RANK NAS_HPC_RANKS NAS_HPC_RANKS_PER_NODE NAS_HPC_RECONNECT_S NAS_HPC_STAGED NAS_HPC_WORKFLOW
+export PATH=/path/to/venv/bin:${PATH:-/usr/local/bin:/usr/bin:/bin}
+[ -n "${HOME:-}" ] || export HOME=/home/ME
+export NAS_HPC_SITE=/path/to/site
+export NAS_HPC_MACHINE=local
+cd /path/to/site/qsubmit
+
+# Nothing may stand between the batch system's signals and the launcher: hence exec.
+exec nas-hpc launcher --job-mode serial --wf-filter TEST --nodes 1 --time-limit-minutes 60
