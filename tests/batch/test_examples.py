@@ -114,10 +114,10 @@ def nas_hpc(*words: str) -> None:
 
 def edited(tmp_path: Path, name: str, script: str) -> Path:
     """The script with the places of this test, and an environment with the program."""
-    program = tmp_path / "venv" / "bin" / "nas-hpc"
-    program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{REPOSITORY}" exec "{sys.executable}" -m nas_hpc.cli "$@"\n')
-    program.chmod(0o755)
+    beside = tmp_path / "venv" / "bin" / "nas-hpc"
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    beside.write_text(f'#!/bin/sh\nPYTHONPATH="{REPOSITORY}" exec "{sys.executable}" -m nas_hpc.cli "$@"\n')
+    beside.chmod(0o755)
     text = (SCRIPTS / name / script).read_text()
     for place, real in (("/path/to/site", "site"), ("/path/to/venv", "venv")):
         text = text.replace(place, str(tmp_path / real))
