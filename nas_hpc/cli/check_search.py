@@ -15,13 +15,24 @@ from collections.abc import Sequence
 from nas_hpc.errors import NasHpcError, WrongCall
 
 MARK = "nas-hpc-check:"
+_OBJECTS = "-"
+"""In the place of the module: only problem and run function are loaded, whatever the search is."""
 LIMIT_S = 300.0
 """Importing a training library from a busy file system may take minutes; more than this is a hang."""
 
 
 def check_search(module: str, words: Sequence[str]) -> None:
     """Raise WrongCall if the search ``module`` with the flags ``words`` could not begin."""
-    argv = [sys.executable, "-m", __name__, module, *words]
+    _ask([module, *words])
+
+
+def check_objects(problem: str, run: str) -> None:
+    """Raise WrongCall if there is nothing at ``problem``, or no function of one argument at ``run``."""
+    _ask([_OBJECTS, problem, run])
+
+
+def _ask(words: Sequence[str]) -> None:
+    argv = [sys.executable, "-m", __name__, *words]
     try:
         done = subprocess.run(
             argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False
@@ -49,8 +60,14 @@ def _check(module: str, words: Sequence[str]) -> None:
     import click
 
     from nas_hpc.apps.functions import locate_run_function, resolve_file
+    from nas_hpc.loading import load_object
     from nas_hpc.problem import load_problem
 
+    if module == _OBJECTS:
+        problem, run = words
+        load_object(resolve_file(problem), "problem", "Problem")
+        locate_run_function(run)
+        return
     program = importlib.import_module(module)
     [command] = [value for value in vars(program).values() if isinstance(value, click.Command)]
     try:

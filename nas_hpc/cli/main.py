@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("ls:ls", "List jobs, applications, nodes, queues."),
     "launcher": ("launcher:launcher", "Run the site's jobs on this machine or allocation."),
     "submit-launch": ("submit_launch:submit_launch", "Have the batch system run a launcher."),
+    "balsam-submit": ("balsam_submit:balsam_submit", "Make a search and have the batch system run it."),
     "run": ("run:run", "Run a whole search in the foreground."),
     "log": ("log:log", "Show the output of a job; -f follows it."),
     "why": ("why:why", "Say why a job or batch job does not run, or how it ended."),

@@ -117,8 +117,8 @@ def hps(
     wish = Wish(
         name=name,
         application=application,
-        problem=_whole_path(problem),
-        function=_whole_path(function),
+        problem=whole_path(problem),
+        function=whole_path(function),
         max_evals=max_evals,
         seed=seed,
         more=(*_shape_words(shape), *parse_args(args)),
@@ -157,7 +157,7 @@ def _resumable(name: str) -> Iterator[None]:
         raise
 
 
-def _whole_path(path: str) -> str:
+def whole_path(path: str) -> str:
     """A file's path made absolute: the search runs in a directory of its own."""
     file, colon, attribute = path.partition(":")
     if not file.endswith(".py"):
