@@ -22,6 +22,7 @@ from nas_hpc.batch.machines import machines
 from nas_hpc.batch.system import Answer, Request
 from nas_hpc.batch.systems import system_of
 from nas_hpc.errors import NasHpcError
+from nas_hpc.site import SITE_VARIABLE, Site
 
 PROJECT, SITE, ENVIRONMENT, HOME = "PROJECT", "/path/to/site", "/path/to/venv", "/home/ME"
 """What has to be edited."""
@@ -194,7 +195,8 @@ def main(argv: Sequence[str]) -> int:
         print((__doc__ or "").partition("\n\n")[2].strip(), file=sys.stderr)
         return 2
     try:
-        known = {machine.name: machine for machine in machines(None, os.environ)}
+        site = os.environ.get(SITE_VARIABLE, "")
+        known = {one.name: one for one in machines(Site(Path(site)) if site else None, os.environ)}
         wrong = [name for name in argv[1:] if name not in known]
         if wrong:
             print(f"there is no machine {wrong[0]!r}; there are {', '.join(known)}", file=sys.stderr)

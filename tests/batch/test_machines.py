@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
 import re
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas_hpc.batch.machine_file import SYSTEMS, parse_machine, read_machine
+from nas_hpc.batch.machine_file import _MACHINE, _QUEUE, _STEP, SYSTEMS, parse_machine, read_machine
 from nas_hpc.batch.machines import (
     PACKAGED,
     choose,
@@ -21,6 +25,11 @@ from nas_hpc.batch.machines import (
 from nas_hpc.config import HELP, Setting, load_settings
 from nas_hpc.errors import ConfigError, WrongCall
 from nas_hpc.site import Site
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 NAMES = ["aurora", "local", "perlmutter", "perlmutter-cpu", "polaris", "slurm", "theta"]
 NOTHING = {"PATH": "/nonexistent"}
@@ -317,6 +326,20 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_machine(path)
+
+
+def test_the_file_in_the_documents_is_one_and_every_key_is_told_there() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "machines.md").read_text()
+    lines = text[text.index("    title =") :].splitlines()
+    block = itertools.takewhile(lambda line: not line or line.startswith("    "), lines)
+    body = tomllib.loads(textwrap.dedent("\n".join(block)))
+    machine = parse_machine(body, "example", "f")
+    assert any(fnmatch.fnmatchcase("example-login1", pattern) for pattern in machine.hosts)
+    assert [queue.name for queue in machine.queues] == ["short", "long"]
+    load_settings({}, machine_values=machine.settings)
+    rows = "".join(line for line in text.splitlines() if line.startswith("| `"))
+    for key in (*_MACHINE, *_QUEUE, *_STEP):
+        assert re.search(rf"`(\[+)?{key}(\]+)?`", rows), key
 
 
 # -- settings ----------------------------------------------------------------------------------------
