@@ -56,6 +56,7 @@ def test_the_wheel_holds_nas_hpc_and_its_scripts_alone(built: Path) -> None:
     prefix = f"nas_hpc-{version}"
     assert tops == {"nas_hpc", f"{prefix}.dist-info", f"{prefix}.data"}
     assert {"nas_hpc/py.typed", "nas_hpc/analytics/report.html.j2"} <= set(names)
+    assert {"nas_hpc/batch/machines/theta.toml", "nas_hpc/batch/templates/launcher.sh.j2"} <= set(names)
     assert [name for name in names if ".data/" in name] == [f"{prefix}.data/scripts/nas-hpc-activate"]
 
 
