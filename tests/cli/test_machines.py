@@ -20,6 +20,7 @@ from nas_hpc.cli.check_batch import compare_queues
 from nas_hpc.site import Site
 from tests.cli.conftest import Run
 from tests.peers.cobalt import Cobalt
+from tests.peers.slurm import Slurm
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +189,27 @@ def test_queues_are_held_against_those_of_the_batch_system(
         assert len(told) == 1
         assert told[0][0] == "warn"
         assert "cobalt has no queue debug-flat-quad" in told[0][1]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_slurm
+def test_partitions_of_a_real_slurm_are_held_against_the_file(
+    nas_hpc: Run, site: Site, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, slurm.environ[name])
+    body = doctor(nas_hpc)
+    assert findings(body, "machine")[0][1].startswith("slurm, ")
+    assert findings(body, "batch system")[0][0] == "ok"
+    assert "slurm has debug;" in findings(body, "queues")[0][1]
+    queue = '[[queues]]\nname = "debug"\nmax_nodes = {}\n'
+    write(site, "mine", 'system = "slurm"\n' + queue.format(4))
+    assert findings(doctor(nas_hpc, "--machine", "mine"), "queues") == [("ok", "debug as told")]
+    write(site, "mine", 'system = "slurm"\n' + queue.format(9) + '[[queues]]\nname = "long"\n')
+    assert findings(doctor(nas_hpc, "--machine", "mine"), "queues") == [
+        ("warn", "debug: max_nodes is 9 in the file, and 4 by the batch system"),
+        ("warn", f"slurm has no queue long, and {site.path}/machines/mine.toml has one"),
+    ]
 
 
 def test_a_batch_system_that_says_nonsense_or_nothing_is_told_in_bounded_time(
