@@ -186,9 +186,10 @@ def test_a_launcher_typed_into_an_interactive_allocation_finds_its_nodes_and_its
         f"{sys.executable} -m nas_hpc.cli launcher --job-mode serial --wf-filter TEST\nexit 0\n"
     )
     words = ("-n", "3", "-t", "10", "--job-mode", "serial", "--wf-filter", "TEST", "--interactive")
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SHELL": "/bin/bash"}
     done = subprocess.run(
-        user.scene.argv("submit-launch", *words), env={**os.environ, "PYTHONPATH": str(REPOSITORY), "SHELL": "/bin/bash"},
-        input=typed, capture_output=True, text=True, timeout=120, check=False,
+        user.scene.argv("submit-launch", *words), env=environ, input=typed, check=False,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -37,6 +37,7 @@ sys.exit(main({program!r}, {directory!r}, sys.argv[1:]))
 QUEUES: dict[str, dict[str, Any]] = {
     "debug": {"max_nodes": 2, "max_minutes": 60, "enabled": True},
     "prod": {"max_nodes": 8, "max_minutes": 1440, "enabled": True},
+    "preemptable": {"max_nodes": 10, "max_minutes": 4320, "enabled": True},
     "closed": {"max_nodes": 8, "max_minutes": 60, "enabled": False},
 }
 PATH = "/usr/local/bin:/usr/bin:/bin"
