@@ -27,6 +27,7 @@ from nas_hpc.site import Site
 PACKAGED = Path(__file__).with_name("machines")
 FOLDER = "machines"
 """Below a site, and below ``nas-hpc`` in the user's configuration."""
+CONFIGURATION = "XDG_CONFIG_HOME"
 OF_NODES = ("cores_per_node", "gpus_per_node", "interface")
 """Settings that are true of a machine's compute nodes, and not of the nodes where people log in."""
 _BATCH_JOB = ("COBALT_JOBID", "PBS_JOBID", "SLURM_JOB_ID")
@@ -94,7 +95,7 @@ def machine_files(site: Path | None, environ: Mapping[str, str]) -> dict[str, Pa
 def folders(site: Path | None, environ: Mapping[str, str]) -> list[Path]:
     """Where files of machines are looked for, the first before the others."""
     found = [] if site is None else [site / FOLDER]
-    configuration = environ.get("XDG_CONFIG_HOME", "")
+    configuration = environ.get(CONFIGURATION, "")
     if not configuration.startswith("/"):  # so the specification of these variables has it
         home = environ.get("HOME", "")
         configuration = os.path.join(home, ".config") if home.startswith("/") else ""

@@ -15,6 +15,7 @@ import jinja2
 import nas_hpc
 from nas_hpc.batch.jobs import JOB_VARIABLE
 from nas_hpc.batch.machine import Machine
+from nas_hpc.batch.machines import CONFIGURATION
 from nas_hpc.batch.system import Request
 from nas_hpc.batch.systems import system_of
 from nas_hpc.config import HELP, NO_SETTINGS, PREFIX
@@ -72,6 +73,9 @@ def body_of(
     exports = carried(environ) | {
         SITE_VARIABLE: str(site.path), JOB_VARIABLE: key, f"{PREFIX}MACHINE": machine.name,
     }  # fmt: skip
+    configuration = environ.get(CONFIGURATION, "")
+    if configuration and machine.origin.startswith(f"{configuration.rstrip('/')}/"):
+        exports[CONFIGURATION] = configuration  # or the launcher would not find the machine's file
     if len(program) > 1:
         exports["PYTHONPATH"] = _python_path(environ)
     whose = f"workflow {workflow}" if workflow else "all workflows"

@@ -76,6 +76,16 @@ def test_in_an_empty_environment_the_launcher_gets_its_words_and_variables_as_th
     assert found["pid"] == pid  # signals reach the launcher: nothing stands in between
 
 
+def test_a_machine_of_the_users_own_is_found_by_the_launcher_too(tmp_path: Path) -> None:
+    def exports(origin: Path) -> object:
+        own = machine(origin=str(origin))
+        how = {"job_mode": "mpi", "workflow": "", "chained": False, "environ": {"XDG_CONFIG_HOME": "/c"}}
+        return body_of(own, request(tmp_path), Site(tmp_path), "key", **how).exports  # type: ignore[arg-type]
+
+    assert exports(Path("/c/nas-hpc/machines/mine.toml"))["XDG_CONFIG_HOME"] == "/c"  # type: ignore[index]
+    assert "XDG_CONFIG_HOME" not in exports(Path("/cc/nas-hpc/machines/mine.toml"))  # type: ignore[operator]
+
+
 def test_home_and_path_of_the_batch_system_are_kept(tmp_path: Path) -> None:
     text = render(machine(), request(tmp_path), body(tmp_path))
     _, found = run(tmp_path, text, HOME="/root/else", PATH="/usr/bin:/bin")
