@@ -229,10 +229,9 @@ def _core_counts(batch: CurrentJob, machine: Machine, here: int | None) -> list[
 
 def _end(environ: Mapping[str, str], batch: CurrentJob, ask: bool, run: Run, now: float) -> ends.End:
     if batch.system == "cobalt":
-        end = ends.of_variable(environ, "COBALT_ENDTIME")
-        if end.time or end.note:
-            return end
-        return ends.End(note=f"when Cobalt job {batch.id} ends is unknown: COBALT_ENDTIME is not set")
+        if not ask:
+            return ends.of_variable(environ, "COBALT_ENDTIME")
+        return ends.of_cobalt(environ, batch.id, run, now)
     if batch.system == "slurm":
         if not ask:
             return ends.of_variable(environ, "SLURM_JOB_END_TIME")

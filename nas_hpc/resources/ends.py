@@ -13,6 +13,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nas_hpc.errors import WrongCall
@@ -27,6 +28,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _STIME = re.compile(r'"stime"\s*:\s*"([^"]+)"')
 _WALLTIME = re.compile(r'"Resource_List"\s*:\s*\{[^{}]*"walltime"\s*:\s*"([^"]+)"')
 _CTIME = re.compile(r"\w{3}\s+(\w{3})\s+(\d+)\s+(\d+):(\d+):(\d+)\s+(\d{4})")
+_LEFT = re.compile(r"(?:\d+:)?\d+:[0-5]\d:[0-5]\d")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)")
 
 
@@ -50,6 +52,20 @@ def of_variable(environ: Mapping[str, str], name: str) -> End:
     if not 0 < value < 1e11:
         return End(note=f"{name}={text!r} is no time in seconds since 1970")
     return End(value)
+
+
+def of_cobalt(environ: Mapping[str, str], job: str, run: Run, now: float) -> End:
+    """By variable, else by qstat: an interactive job (qsub -I) has no COBALT_ENDTIME."""
+    told = of_variable(environ, "COBALT_ENDTIME")
+    if told.time:
+        return told
+    output = run(("qstat", "--header", "JobID:TimeRemaining", job), ASK_TIMEOUT_S)
+    for words in map(str.split, (output or "").splitlines()):
+        if len(words) == 2 and words[0] == job and _LEFT.fullmatch(words[1]):  # else N/A
+            with suppress(WrongCall):
+                return End(now + parse_time_left(words[1]))
+    asked = "qstat does not answer" if output is None else "qstat does not tell the time that remains"
+    return End(note=f"when Cobalt job {job} ends is unknown: {told.note or 'no COBALT_ENDTIME'}; {asked}")
 
 
 def of_slurm(environ: Mapping[str, str], job: str, run: Run, now: float) -> End:

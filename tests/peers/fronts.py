@@ -11,7 +11,8 @@ TEXT = """#!/bin/sh
 # Beside it: lines, with the start of each call; apruns/, if it is there, with a file BATCHJOB.PID for each.
 [ "$1" = --version ] && {{ echo '{version}'; exit 0; }}
 here=$(dirname "$0")
-{{ printf '%s ' "$@" | head -c 200 | tr '\\n' ' '; echo; }} >> "$here/lines"
+line=$(printf '%s ' "$@" | head -c 200 | tr '\\n' ' ')
+printf '%s\\n' "$line" >> "$here/lines"  # one write: others are written at the same time
 [ -d "$here/apruns" ] && : > "$here/apruns/$COBALT_JOBID.$$"
 while :; do
     case $1 in

@@ -151,6 +151,24 @@ def test_an_end_that_cannot_be_read_is_told_and_unknown(tree: Path, end: str) ->
     assert "COBALT_ENDTIME" in said(job)
 
 
+def test_the_end_of_an_interactive_cobalt_job_is_asked_for(tree: Path) -> None:
+    interactive = {name: value for name, value in ALPS.items() if name != "COBALT_ENDTIME"}
+    head = "JobID  TimeRemaining  \n======================\n"
+    for left, expected in (("00:30:05", 1805), ("01:02:03:04", 93784)):
+        job = found(interactive, tree, run=trees.answers(qstat=f"{head}7      {left}  \n"))
+        assert (job.ends, said(job)) == (NOW + expected, "")
+    for answer, why in (
+        (None, "qstat does not answer"), ("", "qstat does not tell"),
+        (f"{head}7      N/A  \n", "does not tell"), (f"{head}7      00:99:00  \n", "does not tell"),
+        (f"{head}7      01:99:00:00  \n", "does not tell"),
+        (f"{head}8      00:30:05  \n", "does not tell"), (f"{head}7\n", "does not tell"),
+    ):  # fmt: skip
+        job = found(interactive, tree, run=trees.answers(qstat=answer))
+        assert job.ends == 0
+        assert "when Cobalt job 7 ends is unknown: no COBALT_ENDTIME; qstat" in said(job)
+        assert why in said(job)
+
+
 # -- PBS --------------------------------------------------------------------------------------------------
 def pbs(tmp_path: Path, **more: str) -> dict[str, str]:
     path = node_file(tmp_path, "x1.hsn.org", "x1.hsn.org", "", f"{HOST}.hsn.org", "x3.hsn.org")
