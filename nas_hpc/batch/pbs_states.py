@@ -95,7 +95,7 @@ def _ended(fields: Mapping[str, Any], comment: str) -> Status:
         said = _FAILURES.get(code, "PBS failed")
         return Status(S.LOST, f"{said} (Exit_status {code})" + (f": {comment}" if comment else ""))
     signal = code - 256 if code > 256 else 0
-    if signal and _is_over(fields):
+    if code > 128 and _is_over(fields):
         return Status(S.TIMEOUT, comment)
     if deleted:
         return Status(S.CANCELLED, comment)

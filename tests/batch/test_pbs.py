@@ -195,6 +195,9 @@ RAN = '"comment":"Job run at Fri Jul 11 at 15:02 on (x3006c0s1b0n0:ncpus=64) and
         (['"Exit_status":"3"', '"substate":93'], S.ENDED, 3),
         (['"Exit_status":-29', '"substate":93', RAN + 'exceeded resource walltime"'], S.TIMEOUT, None),
         (['"Exit_status":271', '"substate":93'], S.TIMEOUT, None),
+        (['"Exit_status":143', '"substate":93'], S.TIMEOUT, None),
+        (['"Exit_status":143', '"resources_used":{"walltime":"00:00:10"}', '"substate":93'], S.ENDED, 143),
+        (['"Exit_status":1', '"substate":93'], S.ENDED, 1),
         (['"Exit_status":265', '"resources_used":{"walltime":"00:00:10"}', '"substate":93'], S.ENDED, 137),
         (
             ['"Exit_status":271', '"resources_used":{"walltime":"00:00:10"}', '"substate":91'],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 import nas_hpc.batch
-from tests.failure.scene import Scene
+from tests.failure.scene import REPOSITORY, Scene
 from tests.peers.fronts import write_front
 from tests.peers.mpi import MpiPeer
 from tests.peers.pbs import PbsPro
@@ -145,3 +148,18 @@ def test_a_job_that_waits_says_why_and_a_qstat_without_sense_changes_nothing(pol
     said = polaris.scene.command("submit-launch", *LINE, "-q", "debug", "--no-check", code=1)
     assert "qsub: Job violates queue and/or server resource limits" in said
     assert "sent: qsub " in said
+
+
+@pytest.mark.slow
+def test_an_interactive_allocation_is_found_with_its_nodes_and_its_end(polaris: Polaris) -> None:
+    polaris.search()
+    look = (
+        "import time; from nas_hpc.resources.discover import discover; found = discover(); "
+        "print([node.name for node in found.nodes], found.source, 1200 < found.ends - time.time() <= 1800)"
+    )
+    typed = f"export PATH={polaris.pbs.bin}:$PATH PYTHONPATH={REPOSITORY}\n{sys.executable} -c '{look}'\n"
+    done = subprocess.run(
+        polaris.scene.argv("submit-launch", *LINE, "--interactive"), input=typed, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert f"{[*polaris.pbs.nodes]} pbs True" in done.stdout, done.stdout + done.stderr
