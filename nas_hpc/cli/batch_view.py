@@ -207,7 +207,7 @@ def _launch_lines(site: Site, job: BatchJob) -> list[str]:
     began = f"its launcher began {show_time(launch.started)} UTC (process {launch.pid} on {launch.host})"
     if not launch.ended:
         return [began]
-    left = f", {launch.left} jobs not finished" if launch.left else ""
+    left = f", {launch.left} job{'s' if launch.left > 1 else ''} not finished" if launch.left else ""
     return [f"{began} and ended {show_time(launch.ended)} UTC with exit code {launch.exit_code}{left}"]
 
 

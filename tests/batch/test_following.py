@@ -20,6 +20,7 @@ from nas_hpc.errors import BatchSilent, WrongCall
 from nas_hpc.records import BatchJob
 from nas_hpc.site import Site, create_site
 from nas_hpc.states import BATCH_FINAL, BatchState
+from tests.support import assert_no_processes
 
 S = BatchState
 
@@ -182,6 +183,22 @@ def test_a_clock_that_was_wrong_does_not_silence_a_site(site: Site, monkeypatch:
     late = {"since": time.time(), "said": "x", "tries": 1, "next": time.time() + 1e6}
     trouble_file(site, "played").write_text(json.dumps(late))
     assert look(site, recorded(site)).jobs[0].state is S.RUNNING
+
+
+def test_a_status_command_that_hangs_changes_no_state_and_is_ended(
+    site: Site, tmp_path: Path, test_id: str
+) -> None:
+    qstat = tmp_path / "qstat"
+    qstat.write_text("#!/bin/bash\nsleep 1000 & wait\n")
+    qstat.chmod(0o700)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job = recorded(site, state=S.RUNNING, system="cobalt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", environ["PATH"])
+        followed = refresh(site, [job], environ, patience_s=0.0, answer_s=0.3)
+    assert followed.jobs == [job]
+    assert "did not answer within 0.3 s" in followed.trouble[0]
+    assert_no_processes(test_id)
 
 
 def test_missing_commands_are_told_and_keep_nobody_else_from_asking(
