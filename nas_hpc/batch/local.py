@@ -140,11 +140,12 @@ def _status(job: BatchJob) -> Status:
         pid, ticks, host = parse_id(job.id)
     except WrongCall as error:
         return Status(BatchState.GONE, error.message)
-    here = host == socket.gethostname()
-    alive = here and is_runner(pid, ticks)  # looked at first: the file is written before the end
+    alive = is_runner(pid, ticks)  # looked at first: the file is written before the end
     told: Mapping[str, Any] = {}
     with suppress(OSError, ValueError):
         told = json.loads(state_file(job.script).read_bytes())
+    # A machine may be renamed while it runs, and one of another name have such a process.
+    here = told.get("boot_id") == sessions.boot_id() or host == socket.gethostname()
     state = _state(told) if told.get("id") == job.id else None
     if state is not None and state.state in BATCH_FINAL:
         return state

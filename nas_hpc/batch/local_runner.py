@@ -62,10 +62,9 @@ class Runner:
         self.wake, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.poll.register(self.wake, select.POLLIN)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-        for number in (signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):  # ignored, the script would ignore them
+            signal.signal(number, lambda number, frame: None)
         signal.signal(signal.SIGTERM, self._end)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def _end(self, number: int, frame: object) -> None:
         self.told_to_end = True

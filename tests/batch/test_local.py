@@ -193,7 +193,7 @@ def test_the_submitters_variables_reach_the_script_but_for_those_of_batch_jobs(
 def test_a_batch_job_of_another_host_is_left_alone_and_its_state_believed(bench: Bench) -> None:
     job = bench.submit(FOREVER)
     pid, ticks, _ = parse_id(job.id)
-    there = replace(job, id=f"{pid}.{ticks}.elsewhere", state=S.RUNNING)
+    there = replace(job, id=f"{pid}.{ticks}.elsewhere", state=S.RUNNING, script="/nowhere/K1.sh")
     assert bench.status(there).state is S.RUNNING
     assert "end it there" in Local().cancel([there.id], ask)[there.id]
     assert sessions.is_alive(pid, ticks)
@@ -212,6 +212,15 @@ def test_a_process_that_is_no_runner_is_never_taken_for_one(bench: Bench) -> Non
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_script_takes_signals_as_it_would_in_a_terminal(bench: Bench) -> None:
+    job = bench.submit("grep SigIgn /proc/$$/status")
+    bench.ended(job)
+    ignored = int(bench.printed(job)[0].split()[1], 16)
+    assert [
+        number for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM) if ignored >> (number - 1) & 1
+    ] == []
 
 
 def test_words_that_are_no_ids_are_told() -> None:
