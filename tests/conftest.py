@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.peers.mpi import MpiPeer, find_mpich, find_openmpi
 from tests.peers.slurm import Slurm, missing_slurm
 from tests.support import HOSTILE, TEST_ID, assert_no_processes
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes tells of what else runs on the machine
 LEFT_OUT = pytest.StashKey[list[str]]()
 """Lines for the summary."""
 

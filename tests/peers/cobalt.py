@@ -201,19 +201,19 @@ class Cobalt:
         if job["script"] is None:
             return  # qsub -I runs the shell
         self.environment = self.environment_of(number, job)
-        with (
-            open(job["output"], "wb") as out,
-            open(job["error"], "wb") as err,
-            open(job["stdin"], "rb") as stdin,
-        ):
-            try:
+        try:
+            with (
+                open(job["output"], "wb") as out,
+                open(job["error"], "wb") as err,
+                open(job["stdin"], "rb") as stdin,
+            ):
                 self._processes[number] = subprocess.Popen(
                     [job["script"], *job["args"]], cwd=job["cwd"], env=self.environment, stdin=stdin,
                     stdout=out, stderr=err, start_new_session=True, umask=int(job["umask"] or "022", 8),
                 )  # fmt: skip
-            except OSError as error:
-                err.write(f"{error}\n".encode())
-                job["shell_code"] = 127
+        except OSError as error:
+            log(job, f"Info: {error}")
+            job["shell_code"] = 127
 
     def environment_of(self, number: str, job: dict[str, Any]) -> dict[str, str]:
         """All that a script gets. Beside it the tests' mark, by which they find what is left of it."""

@@ -18,6 +18,7 @@ FULL = [
 ALL = [
     *FULL, "User_Hold", "Admin_Hold", "SubmitTime", "Path", "OutputDir", "ErrorPath", "OutputPath", "Envs",
     "Command", "Args", "Project", "Dependencies", "short_state", "Notify", "Score", "attrs", "user_list",
+    "Kernel", "KernelOptions", "Maxtasktime", "dep_frac", "Geometry",
 ]  # fmt: skip
 QUEUE = [
     "Name", "Users", "MinTime", "MaxTime", "MaxRunning", "MaxQueued", "MaxUserNodes", "MaxNodeHours",
