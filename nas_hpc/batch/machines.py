@@ -30,7 +30,7 @@ FOLDER = "machines"
 CONFIGURATION = "XDG_CONFIG_HOME"
 OF_NODES = ("cores_per_node", "gpus_per_node", "interface")
 """Settings that are true of a machine's compute nodes, and not of the nodes where people log in."""
-_BATCH_JOB = ("COBALT_JOBID", "PBS_JOBID", "SLURM_JOB_ID")
+_BATCH_JOB = ("COBALT_JOBID", "PBS_JOBID", "SLURM_JOB_ID", "SLURM_JOBID")
 _LISTS = re.compile(
     r"""^[ \t]*(hosts|variables)[ \t]*=[ \t]*\[((?:[\s,]|\#[^\n]*|"[^"\\\n]*"|'[^'\n]*')*)\]""", re.MULTILINE
 )

@@ -372,6 +372,6 @@ def test_what_is_true_of_compute_nodes_holds_inside_batch_jobs_alone() -> None:
     assert layer(theta, {"COBALT_JOBID": "7"})["cores_per_node"] == 64
     mine = parse_machine({**WHOLE, "settings": {"interface": "hsn0", "grace_s": 5.0}}, "mine", "f")
     assert layer(mine, {}) == {"grace_s": 5.0}
-    for variable in ("PBS_JOBID", "SLURM_JOB_ID"):
+    for variable in ("PBS_JOBID", "SLURM_JOB_ID", "SLURM_JOBID"):
         assert layer(mine, {variable: "1"}) == {"interface": "hsn0", "grace_s": 5.0}
     assert set(layer(theta, {"COBALT_JOBID": "7"})) <= set(HELP)
