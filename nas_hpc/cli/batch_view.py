@@ -24,6 +24,8 @@ PREFIX = "batch:"
 """Before a word: it names a batch job, and no job."""
 PATIENCE_S = 3.0
 """So long a command asks a silent batch system again."""
+READ_BYTES = 1 << 16
+"""So much of the end of a batch job's output is looked at."""
 TAIL = 10
 """So many last lines of a batch job's output are shown."""
 SHOWN = 3
@@ -213,24 +215,48 @@ def _launch_lines(site: Site, job: BatchJob) -> list[str]:
 
 def waiting_lines(site: Site, job: Job, machine: Machine | None) -> list[str]:
     """Which batch jobs will run a job that waits without a launcher, or what to type where none will."""
-    mine = [
-        one for one in read_jobs(site) if one.state not in BATCH_FINAL and one.workflow in ("", job.workflow)
-    ]
+    mine = [one for one in read_jobs(site) if one.workflow in ("", job.workflow)]
     followed = follow(site, mine)
     lines = [_will_run(one) for one in followed.jobs if one.state not in BATCH_FINAL]
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"and {len(lines) - SHOWN} more; nas-hpc ls queues shows them"]
     if not lines:
-        start = f"no launcher is running: start one with: nas-hpc launcher --wf-filter {job.workflow}"
-        if machine is not None and machine.system != "local":
-            queue = f" -q {machine.queue}" if machine.queue else ""
-            project = " -A PROJECT" if machine.project_required else ""
-            start += (
-                f", or submit one with: nas-hpc submit-launch -n NODES{queue} -t MINUTES{project} "
-                f"--wf-filter {job.workflow}"
-            )
-        lines = [start]
+        ended = [one for one in followed.jobs if one.state in BATCH_FINAL and one.submitted > job.created]
+        queue = f" -q {machine.queue}" if machine is not None and machine.queue else ""
+        project = " -A PROJECT" if machine is not None and machine.project_required else ""
+        lines = [
+            *(_ended_lines(site, job, ended[-1]) if ended else []),
+            f"no launcher is running: start one with: nas-hpc launcher --wf-filter {job.workflow}, or submit "
+            f"one with: nas-hpc submit-launch -n NODES{queue} -t MINUTES{project} --wf-filter {job.workflow}",
+        ]
     return [*lines, *followed.trouble]
+
+
+def _ended_lines(site: Site, job: Job, batch: BatchJob) -> list[str]:
+    """How the last batch job ended that was to run ``job``, and what its launcher said of that job."""
+    launch = read_launch(site, batch.key)
+    when = launch.ended if launch is not None and launch.ended else batch.asked
+    code = f" with exit code {batch.exit_code}" if batch.exit_code is not None else ""
+    since = f", {show_time(when)} UTC" if when else ""
+    reason = f": {reason_of(batch)}" if reason_of(batch) else ""
+    how = f"is {state_of(batch)}{code}{since}{reason}"
+    first = f"the last one for it, {name_of(batch)} ({shape_of(batch)}), {how}"
+    said = _last_lines(Path(batch.output))
+    if not said:
+        return [first]
+    of_job = [line for line in said if f"({job.id[:8]})" in line]
+    lines = of_job[-SHOWN:] or said[-SHOWN:]
+    return [first, f"its output {batch.output} says:", *(f"| {line}" for line in lines)]
+
+
+def _last_lines(path: Path) -> list[str]:
+    """Of the last part of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - READ_BYTES))
+            return stream.read(READ_BYTES).decode(errors="replace").replace("\0", "\ufffd").splitlines()
+    except OSError:
+        return []
 
 
 def _will_run(job: BatchJob) -> str:

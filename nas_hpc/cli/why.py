@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nas_hpc.cli.client import live_endpoints, query, several
-from nas_hpc.cli.context import Invocation, note, site_options
+from nas_hpc.cli.context import Invocation, machine_option, note, site_options
 from nas_hpc.cli.output import attempt_json, print_json, short, show_duration, show_time
 from nas_hpc.cli.submission import find_job, named_job
 from nas_hpc.errors import LauncherGone, NasHpcError, ProtocolError, WorkFailed
@@ -31,6 +31,7 @@ _SCRIPT_OUTPUT = {
 
 
 @site_options
+@machine_option
 @click.command()
 @click.argument("word", metavar="JOB|BATCHID")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -156,8 +156,36 @@ def test_why_of_a_waiting_job_without_a_batch_job_says_what_to_type(
 ) -> None:
     said = nas_hpc("why", "ready").out
     assert "nas-hpc submit-launch -n NODES -q default -t MINUTES -A PROJECT --wf-filter W" in said
-    recorded(full_site, state=BatchState.GONE)
-    assert "submit-launch" in nas_hpc("why", "ready").out
+    assert "the last one for it" not in said
+    assert (
+        "submit-launch -n NODES -t MINUTES --wf-filter W" in nas_hpc("why", "ready", "--machine", "local").out
+    )
+
+
+def test_why_of_a_waiting_job_tells_how_the_last_batch_job_for_it_ended(
+    nas_hpc: Run, full_site: Site, programs: Path
+) -> None:
+    with open_database(full_site) as store:
+        job = find_job(store, "ready")
+    recorded(full_site, "511", state=BatchState.ENDED, submitted=job.created - 10)
+    recorded(full_site, "512", state=BatchState.ENDED, workflow="OTHER", submitted=job.created + 30)
+    assert "the last one for it" not in nas_hpc("why", "ready").out
+    recorded(full_site, "513", state=BatchState.CANCELLED, submitted=job.created + 10)
+    last = recorded(full_site, "514", state=BatchState.ENDED, exit_code=1, submitted=job.created + 20)
+    refusal = f"job ready ({job.id[:8]}) cannot run here: no nodes"
+    Path(last.output).write_text(f"begins\n{refusal}\nlauncher ended\n")
+    write_launch(full_site, last.key, host="h", pid=1, boot_id="b", started=1e9, ended=1e9 + 60, exit_code=1)
+    out = nas_hpc("why", "ready").out
+    assert (
+        "the last one for it, batch job 514 (queue default, 128 nodes, 3h00m), is ended with exit code 1"
+        in out
+    )
+    assert "2001-09-09 01:47:40 UTC" in out
+    assert f"its output {last.output} says:" in out
+    assert f"| {refusal}" in out
+    assert "| launcher ended" not in out
+    assert "513" not in out
+    assert "no launcher is running: start one with" in out
 
 
 def test_why_of_a_batch_job_tells_what_it_runs_and_what_its_launcher_said(
