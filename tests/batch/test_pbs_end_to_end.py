@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 import nas_hpc.batch
+from tests.failure import ledger
 from tests.failure.scene import REPOSITORY, Scene
 from tests.peers.fronts import write_front
 from tests.peers.mpi import MpiPeer
 from tests.peers.pbs import PbsPro
 from tests.support import processes_of, wait_until
 
-pytestmark = [pytest.mark.needs_mpich]
+pytestmark = [pytest.mark.needs_mpich, pytest.mark.timeout(600)]
 
 LINE = ("-n", "4", "-q", "preemptable", "-t", "30", "-A", "datascience", "--wf-filter", "TEST")
 AT_ONCE = 2
@@ -35,9 +36,11 @@ class Polaris:
     pbs: PbsPro
     scene: Scene
 
-    def search(self, application: str = "random_search", run: str = "tests.failure.functions.gated") -> None:
+    def search(self, application: str = "random_search", work_s: float = 0.03) -> None:
         """The search's job; and Polaris's own file, but for the sizes of nodes and the places of programs."""
-        self.scene.prepare(application, workers=1, run=run)
+        self.scene.prepare(
+            application, workers=1, run="tests.failure.functions.gated", environ={ledger.WORK_S: str(work_s)}
+        )
         text = (Path(nas_hpc.batch.__path__[0]) / "machines" / "polaris.toml").read_text()
         for ours, here in (("cores = 32", "cores = 2"), ("threads_per_core = 2", ""), ("gpus = 4", "")):
             assert f"\n{ours}\n" in text
@@ -52,7 +55,7 @@ class Polaris:
 
     def over(self, id_: str) -> None:
         """Wait until PBS has ended it."""
-        wait_until(lambda: self.pbs.letter(id_) == "F", 120, lambda: f"{self.pbs.job(id_)}: {self.log()}")
+        wait_until(lambda: self.pbs.letter(id_) == "F", 200, lambda: f"{self.pbs.job(id_)}: {self.log()}")
 
     def log(self) -> str:
         """What the batch jobs wrote, while they run in PBS's own directory."""
@@ -112,7 +115,7 @@ def test_a_search_runs_to_its_end_in_serial_mode_and_a_chain_ends_with_it(polari
 
 @pytest.mark.slow
 def test_a_kill_at_the_end_of_the_walltime_costs_what_was_running(polaris: Polaris) -> None:
-    polaris.search()
+    polaris.search(work_s=1.0)
     polaris.scene.gate.touch()
     [first] = polaris.submit("--job-mode", "serial")
     polaris.busy(4)
@@ -160,6 +163,6 @@ def test_an_interactive_allocation_is_found_with_its_nodes_and_its_end(polaris: 
     typed = f"export PATH={polaris.pbs.bin}:$PATH PYTHONPATH={REPOSITORY}\n{sys.executable} -c '{look}'\n"
     done = subprocess.run(
         polaris.scene.argv("submit-launch", *LINE, "--interactive"), input=typed, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert f"{[*polaris.pbs.nodes]} pbs True" in done.stdout, done.stdout + done.stderr

@@ -20,7 +20,7 @@ from tests.peers.mpi import MpiPeer
 from tests.peers.slurm import Slurm
 from tests.support import processes_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs_slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.needs_slurm, pytest.mark.timeout(600)]
 
 POLYNOME = "nas_hpc.problems.hps.polynome2.run"
 SUBMITTED = re.compile(r"submitted (\d+)")
@@ -57,7 +57,7 @@ class User:
         return list(json.loads(self.scene.command("ls", "queues", "--all", "--json"))["batch_jobs"])
 
     def until(
-        self, id_: str, state: str, in_slurm: str = "COMPLETED", timeout_s: float = 120
+        self, id_: str, state: str, in_slurm: str = "COMPLETED", timeout_s: float = 200
     ) -> dict[str, Any]:
         """Wait until Slurm has it in a state; what ``ls queues`` calls that."""
         self.slurm.wait_job(int(id_), in_slurm, timeout_s=timeout_s)
@@ -123,7 +123,7 @@ def test_evaluations_of_two_ranks_run_at_once_as_steps_and_a_chain_ends_with_its
 def test_a_walltime_that_ends_in_the_middle_costs_what_was_running_and_the_next_submission_finishes(
     user: User,
 ) -> None:
-    user.search(work_s=0.5)
+    user.search(work_s=1.0)
     user.scene.gate.touch()
     [first] = user.submit()
     user.busy(first, 10)
@@ -189,7 +189,7 @@ def test_a_launcher_typed_into_an_interactive_allocation_finds_its_nodes_and_its
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SHELL": "/bin/bash"}
     done = subprocess.run(
         user.scene.argv("submit-launch", *words), env=environ, input=typed, check=False,
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
