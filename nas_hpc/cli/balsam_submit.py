@@ -63,6 +63,7 @@ def _search_options(function: Function) -> Function:
 
 
 @site_options
+@machine_option
 @click.group("balsam-submit", invoke_without_command=True, no_args_is_help=False)
 @click.pass_context
 def balsam_submit(ctx: click.Context) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from nas_hpc.errors import SiteError
+from nas_hpc.errors import SiteError, WrongCall
 
 if TYPE_CHECKING:
     from nas_hpc.batch.machine import Machine
@@ -149,7 +149,9 @@ def _take_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> Non
 
 
 def _take_machine(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    if value:
+    if value is not None:
+        if not value.strip():
+            raise WrongCall("--machine is empty; give the name of a machine, or leave the flag out")
         ctx.ensure_object(Invocation).machine_flag = value
 
 

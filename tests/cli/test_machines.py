@@ -87,6 +87,12 @@ def test_an_unknown_machine_ends_a_command_and_is_told_with_those_there_are(nas_
     assert len(called.err.splitlines()) == 1
 
 
+def test_an_empty_machine_is_refused_as_an_empty_site_is(nas_hpc: Run, site: Site) -> None:
+    called = nas_hpc("doctor", "--machine", " ")
+    assert called.code == 2
+    assert "--machine is empty; give the name of a machine" in called.err
+
+
 def test_a_new_machine_is_one_file_of_the_site(nas_hpc: Run, site: Site) -> None:
     path = write(site, "mine", 'system = "local"\nvariables = ["PATH=*"]\n[settings]\ngrace_s = 3.5\n')
     body = doctor(nas_hpc)
