@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from nas_hpc.site import Site
 from nas_hpc.states import BatchState
 from nas_hpc.store.base import JobFilter
 from tests.cli.conftest import ECHO, Called, Run
+from tests.support import assert_no_processes, wait_until
 
 POLYNOME = "nas_hpc.problems.hps.polynome2"
 OBJECTS = ("-p", f"{POLYNOME}.Problem", "-r", f"{POLYNOME}.run")
@@ -396,3 +399,25 @@ def test_an_interruption_leaves_both_or_neither(
         assert "is there and will run" in answer.err
     else:
         assert (now.jobs, now.files) == (before.jobs, before.files)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_qsub_is_at_it_waits_for_its_answer_and_tells_what_is_there(
+    site: Site, theta: Path, test_id: str
+) -> None:
+    wait = "touch {0}/begun; while [ ! -e {0}/go ]; do sleep 0.05; done; echo 512345"
+    program(theta, "qsub", wait.format(theta))
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nas_hpc.cli", *LINE], env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_until((theta / "begun").exists, 120, "qsub to begin")
+    process.send_signal(signal.SIGINT)
+    (theta / "go").touch()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "is there and will run" in err
+    assert [job.workflow for job in content(site).jobs] == ["test"]
+    assert [(one.id, one.state) for one in read_jobs(site)] == [("512345", BatchState.QUEUED)]
+    assert_no_processes(test_id)
