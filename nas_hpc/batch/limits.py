@@ -28,7 +28,7 @@ def check(
     ``live``: the queues as the batch system tells of them, None if it was not asked or did not answer.
     ``queued``: this user's batch jobs, as far as they are known; those that wait in the same queue count.
     """
-    check_possible(request)
+    _check_possible(request)
     if machine.system == "local":
         return []
     if machine.project_required and not request.project:
@@ -47,8 +47,8 @@ def check(
     return notes
 
 
-def check_possible(request: Request) -> None:
-    """Raise WrongCall for what no batch system can be asked, with or without limits."""
+def _check_possible(request: Request) -> None:
+    """Raise WrongCall for what no batch system can be asked."""
     if request.nodes < 1:
         raise WrongCall(f"{request.nodes} nodes: a batch job has 1 at least (-n)")
     if request.walltime_minutes < 1:

@@ -20,7 +20,7 @@ from typing import Any
 
 from nas_hpc.batch.machine import Machine
 from nas_hpc.batch.machine_file import read_machine
-from nas_hpc.config import Setting, Settings
+from nas_hpc.config import Setting
 from nas_hpc.errors import WrongCall
 from nas_hpc.site import Site
 
@@ -47,18 +47,13 @@ class Choice:
     """No file names this host."""
 
 
-def find_machine(settings: Settings, site: Site | None, environ: Mapping[str, str]) -> Machine:
-    """The machine of the setting ``machine``; without one, that of this host.
-
-    Raises WrongCall for a name that is none, ConfigError for a file that is wrong.
-    """
-    return choose(settings.machine, site.path if site else None, environ).machine
-
-
 def choose(
     setting: Setting[str], site: Path | None, environ: Mapping[str, str], host: str | None = None
 ) -> Choice:
-    """The machine of ``setting``, or that of ``host`` (None: this one). Raises as ``find_machine``."""
+    """The machine of ``setting`` for the site at ``site``; without a name, that of ``host`` (None: this one).
+
+    Raises WrongCall for a name that is none, ConfigError for a file that is wrong.
+    """
     files = machine_files(site, environ)
     if setting.value:
         if setting.value not in files:

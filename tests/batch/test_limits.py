@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas_hpc.batch.limits import check, check_packing, check_possible, step_of
+from nas_hpc.batch.limits import check, check_packing, step_of
 from nas_hpc.batch.machine import Machine, Queue, Step
 from nas_hpc.batch.machine_file import read_machine
 from nas_hpc.batch.machines import PACKAGED
@@ -130,13 +130,9 @@ def test_what_a_queue_does_not_allow_is_told_with_the_value_and_the_limit(
 def test_what_no_batch_system_can_be_asked_is_refused_everywhere(
     machine: str, wanted: Request, part: str
 ) -> None:
-    for call in (
-        lambda: check(MACHINES[machine], wanted, live=None, queued=[]),
-        lambda: check_possible(wanted),
-    ):
-        with pytest.raises(WrongCall) as caught:
-            call()
-        assert part in str(caught.value)
+    with pytest.raises(WrongCall) as caught:
+        check(MACHINES[machine], wanted, live=None, queued=[])
+    assert part in str(caught.value)
 
 
 # -- what the batch system tells ---------------------------------------------------------------------

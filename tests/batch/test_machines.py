@@ -16,7 +16,6 @@ from nas_hpc.batch.machine_file import _MACHINE, _QUEUE, _STEP, SYSTEMS, parse_m
 from nas_hpc.batch.machines import (
     PACKAGED,
     choose,
-    find_machine,
     folders,
     layer,
     machine_files,
@@ -192,7 +191,6 @@ def test_the_files_of_the_site_go_before_the_users_and_those_before_the_packages
 def test_a_host_in_a_file_of_ones_own_goes_before_that_in_the_package(tmp_path: Path) -> None:
     write(tmp_path / "machines", "zeta", 'system = "local"\nhosts = ["theta*"]\n')
     assert choose(UNSET, tmp_path, NOTHING, "thetalogin1").machine.name == "zeta"
-    assert find_machine(load_settings({"NAS_HPC_MACHINE": "zeta"}), Site(tmp_path), NOTHING).name == "zeta"
 
 
 def test_the_users_folder_is_where_xdg_has_it_or_below_home() -> None:
