@@ -6,15 +6,18 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nas_hpc.batch.following import Followed, refresh
 from nas_hpc.batch.jobs import UNKNOWN, find_job, is_unknown, read_jobs, read_launch
 from nas_hpc.batch.machine import Machine, Queue
+from nas_hpc.batch.system import ask
+from nas_hpc.batch.systems import system_of
 from nas_hpc.cli.context import note
 from nas_hpc.cli.output import print_json, print_table, show_age, show_duration, show_time
-from nas_hpc.errors import WrongCall
+from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.processes import results
 from nas_hpc.records import BatchJob, Job
 from nas_hpc.site import Site
@@ -24,6 +27,8 @@ PREFIX = "batch:"
 """Before a word: it names a batch job, and no job."""
 PATIENCE_S = 3.0
 """So long a command asks a silent batch system again."""
+ASK_S = 8.0
+"""So long the batch system may take to tell its queues."""
 READ_BYTES = 1 << 16
 """So much of the end of a batch job's output is looked at."""
 TAIL = 10
@@ -88,12 +93,13 @@ def show_queues(site: Site, machine: Machine, *, everything: bool, as_json: bool
     followed = follow(site, [job for job in jobs if everything or job.state not in BATCH_FINAL])
     for line in followed.trouble:
         note(f"note: {line}")
+    queues = machine.queues or _told_queues(machine)
     if as_json:
         print_json(
             {
                 "machine": machine.name,
                 "system": machine.system,
-                "queues": [asdict(queue) for queue in machine.queues],
+                "queues": [asdict(queue) for queue in queues],
                 "batch_jobs": [batch_json(job) for job in followed.jobs],
                 "trouble": followed.trouble,
             }
@@ -101,7 +107,7 @@ def show_queues(site: Site, machine: Machine, *, everything: bool, as_json: bool
         return
     print(f"machine {machine.name} ({machine.system}){f': {machine.title}' if machine.title else ''}")
     head = ("queue", "nodes", "minutes", "queued at once", "about")
-    print_table(head, [_queue_row(queue, machine) for queue in machine.queues], _no_queues(machine))
+    print_table(head, [_queue_row(queue, machine) for queue in queues], _no_queues(machine))
     print()
     _print_jobs(followed.jobs, len(jobs) - len(followed.jobs))
 
@@ -109,7 +115,28 @@ def show_queues(site: Site, machine: Machine, *, everything: bool, as_json: bool
 def _no_queues(machine: Machine) -> str:
     if machine.system == "local":
         return f"no queues: batch jobs run in the background on {os.uname().nodename}"
-    return f"its file names no queues: {machine.system} is asked for the one that a batch job names"
+    return f"{machine.origin} names no queues, and {machine.system} has told none"
+
+
+def _told_queues(machine: Machine) -> tuple[Queue, ...]:
+    """What the batch system tells of its queues, for a machine whose file has none."""
+    if machine.system == "local":
+        return ()
+    try:
+        told = system_of(machine.system).queues(partial(ask, timeout_s=ASK_S))
+    except NasHpcError as error:
+        note(f"note: {machine.system} does not tell its queues: {error}")
+        return ()
+    return tuple(
+        Queue(
+            state.name,
+            min_nodes=state.min_nodes or 1,
+            max_nodes=state.max_nodes or 0,
+            max_minutes=state.max_minutes or 0,
+            description="" if state.open else "takes no batch jobs at the moment",
+        )
+        for state in told
+    )
 
 
 def _queue_row(queue: Queue, machine: Machine) -> tuple[str, ...]:

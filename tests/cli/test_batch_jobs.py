@@ -100,6 +100,22 @@ def test_ls_queues_tells_the_queues_limits_and_the_batch_jobs(
     assert states == {"512345": "queued", "512346": "held", "512300": "ended"}
 
 
+def test_ls_queues_asks_the_batch_system_where_the_machines_file_names_none(
+    nas_hpc: Run, full_site: Site, programs: Path
+) -> None:
+    program(programs, "sinfo", "echo 'short|up|1:00:00|1-4|4'; echo 'old|down|2:00:00|1-2|2'")
+    program(programs, "sacctmgr", "exit 1")
+    body = json.loads(nas_hpc("ls", "queues", "--json", "--machine", "slurm").out)
+    found = {queue["name"]: (queue["max_nodes"], queue["max_minutes"]) for queue in body["queues"]}
+    assert found == {"short": (4, 60), "old": (2, 120)}
+    assert "takes no batch jobs at the moment" in nas_hpc("ls", "queues", "--machine", "slurm").out
+    program(programs, "sinfo", "echo 'slurm_load_partitions: Unable to contact' >&2; exit 1")
+    answer = nas_hpc("ls", "queues", "--machine", "slurm")
+    assert answer.code == 0
+    assert "slurm does not tell its queues: sinfo: slurm_load_partitions: Unable to contact" in answer.err
+    assert "slurm.toml names no queues, and slurm has told none" in answer.out
+
+
 def test_ls_queues_says_so_where_there_are_none(nas_hpc: Run, full_site: Site) -> None:
     out = nas_hpc("ls", "queues", "--machine", "local").out
     assert "no queues: batch jobs run in the background" in out
