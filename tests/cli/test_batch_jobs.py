@@ -103,7 +103,7 @@ def test_ls_queues_tells_the_queues_limits_and_the_batch_jobs(
 def test_ls_queues_asks_the_batch_system_where_the_machines_file_names_none(
     nas_hpc: Run, full_site: Site, programs: Path
 ) -> None:
-    program(programs, "sinfo", "echo 'short|up|1:00:00|1-4|4'; echo 'old|down|2:00:00|1-2|2'")
+    program(programs, "sinfo", "echo 'short|up|1:00:00|1-4|4'; echo 'old|drain|2:00:00|1-2|2'")
     program(programs, "sacctmgr", "exit 1")
     body = json.loads(nas_hpc("ls", "queues", "--json", "--machine", "slurm").out)
     found = {queue["name"]: (queue["max_nodes"], queue["max_minutes"]) for queue in body["queues"]}
