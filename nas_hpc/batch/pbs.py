@@ -54,7 +54,7 @@ class Pbs:
             said = answer.said or f"exit code {answer.code}, and no word"
             if _AWAY.search(said):
                 raise BatchSilent(f"{said}; sent: {shlex.join(argv)}")
-            raise BatchRefused(f"{said}; sent: {shlex.join(argv)}")
+            raise BatchRefused(f"PBS refused it: {said}; sent: {shlex.join(argv)}")
         lines = [line.strip() for line in answer.stdout.splitlines()]
         found = next((line for line in reversed(lines) if _ID.fullmatch(line)), "")
         if not found:

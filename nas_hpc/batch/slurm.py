@@ -66,7 +66,7 @@ class Slurm:
             said = answer.said or f"exit code {answer.code}, and no word"
             if _AWAY.search(said):
                 raise BatchSilent(f"{said}; sent: {shlex.join(argv)}")
-            raise BatchRefused(f"{said}; sent: {shlex.join(argv)}")
+            raise BatchRefused(f"Slurm refused it: {said}; sent: {shlex.join(argv)}")
         matches = filter(None, (_SUBMITTED.fullmatch(line.strip()) for line in answer.stdout.splitlines()))
         match = next(matches, None)
         if match is None:
