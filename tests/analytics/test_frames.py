@@ -29,6 +29,7 @@ from tests.analytics.workflows import (
     write_lines,
     write_search,
 )
+from tests.support import examples
 
 
 @pytest.fixture
@@ -105,7 +106,9 @@ def test_torn_missing_and_foreign_files_are_counted_and_nothing_fails(workflow: 
     assert (summary.damage.lines, summary.damage.directories, summary.damage.foreign) == (5, 4, 1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=60), st.integers(0, 3000), st.sampled_from(["attempts.jsonl", "launchers.jsonl"]))
 def test_whatever_bytes_a_file_has_the_summary_is_made(
     tmp_path: Path, junk: bytes, position: int, name: str

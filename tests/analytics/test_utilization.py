@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nas_hpc.analytics.frames import ATTEMPT_COLUMNS, LAUNCHER_COLUMNS
 from nas_hpc.analytics.utilization import Steps, Utilization, capacity_steps, measure
+from tests.support import examples
 
 SECONDS = st.integers(0, 40).map(float)
 INTERVALS = st.lists(st.tuples(SECONDS, SECONDS).map(sorted), min_size=1, max_size=12)
@@ -75,7 +76,7 @@ def test_the_share_is_never_above_one_and_busy_never_above_the_durations(
     assert used.busy_s <= sum(end - start for start, end in intervals) + 1e-9
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers(1, 6), st.lists(st.floats(0.1, 9.0), min_size=1, max_size=30), st.floats(0.0, 1.0))
 def test_attempts_that_keep_to_the_slots_are_busy_for_all_of_their_durations(
     slots: int, durations: list[float], gap_s: float

@@ -19,6 +19,7 @@ from nas_hpc.apps.results import COLUMNS, ResultsFile
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.evaluator import EvaluationResult
 from nas_hpc.states import Outcome
+from tests.support import examples
 
 NAMES = ["x", "kind"]
 
@@ -75,7 +76,7 @@ _values = st.one_of(
 
 
 @given(st.lists(st.tuples(_values, _texts, _texts), max_size=5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_any_text_and_number_comes_back_from_the_file(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[Any, str, str]]
 ) -> None:

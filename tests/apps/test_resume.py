@@ -21,7 +21,7 @@ from nas_hpc.search.random import RandomSampler
 from tests.apps import quadratic
 from tests.apps.support import rows, search
 from tests.evaluator.peer import Peer
-from tests.support import wait_until
+from tests.support import examples, wait_until
 
 EVALUATIONS = 14
 MAKERS: dict[str, Callable[[], Optimizer]] = {
@@ -93,14 +93,14 @@ _few = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], pri
 
 
 @given(_points)
-@settings(_few, max_examples=25)
+@settings(_few, max_examples=examples(25))
 def test_random_search_goes_on_as_if_uninterrupted(points: list[tuple[int, bool]]) -> None:
     _interrupted("random", points)
 
 
 @pytest.mark.slow
 @given(_points)
-@settings(_few, max_examples=12)
+@settings(_few, max_examples=examples(12))
 def test_ambs_goes_on_as_if_uninterrupted(points: list[tuple[int, bool]]) -> None:
     _interrupted("ambs", points)
 

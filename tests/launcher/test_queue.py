@@ -17,6 +17,7 @@ from nas_hpc.launcher.placing import Placing
 from nas_hpc.launcher.queue import JobQueue
 from nas_hpc.records import Job, Node
 from nas_hpc.resources import Placement, Pool, Request
+from tests.support import examples
 
 WHOLE, PAIR, QUARTER = Request(), Request(2), Request(share=Fraction(1, 4))
 
@@ -270,7 +271,7 @@ arrivals = st.lists(
 streams = st.lists(st.tuples(st.sampled_from(SIZES), st.integers(1, 10)), min_size=1, max_size=2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(arrivals, streams, st.integers(3, 5), st.integers(1, 12))
 def test_in_any_schedule_every_job_is_started_within_a_bounded_number_of_ends(
     jobs: list[tuple[int, Request, int, float]],
@@ -306,7 +307,7 @@ def test_in_any_schedule_every_job_is_started_within_a_bounded_number_of_ends(
     assert max(late.values()) <= bound, late
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(arrivals, st.integers(3, 5))
 def test_any_finite_work_is_worked_off(jobs: list[tuple[int, Request, int, float]], nodes: int) -> None:
     machine = Machine(nodes)

@@ -16,6 +16,7 @@ from nas_hpc.errors import PlacementError
 from nas_hpc.records import Node
 from nas_hpc.resources import Placement, Pool, Request
 from nas_hpc.resources.cores import choose_cores
+from tests.support import examples
 
 GPUS = ("0", "1", "2", "10")
 requests = st.one_of(
@@ -165,7 +166,7 @@ class Placing(RuleBasedStateMachine):
 
 
 TestPlacing = Placing.TestCase
-TestPlacing.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestPlacing.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2))

@@ -21,6 +21,7 @@ from nas_hpc.search.history import FAILED, PENDING, SUCCEEDED, Points
 from nas_hpc.search.space import SpaceCodec
 from nas_hpc.search.surrogate import Forest, Predictions
 from tests.search.spaces import mixed, objective
+from tests.support import examples
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_failure_scores_below_every_success_and_order_is_kept(results: list[An
 
 
 @pytest.mark.parametrize("kind", ["RF", "ET"])
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=examples(15), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10_000))
 def test_failures_never_raise_a_prediction_above_the_successes(kind: str, seed: int) -> None:
     """Predictions stay below the best success everywhere, and are lower at failures than at successes."""

@@ -19,6 +19,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.problem import HpProblem
 from nas_hpc.search import ForestOptimizer, Optimizer, RandomSampler
 from tests.search.spaces import mixed, objective, problems, small
+from tests.support import examples
 
 Maker = Callable[[HpProblem, int], Optimizer]
 
@@ -30,7 +31,9 @@ MAKERS: dict[str, Maker] = {
     ),
     "DUMMY": lambda problem, seed: ForestOptimizer(problem, "DUMMY", seed=seed),
 }
-FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(
+    max_examples=examples(8), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def key(config: dict[str, Any]) -> str:

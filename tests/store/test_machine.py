@@ -25,6 +25,7 @@ from nas_hpc.states import FINAL, RAN, RUNNABLE, Actor, Outcome, State, is_path
 from nas_hpc.store import Claim, JobFilter, open_store
 from nas_hpc.store.base import Advance
 from tests.store.supply import SUPPLIERS, discard, ended, evaluation, lease, person_job, skip_without
+from tests.support import examples
 
 S = State
 PATHS = (
@@ -386,7 +387,7 @@ def test_any_sequence_of_calls_agrees_with_the_model(kind: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES[kind], stateful_step_count=25, deadline=None, print_blob=True,
+            max_examples=examples(EXAMPLES[kind]), stateful_step_count=25, deadline=None, print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
