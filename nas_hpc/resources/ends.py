@@ -166,7 +166,7 @@ def of_script(environ: Mapping[str, str], node_file: str) -> End:
 _ASK_STATE: Mapping[str, tuple[str, ...]] = {
     "slurm": ("squeue", "-h", "-o", "%T", "-j"),
     "pbs": ("qstat", "-x", "-f"),
-    "cobalt": ("qstat",),
+    "cobalt": ("qstat", "--header", "JobID:State"),
 }
 _OVER = re.compile(
     r"invalid job id specified|unknown job id|job has finished|job_state\s*=\s*[FXC]\b|"
@@ -189,8 +189,8 @@ def has_ended(system: str, job: str, environ: Mapping[str, str]) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     said = f"{asked.stdout}\n{asked.stderr}".strip()
-    if system == "cobalt" and asked.returncode != 0 and not said:
-        return True  # it prints nothing of a job that it does not have
+    if system == "cobalt":
+        return asked.returncode == 1 and not said  # it prints nothing of a job that it does not have
     return _OVER.search(said) is not None
 
 

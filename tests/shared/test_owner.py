@@ -124,8 +124,9 @@ def test_an_owner_whose_batch_job_is_over_is_dead(site: Site) -> None:
         assert set(asked) == {("slurm", "12")}
 
 
+PROGRAMS = {"slurm": "squeue", "pbs": "qstat", "cobalt": "qstat"}
 SAID = {
-    "squeue": [
+    "slurm": [
         ("echo COMPLETED", True),
         ("echo RUNNING", False),
         ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True),
@@ -133,7 +134,14 @@ SAID = {
         ("true", False),
         ("echo COMPLETING", False),
     ],
-    "qstat": [
+    "cobalt": [
+        ("exit 1", True),
+        ("printf 'JobID  State    \\n=================\\n12     killing  \\n'", False),
+        ("echo 'component error: Failed to connect to queue-manager' >&2; exit 1", False),
+        ("kill -9 $$", False),
+        ("true", False),
+    ],
+    "pbs": [
         ("echo 'qstat: Unknown Job Id 12.host' >&2; exit 153", True),
         ("echo 'qstat: 12.host Job has finished, use -x' >&2; exit 35", True),
         ("printf 'Job Id: 12\\n    job_state = F\\n'", True),
@@ -144,19 +152,19 @@ SAID = {
 
 
 @pytest.mark.parametrize(
-    ("program", "script", "over"), [(program, *case) for program, cases in SAID.items() for case in cases]
+    ("system", "script", "over"), [(system, *case) for system, cases in SAID.items() for case in cases]
 )
 def test_the_batch_system_is_believed_only_when_it_says_that_a_job_is_over(
-    program: str, script: str, over: bool, tmp_path: Path
+    system: str, script: str, over: bool, tmp_path: Path
 ) -> None:
-    path = tmp_path / program
+    path = tmp_path / PROGRAMS[system]
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     old = os.environ["PATH"]
     os.environ["PATH"] = environ["PATH"]
     try:
-        assert has_ended("slurm" if program == "squeue" else "pbs", "12", environ) is over
+        assert has_ended(system, "12", environ) is over
     finally:
         os.environ["PATH"] = old
     assert not has_ended("none", "12", environ)
