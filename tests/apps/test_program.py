@@ -47,6 +47,7 @@ def test_a_whole_search_as_a_program(tmp_path: Path, directory: Path, app: str) 
     assert os.listdir(directory) == ["results.csv"]
 
 
+@pytest.mark.slow
 def test_the_flags_of_evaluations_reach_the_launcher(tmp_path: Path, directory: Path) -> None:
     flags = (
         "--eval-timeout",
@@ -69,6 +70,7 @@ def test_the_flags_of_evaluations_reach_the_launcher(tmp_path: Path, directory: 
     assert ask.run == f"{MODULE}.run"
 
 
+@pytest.mark.slow
 def test_flags_say_what_each_evaluation_occupies(tmp_path: Path, directory: Path) -> None:
     flags = (
         "--nodes-per-eval",
@@ -117,6 +119,7 @@ def test_without_a_seed_a_restart_of_the_job_has_the_same_one(tmp_path: Path, di
     assert configs[0] == configs[1]
 
 
+@pytest.mark.slow
 def test_if_all_fail_the_exit_code_is_1_and_the_line_says_why(tmp_path: Path, directory: Path) -> None:
     with Peer(tmp_path / "endpoint.json", quadratic.fail) as peer:
         process = start(peer, directory, *COMMON, "--max-evals", "3")
@@ -265,6 +268,7 @@ def test_a_bad_value_in_the_environment_is_named(
     assert f"{name}='{value}'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_for_the_user_has_a_traceback_only_with_debug() -> None:
     assert "Traceback" not in _call(*COMMON).stderr
     assert "Traceback" in _call(*COMMON, "--debug").stderr

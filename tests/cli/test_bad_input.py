@@ -372,7 +372,15 @@ def child_id(site: Site) -> str:
         return find_job(store, "child").id
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+def marks(case: Case) -> list[pytest.MarkDecorator]:
+    """Slow are those that start the user's Python with his modules, but for one of them."""
+    loads = any(word.startswith(("mine.", "leaves.")) for word in case.argv)
+    return [pytest.mark.slow] if loads and "mine.two" not in case.argv else []
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=marks(case)) for case in CASES], ids=lambda case: case.label
+)
 def test_a_wrong_call_is_refused_in_one_clear_line_and_changes_nothing(
     case: Case, full_site: Site, nas_hpc: Run
 ) -> None:

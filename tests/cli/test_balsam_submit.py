@@ -95,7 +95,7 @@ def refused(answer: Called, *said: str) -> None:
 
 
 # -- what it shows and makes -------------------------------------------------------------------------
-@pytest.mark.parametrize("by", ["flag", "variable"])
+@pytest.mark.parametrize("by", ["flag", pytest.param("variable", marks=pytest.mark.slow)])
 def test_the_dry_run_of_the_reference_prints_its_script_and_changes_nothing(
     nas_hpc: Run, site: Site, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +196,7 @@ def test_a_search_whose_python_has_gone_is_registered_anew(nas_hpc: Run, site: S
 NAS = ("balsam-submit", "nas", "arch", *OBJECTS, *DEBUG)
 
 
+@pytest.mark.slow
 def test_nas_works_with_an_application_of_the_site(
     nas_hpc: Run, site: Site, theta: Path, imports: None
 ) -> None:
@@ -262,7 +263,11 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", NOT_LOADED)
+@pytest.mark.parametrize(
+    "name",
+    # Each starts the user's Python with his modules.
+    [pytest.param(name, marks=[pytest.mark.slow] if name != "import fails" else []) for name in NOT_LOADED],
+)
 def test_what_the_search_could_not_load_is_refused_and_nothing_is_made(
     nas_hpc: Run, site: Site, theta: Path, imports: None, name: str
 ) -> None:

@@ -333,6 +333,7 @@ def test_the_doctor_names_the_database_its_version_and_how_long_a_commit_takes(
     assert "nas-hpc db start" in down["text"]
 
 
+@pytest.mark.slow
 def test_a_launcher_starts_the_server_of_its_site_and_ends_it_but_not_one_that_ran(
     nas_hpc: Run, own: Site
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_launcher_starts_the_server_of_its_site_and_ends_it_but_not_one_that_r
     assert processes_in(own)
 
 
+@pytest.mark.slow
 def test_a_launcher_leaves_the_server_that_it_started_to_others_that_use_it(nas_hpc: Run, own: Site) -> None:
     other = Lease("l", "node17", "boot", 4711, 1.0, "", time.time() + 600)
     nas_hpc("db", "start")
@@ -442,6 +444,7 @@ def test_a_site_whose_launcher_lives_does_not_move(
     assert nas_hpc("db", "move", "--to", peer.url(name)).code == 0
 
 
+@pytest.mark.slow
 def test_who_waited_for_the_old_file_while_the_site_moved_does_not_write_to_it(
     nas_hpc: Run, full_site: Site, given: tuple[Postgres, str]
 ) -> None:
@@ -452,6 +455,7 @@ def test_who_waited_for_the_old_file_while_the_site_moved_does_not_write_to_it(
             late.put_app(App("new", "true"))
 
 
+@pytest.mark.slow
 def test_a_move_that_fails_in_the_copy_leaves_the_site_and_an_empty_database(
     nas_hpc: Run, full_site: Site, given: tuple[Postgres, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +471,7 @@ def test_a_move_that_fails_in_the_copy_leaves_the_site_and_an_empty_database(
     assert peer.do("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=name) == []
 
 
+@pytest.mark.slow
 def test_what_was_left_in_the_inbox_while_a_site_moved_is_carried_out_there(
     nas_hpc: Run, full_site: Site, given: tuple[Postgres, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +554,7 @@ def test_a_move_to_a_server_of_its_own_that_was_killed_is_begun_anew(
     wait_until(lambda: processes_of(test_id) == [], 10, "the first server to have ended, too")
 
 
+@pytest.mark.slow
 def test_a_move_leaves_alone_what_a_user_put_into_the_site(nas_hpc: Run, directory: Path) -> None:
     site = new_site(str(directory / "site"))
     (site.postgres / "mine").mkdir(parents=True)

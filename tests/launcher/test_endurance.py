@@ -60,6 +60,7 @@ def test_an_idle_launcher_wakes_less_than_twice_a_second(bench: Bench) -> None:
     assert woken < 2, f"{woken:.2f} wake-ups per second"
 
 
+@pytest.mark.slow
 def test_a_launcher_whose_output_nobody_reads_any_more_still_ends_when_told(bench: Bench) -> None:
     bench.job("long", bench.script("SLEEP", SLEEP))
     launcher = bench.start()
@@ -84,6 +85,7 @@ def test_a_removed_endpoint_file_comes_back(bench: Bench, monkeypatch: pytest.Mo
     assert not (bench.site / "run" / "endpoint.json").exists()
 
 
+@pytest.mark.slow
 def test_a_launcher_that_cannot_open_its_endpoint_ends_and_the_next_one_works(bench: Bench) -> None:
     bench.job("quick", bench.script("QUICK", QUICK))
     blocked = bench.site / "run" / "endpoint.json"
@@ -113,6 +115,7 @@ def test_unplaceable_jobs_do_not_keep_a_launcher(bench: Bench) -> None:
     assert bench.state("child") == "AWAITING_PARENTS"
 
 
+@pytest.mark.slow
 def test_jobs_that_a_predecessors_predecessor_left_are_settled(bench: Bench) -> None:
     """A launcher died, and the next one died between ending that lease and adopting its jobs."""
     bench.job("left", bench.script("QUICK", QUICK))
@@ -128,6 +131,7 @@ def test_jobs_that_a_predecessors_predecessor_left_are_settled(bench: Bench) -> 
     assert [(line["number"], line["outcome"]) for line in bench.attempts()] == [(1, "lost"), (2, "ok")]
 
 
+@pytest.mark.slow
 def test_lines_that_a_full_disk_refused_are_written_by_the_next_launcher(bench: Bench) -> None:
     bench.job("quick", bench.script("QUICK", QUICK))
     lines = bench.site / "data" / "W" / "attempts.jsonl"

@@ -177,8 +177,12 @@ def test_a_failed_start_is_tried_again_and_a_node_where_all_fail_is_not_used_any
     ("setting", "said"),
     [
         ("missing", "cannot be started: No such file or directory (setting mpi)"),
-        ("garbage", "is no MPI program that is known: to --version it said 'what?'"),
-        ("broken", "MPI: it does not start two ranks: I am tired (exit code 3)"),
+        pytest.param(
+            "garbage", "is no MPI program that is known: to --version it said 'what?'", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "broken", "MPI: it does not start two ranks: I am tired (exit code 3)", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_with_an_mpi_program_of_no_use_jobs_of_one_rank_run_and_others_are_named(
@@ -218,6 +222,7 @@ def test_in_serial_mode_several_ranks_are_named_with_what_would_be_right(bench: 
     assert bench.state("two") == "READY"
 
 
+@pytest.mark.slow
 def test_in_serial_mode_a_search_for_several_ranks_is_told_of_mpi_mode_and_of_the_nodes_it_wants(
     bench: Bench,
 ) -> None:

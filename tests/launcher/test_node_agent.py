@@ -166,6 +166,7 @@ def test_an_order_that_makes_no_sense_is_reported_as_a_failed_start(host: Host) 
     go(scenario())
 
 
+@pytest.mark.slow
 def test_a_result_that_no_message_can_hold_is_told_without_its_metadata(host: Host) -> None:
     host.module("big", "def run(job): return {'objective': 1.0, 'metadata': {'n': 1 << 200}}")
 
@@ -194,6 +195,7 @@ def test_an_agent_says_that_it_is_alive(host: Host) -> None:
 # -- launchers come and go ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_end_is_told_to_every_launcher_until_one_has_settled_it(host: Host) -> None:
     async def scenario() -> None:
         host.supervise()
@@ -254,6 +256,7 @@ def test_a_new_launcher_is_found_and_takes_over_what_runs(host: Host) -> None:
     go(scenario())
 
 
+@pytest.mark.slow
 def test_what_was_stopped_by_a_takeover_leaves_no_result_behind(host: Host) -> None:
     async def scenario() -> None:
         host.supervise()
@@ -282,6 +285,7 @@ def test_what_was_stopped_by_a_takeover_leaves_no_result_behind(host: Host) -> N
     go(scenario())
 
 
+@pytest.mark.slow
 def test_a_frozen_launcher_is_left_for_the_one_whose_endpoint_stands_in_the_file(host: Host) -> None:
     async def scenario() -> None:
         host.supervise()
@@ -348,12 +352,12 @@ def _no_address(endpoint: Endpoint) -> Endpoint:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_stale, ""),
+        pytest.param(_stale, "", marks=pytest.mark.slow),
         (_wrong_server, "does not accept the keys"),
-        (_wrong_client, "does not accept the keys"),
+        pytest.param(_wrong_client, "does not accept the keys", marks=pytest.mark.slow),
         (_no_key, "its keys are none"),
-        (_other_protocol, "speaks protocol 99"),
-        (_no_address, "'nonsense'"),
+        pytest.param(_other_protocol, "speaks protocol 99", marks=pytest.mark.slow),
+        pytest.param(_no_address, "'nonsense'", marks=pytest.mark.slow),
     ],
 )
 def test_an_endpoint_that_is_no_use_is_named_once_and_a_better_one_is_waited_for(
@@ -376,6 +380,7 @@ def test_an_endpoint_that_is_no_use_is_named_once_and_a_better_one_is_waited_for
     go(scenario())
 
 
+@pytest.mark.slow
 def test_an_agent_of_another_version_is_sent_away_and_says_why(host: Host) -> None:
     async def scenario() -> None:
         async with playing(host) as launcher:
@@ -427,6 +432,7 @@ def _sleepers(test_id: str) -> int:
     return sum(process.name() == "sleep" for process in processes_of(test_id))
 
 
+@pytest.mark.slow
 def test_a_killed_agent_is_started_again_when_nothing_of_it_is_left(host: Host, test_id: str) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -478,6 +484,7 @@ def test_without_its_supervisor_an_agent_goes_on_until_it_is_dismissed(host: Hos
     go(scenario())
 
 
+@pytest.mark.slow
 def test_a_new_supervisor_replaces_an_agent_whose_own_was_killed(host: Host, test_id: str) -> None:
     async def scenario() -> None:
         async with playing(host) as launcher:
@@ -578,6 +585,7 @@ def test_sigterm_for_the_supervisor_ends_everything_of_the_agent(host: Host, tes
     go(scenario())
 
 
+@pytest.mark.slow
 def test_a_stopped_agent_is_ended_by_force_when_its_supervisor_has_to_end(host: Host, test_id: str) -> None:
     async def scenario() -> None:
         async with playing(host) as launcher:
@@ -696,6 +704,7 @@ def test_a_launcher_that_comes_while_an_agent_is_ending_learns_it_at_once(host: 
     go(scenario())
 
 
+@pytest.mark.slow
 def test_what_a_hung_node_ends_too_late_does_not_replace_the_result_of_the_next_attempt(
     host: Host, test_id: str
 ) -> None:

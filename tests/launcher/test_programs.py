@@ -30,6 +30,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_job_gets_its_submitters_place_and_environment_back_under_env_i(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_failing_program_is_retried_as_asked_and_then_failed(bench: Bench) -> 
     assert bench.state("never") == "RESTART_READY"
 
 
+@pytest.mark.slow
 def test_a_program_that_ignores_sigterm_is_killed_with_its_children_when_its_time_is_over(
     bench: Bench,
 ) -> None:
@@ -119,6 +121,7 @@ def test_kill_ends_a_running_job_at_once_and_the_launcher_goes_on(bench: Bench) 
     assert bench.attempts()[0]["outcome"] == "killed"
 
 
+@pytest.mark.slow
 def test_the_end_of_the_allocation_costs_a_job_nothing(bench: Bench) -> None:
     nap = bench.script(
         "NAP",
@@ -133,6 +136,7 @@ def test_the_end_of_the_allocation_costs_a_job_nothing(bench: Bench) -> None:
     assert [a["outcome"] for a in bench.attempts()] == ["walltime", "ok"]
 
 
+@pytest.mark.slow
 def test_children_run_after_their_parents_and_fail_with_them(bench: Bench) -> None:
     order = bench.script(
         "ORDER",
@@ -152,6 +156,7 @@ def test_children_run_after_their_parents_and_fail_with_them(bench: Bench) -> No
     assert bench.state("y") == "FAILED"
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_launcher_in_order_and_the_job_is_ready_to_restart(bench: Bench) -> None:
     bench.job("long", bench.script("SLEEP", "import time; print('running', flush=True); time.sleep(600)"))
     launcher = bench.start()
@@ -162,6 +167,7 @@ def test_sigterm_stops_a_launcher_in_order_and_the_job_is_ready_to_restart(bench
     assert not (bench.site / "run" / "endpoint.json").exists()
 
 
+@pytest.mark.slow
 def test_a_job_of_more_than_one_rank_is_named_and_the_rest_goes_on(bench: Bench) -> None:
     show = bench.script("SHOW", SHOW)
     bench.job("one", show)
@@ -198,6 +204,7 @@ def test_the_endpoint_is_closed_to_strangers_and_listens_on_loopback_alone(bench
 
 
 # -- inside a batch job -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_in_a_batch_job_of_other_hosts_nothing_is_run_here_by_mistake(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ class TestScripts:
         assert "result.json" in after["files"]
         assert [line["outcome"] for line in bench.attempts()] == ["ok"]
 
+    @pytest.mark.slow
     def test_a_jobs_own_scripts_go_instead_of_the_applications_and_an_empty_one_means_none(
         self, bench: Bench
     ) -> None:
@@ -155,6 +156,7 @@ class TestScripts:
         ]  # fmt: skip
         assert bench.states("child")[-4:] == ["PREPROCESSED", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
 
+    @pytest.mark.slow
     def test_a_failing_postprocess_fails_the_job_though_its_program_was_right(self, bench: Bench) -> None:
         ok = bench.script("OK", "print('done')")
         post = program(bench, "post", "raise ValueError('no figure')")
@@ -167,6 +169,7 @@ class TestScripts:
         assert "| ValueError: no figure" in bench.nas("why", "j")
         assert [line["outcome"] for line in bench.attempts()] == ["ok"]
 
+    @pytest.mark.slow
     def test_a_script_that_cannot_be_started_is_named(self, bench: Bench) -> None:
         ok = bench.script("OK", "print('done')")
         gone = bench.directory / "gone.sh"
@@ -178,6 +181,7 @@ class TestScripts:
         assert states(bench, "j") == ["READY", "FAILED"]
         assert f"preprocess: cannot start {gone}: No such file" in log
 
+    @pytest.mark.slow
     def test_it_is_not_run_again_before_a_later_attempt(self, bench: Bench) -> None:
         flaky = bench.script(
             "FLAKY", "import os, sys\nif not os.path.exists('x'):\n    open('x', 'w').close(); sys.exit(1)\n"
@@ -208,6 +212,7 @@ class TestScripts:
             assert states(bench, name) == ["READY", "PREPROCESSED", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
         assert not children_of(bench)
 
+    @pytest.mark.slow
     def test_a_script_that_ignores_its_end_is_killed_after_the_grace(self, bench: Bench) -> None:
         directory = bench.directory
         log = directory / "sessions.log"
@@ -230,6 +235,7 @@ class TestScripts:
         assert script.run(lambda: None) == "preprocess: ran longer than 1 s: deaf"
         assert "script" in log.read_text()
 
+    @pytest.mark.slow
     def test_program_and_scripts_have_the_environment_scripts_variables(self, bench: Bench) -> None:
         told = program(bench, "told", TOLD)
         (bench.directory / "env.sh").write_text('export MINE="of $NAS_HPC_ATTEMPT"\n')
@@ -241,6 +247,7 @@ class TestScripts:
         assert [one["MINE"] for one in said] == ["of 0", "of 1", "of 1"]
         assert said[0]["argv"] == ["a  b", "$HOME"]
 
+    @pytest.mark.slow
     def test_scripts_may_add_jobs_as_the_program_may(self, bench: Bench) -> None:
         more = program(
             bench, "more", "import sys; from nas_hpc import jobs; jobs.add(sys.argv[1], application='OK')\n"
@@ -271,6 +278,7 @@ sys.exit(not os.path.exists("partial"))
         assert states(bench, "child") == ["READY", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
         assert {line["name"]: line["outcome"] for line in bench.attempts()} == {"j": "error", "child": "ok"}
 
+    @pytest.mark.slow
     def test_one_that_fails_leaves_it_to_the_retries(self, bench: Bench) -> None:
         post, fail = program(bench, "post", self.POST), bench.script("FAIL", self.FAIL)
         bench.job("j", fail, "--postprocess", post, "--post-error-handler", "--retries", "1")
@@ -281,6 +289,7 @@ sys.exit(not os.path.exists("partial"))
         assert output(bench, "j", "postprocess") == "RUN_ERROR TRUE FALSE\n" * 2
         assert "exit code 2" in log
 
+    @pytest.mark.slow
     def test_without_the_flag_a_failure_runs_no_script(self, bench: Bench) -> None:
         post, fail = program(bench, "post", self.POST), bench.script("FAIL", self.FAIL)
         bench.job("j", fail, "--postprocess", post, "--post-timeout-handler", args="partial")
@@ -288,6 +297,7 @@ sys.exit(not os.path.exists("partial"))
         assert states(bench, "j") == ["READY", "RUNNING", "RUN_ERROR", "FAILED"]
         assert not (bench.directory_of("j") / "postprocess.out").exists()
 
+    @pytest.mark.slow
     def test_a_passed_time_limit_is_for_the_timeout_handler(self, bench: Bench) -> None:
         post = program(bench, "post", self.POST)
         slow = bench.directory / "slow.sh"
@@ -492,6 +502,7 @@ class TestParents:
         assert not (grandchild / "job.json").is_symlink()
         assert (bench.directory_of("child") / "preprocess.out").exists() is False  # it printed nothing
 
+    @pytest.mark.slow
     def test_a_parent_of_the_same_name_does_not_get_its_childs_output(self, bench: Bench) -> None:
         say = bench.script("SAY", "import sys; print(sys.argv[1])")
         first = bench.job("same", say, args="first")
@@ -502,6 +513,7 @@ class TestParents:
         assert bench.output("same") == "first\n"
         assert (child / "same.out_same").read_text() == "first\n"
 
+    @pytest.mark.slow
     def test_the_program_is_told_its_parents(self, bench: Bench) -> None:
         told = bench.script("TOLD", TOLD)
         parents = [bench.job(name, told) for name in "ab"]
@@ -510,6 +522,7 @@ class TestParents:
         assert json.loads(bench.output("child"))["BALSAM_PARENT_IDS"] == json.dumps(parents[::-1])
         assert json.loads(bench.output("a"))["BALSAM_PARENT_IDS"] == "[]"
 
+    @pytest.mark.slow
     def test_a_job_of_thousands_of_parents_can_be_started(self, bench: Bench) -> None:
         told = bench.script("TOLD", TOLD)
         parent = Job(new_id(), "parent", "V", application=told)
@@ -540,6 +553,7 @@ class TestWaiting:
         assert time.time() - bench.attempts()[0]["end"] > 8.0
         assert bench.states("late") == ["CREATED", "READY", "RUNNING", "RUN_DONE", "JOB_FINISHED"]
 
+    @pytest.mark.slow
     def test_a_running_script_keeps_a_launcher_that_does_not_wait(self, bench: Bench) -> None:
         flag = bench.directory / "go"
         ok = bench.script("OK", "print('done')")

@@ -40,7 +40,15 @@ def sleeping(bench: Bench) -> Iterator[subprocess.Popen[str]]:
     launcher.communicate(timeout=60)
 
 
-@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
 def test_at_work_ctrl_c_means_130_and_what_batch_systems_send_0(
     bench: Bench, sleeping: subprocess.Popen[str], number: signal.Signals
 ) -> None:
@@ -51,6 +59,7 @@ def test_at_work_ctrl_c_means_130_and_what_batch_systems_send_0(
     assert bench.state("long") == "RESTART_READY"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_before_it_is_at_work_the_same(
     bench: Bench, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -67,6 +76,7 @@ def test_before_it_is_at_work_the_same(
     assert {one: signal.getsignal(one) for one in CODES} == handlers
 
 
+@pytest.mark.slow
 def test_under_nohup_it_does_not_end_with_the_terminal(bench: Bench, tmp_path: Path) -> None:
     code = "import os, time\nwhile not os.path.exists(os.environ['GO']): time.sleep(0.01)"
     go = tmp_path / "go"
