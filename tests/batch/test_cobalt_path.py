@@ -50,7 +50,7 @@ class Theta:
             self.scene.command("submit-launch", *LINE, "--job-mode", mode, "--wf-filter", "TEST", "--json")
         )
 
-    def gone(self, number: str, timeout_s: float = 120) -> int:
+    def gone(self, number: str, timeout_s: float = 240) -> int:
         """Wait until Cobalt has it no more; its exit code."""
         wait_until(
             lambda: number in self.cobalt.ended() and not self.cobalt.state(number), timeout_s, self.log
@@ -97,7 +97,7 @@ def prepare(theta: Theta, application: str = "random_search", run: str = "tests.
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", AT_ONCE)
 def test_the_lines_of_thetas_users_run_a_search_to_its_end(theta: Theta, mode: str) -> None:
     prepare(theta, "ambs")
@@ -119,7 +119,7 @@ def test_the_lines_of_thetas_users_run_a_search_to_its_end(theta: Theta, mode: s
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("mode", "end"), [("serial", "timeout"), ("mpi", "cancelled")])
 def test_the_end_of_the_walltime_or_a_deletion_costs_what_was_running(
     theta: Theta, mode: str, end: str
@@ -150,7 +150,7 @@ def test_the_end_of_the_walltime_or_a_deletion_costs_what_was_running(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_interactive_shell_has_nodes_and_an_end_for_its_launcher(theta: Theta) -> None:
     prepare(theta)
     shell = theta.cobalt.directory / "shell"
@@ -170,7 +170,7 @@ def test_an_interactive_shell_has_nodes_and_an_end_for_its_launcher(theta: Theta
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_chain_in_a_reservation_ends_when_its_workflow_is_done(theta: Theta) -> None:
     prepare(theta)
     theta.cobalt.queue("R.mine")  # of which the machine's file does not know

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.peers.cobalt import Cobalt, compact
@@ -44,7 +46,7 @@ def submit(cobalt: Cobalt, body: str, *flags: str) -> str:
 
 def gone(cobalt: Cobalt, number: str) -> int:
     """Wait for its end; its exit code."""
-    wait_until(lambda: number in cobalt.ended() and not cobalt.state(number), 30, f"the end of {number}")
+    wait_until(lambda: number in cobalt.ended() and not cobalt.state(number), 60, f"the end of {number}")
     return cobalt.ended()[number]
 
 
@@ -118,7 +120,7 @@ def test_a_stopped_queue_and_an_unknown_dependency_are_taken_with_a_warning(coba
         done = cobalt.run("qsub", "-n", "1", "-t", "30", *more, str(path))
         assert (done.returncode, done.stdout.strip().isdigit()) == (0, True)
         assert done.stderr.startswith("WARNING")
-    wait_until(lambda: cobalt.state(2) == "dep_hold", 10)
+    wait_until(lambda: cobalt.state(2) == "dep_hold", 60)
     stays(lambda: cobalt.state(1) == "queued", 0.2)
 
 
@@ -202,12 +204,22 @@ def test_the_exit_code_is_in_the_log_alone(cobalt: Cobalt, body: str, code: int)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
-def test_a_batch_job_over_its_time_gets_term_then_kill(tmp_path: Path) -> None:
-    with Cobalt(tmp_path / "cobalt", minute_s=0.01, grace_s=0.3) as cobalt:
-        number = submit(cobalt, "trap 'echo term' TERM; while :; do sleep 0.1; done", "-O", "out")
+def test_a_batch_job_over_its_time_is_ended(tmp_path: Path) -> None:
+    with Cobalt(tmp_path / "cobalt", minute_s=0.01) as cobalt:
+        number = submit(cobalt, "exec sleep 1000", "-O", "out")
+        assert gone(cobalt, number) == 143
+        assert "maximum execution time exceeded" in (cobalt.directory / "out.cobaltlog").read_text()
+
+
+def test_it_gets_term_and_after_a_while_kill(tmp_path: Path) -> None:
+    with Cobalt(tmp_path / "cobalt", grace_s=3.0) as cobalt:
+        ready = cobalt.directory / "ready"
+        body = f"trap 'echo term' TERM; touch {ready}; while :; do sleep 0.1; done"
+        number = submit(cobalt, body, "-O", "out")
+        wait_until(ready.exists, 60)
+        cobalt.expire(number)
         assert gone(cobalt, number) == 137
         assert (cobalt.directory / "out.output").read_text() == "term\n"
-        assert "maximum execution time exceeded" in (cobalt.directory / "out.cobaltlog").read_text()
 
 
 def test_the_end_of_a_log_may_come_late(tmp_path: Path) -> None:
@@ -215,7 +227,7 @@ def test_the_end_of_a_log_may_come_late(tmp_path: Path) -> None:
         number = submit(cobalt, "exit 3", "-O", "out")
         assert gone(cobalt, number) == 3
         log = cobalt.directory / "out.cobaltlog"
-        wait_until(lambda: "exit code of 3" in log.read_text(), 10, "the log")
+        wait_until(lambda: "exit code of 3" in log.read_text(), 60, "the log")
 
 
 def test_a_dependent_batch_job_runs_after_exit_code_0_alone(cobalt: Cobalt) -> None:
@@ -224,10 +236,10 @@ def test_a_dependent_batch_job_runs_after_exit_code_0_alone(cobalt: Cobalt) -> N
     wait = f"while [ ! -e {go} ]; do sleep 0.05; done; exit"
     good, bad = submit(cobalt, f"{wait} 0", "-q", "q"), submit(cobalt, f"{wait} 1", "-q", "q")
     after = [submit(cobalt, "true", "-q", "q", "--dependencies", one) for one in (good, f"{good}:{bad}")]
-    wait_until(lambda: [cobalt.state(one) for one in after] == ["dep_hold"] * 2, 10)
+    wait_until(lambda: [cobalt.state(one) for one in after] == ["dep_hold"] * 2, 60)
     go.touch()
     assert gone(cobalt, after[0]) == 0
-    wait_until(lambda: cobalt.state(after[1]) == "dep_fail", 10)
+    wait_until(lambda: cobalt.state(after[1]) == "dep_fail", 60)
     stays(lambda: cobalt.state(after[1]) == "dep_fail", 0.2)
 
 
@@ -285,7 +297,7 @@ def test_times_past_a_day_have_the_days_and_columns_hold_blanks(cobalt: Cobalt) 
 def test_states_of_a_run_and_its_location(cobalt: Cobalt) -> None:
     go = cobalt.directory / "go"
     number = submit(cobalt, f"while [ ! -e {go} ]; do sleep 0.05; done", "-n", "3")
-    wait_until(lambda: cobalt.state(number) == "running", 10)
+    wait_until(lambda: cobalt.state(number) == "running", 60)
     cells = cobalt.run("qstat", "--header", "State:short_state:Location:Queue", number).stdout.splitlines()[2]
     assert cells.split() == ["running", "R", "1-3", "debug-cache-quad"]
     go.touch()
@@ -317,14 +329,20 @@ def test_qdel_is_silent_about_all_but_ones_own(cobalt: Cobalt) -> None:
 def test_qdel_of_a_running_batch_job_is_term_to_the_process_group(cobalt: Cobalt) -> None:
     body = "trap 'sleep 0.5; echo term; exit 5' TERM; sleep 1000 & echo $! > pid; wait"
     number = submit(cobalt, body, "-O", "out", "--cwd", str(cobalt.directory))
-    pid = wait_until(lambda: (p := cobalt.directory / "pid").exists() and p.read_text().strip(), 10)
+    pid = wait_until(lambda: (p := cobalt.directory / "pid").exists() and p.read_text().strip(), 60)
     assert "Deleted" in cobalt.run("qdel", number).stdout
     assert cobalt.state(number) == "killing"
     assert gone(cobalt, number) == 5
     assert (cobalt.directory / "out.output").read_text() == "term\n"
     log = (cobalt.directory / "out.cobaltlog").read_text()
     assert f"user delete requested with signal SIGTERM by user {ME}" in log
-    wait_until(lambda: not Path(f"/proc/{pid}/cmdline").exists(), 10, "the end of its child")
+    wait_until(lambda: not is_running(int(pid)), 60, "the end of its child")
+
+
+def is_running(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_interactive_runs_the_shell_with_a_node_file(cobalt: Cobalt) -> None:
