@@ -23,6 +23,7 @@ T = TypeVar("T")
 QUICK_S, SOON_S = 0.5, 2.0
 """Until the next look into the inbox: while calls of one command follow each other, and after that."""
 QUICK_LOOKS = 20
+_WITH_EVENTS = ("add_jobs", "set_state")
 
 
 class _Write(Protocol):
@@ -35,8 +36,8 @@ class Outside:
 
     write: _Write
     send: Callable[[bytes, Message], bool]
-    changed: Callable[[], None]
-    """A command changed something."""
+    changed: Callable[[bool], None]
+    """A command changed something; whether it may be what leaves no event."""
     note: Callable[[str], None]
     ended: Callable[[], bool]
 
@@ -73,7 +74,7 @@ class CommandCalls:
     def _answer(self, peer: bytes, call: StoreCall, answer: calls.Answer) -> None:
         self._send(peer, calls.messages(call.request, answer))
         if calls.writes(call) and answer.error is None:
-            self._outside.changed()
+            self._outside.changed(call.call not in _WITH_EVENTS)
 
     def _send(self, peer: bytes, parts: Iterator[StoreAnswer]) -> None:
         """A part in each turn of the loop."""
@@ -124,7 +125,7 @@ class CommandCalls:
         if calls.writes(call) and answer.error is not None:
             self._outside.note(f"a request left in the inbox ({call.call}) is refused: {answer.error}")
         elif calls.writes(call):
-            self._outside.changed()
+            self._outside.changed(call.call not in _WITH_EVENTS)
         settled = self._loop.run_in_executor(None, inbox.settle, self._site, path, call, answer)
         settled.add_done_callback(lambda _: self._at_work.discard(path.name))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nas_hpc.launcher.looking import Seen, look
+from nas_hpc.launcher.looking import Seen, look, look_at_changes
 from nas_hpc.states import FINAL
 from nas_hpc.store.base import Store
 
@@ -29,19 +29,28 @@ class Looks:
         self.children_wait = False
         """Whether a job waits for its parents: it may be ready when a person's job has ended."""
         self._not_before = 0.0
+        self._all = True
+        """Whether the next look is at everything: what was changed is not only what has new events."""
+        self._last = 0
+        """Number of the newest event that was seen."""
 
-    def look(self, then: Callable[[], object] = lambda: None) -> None:
-        """Look now; ``then`` is called when what was found is in the queue."""
+    def look(self, then: Callable[[], object] = lambda: None, *, everything: bool = False) -> None:
+        """Look now; ``then`` is called when what was found is in the queue. See ``soon``."""
+        self._all |= everything
         launcher, loop = self._launcher, self._launcher.loop
         shared = launcher.allocation.shared
         # Later children are told by who adds them, and what runs here is known, unless there are others.
         known: Container[str] = launcher.dispatcher.creators
         if shared:
             known = [run.job.id for run in launcher.dispatcher.persons.values()]
-        everything = shared or not self.ready
+        workflow, lease, last = launcher.options.workflow, launcher.lease.id, self._last
+        everything, self._all = self._all, False
+        all_children = shared or not self.ready
 
         def read(store: Store) -> Seen:
-            return look(store, launcher.options.workflow, launcher.lease.id, known, all_children=everything)
+            if everything:
+                return look(store, workflow, lease, known, all_children=all_children)
+            return look_at_changes(store, workflow, lease, known, last)
 
         begun = loop.time()
         self._not_before = begun + PAUSE_S[0] if shared else 0.0
@@ -53,22 +62,25 @@ class Looks:
             now = launcher.loop.time()
             self._not_before = now + min(PAUSE_S[1], max(PAUSE_S[0], 4 * (now - begun)))
             launcher.together.saw(seen.waiting)
-        self.children_wait = bool(seen.children)
+        self._last = max(self._last, seen.last)
+        self.children_wait = bool(seen.children) or (self.children_wait and seen.changed is not None)
         launcher.visitors.await_parents(seen.children)
         dispatcher.apps = {app.name: app for app in seen.apps}
         dispatcher.creators |= {job.id: job for job in seen.creators}
         over = [job for job in seen.creators if job.state in FINAL]  # their evaluations run for nobody
-        gone = dispatcher.gone(seen.waiting, seen.mine)
+        gone = dispatcher.gone(seen.waiting, seen.mine, seen.changed)
         launcher.searches.killed([*gone, *over], "killed by a command")
-        dispatcher.stages.keep(seen.mine)
+        dispatcher.stages.keep(seen.mine, seen.changed)
         nobodys = {job.id for job in over}
         dispatcher.add(job for job in seen.waiting if job.creator not in nobodys)
         self.ready = True
         then()
         dispatcher.plan_flush()
 
-    def soon(self) -> None:
-        """One look for all that happens while the database is busy, or has just been read."""
+    def soon(self, *, everything: bool = False) -> None:
+        """One look for all that happens while the database is busy, or has just been read: at what has new
+        events, or at everything."""
+        self._all |= everything
         if not self.planned:
             self.planned = True
             loop = self._launcher.loop

@@ -19,6 +19,7 @@ from nas_hpc.launcher.dispatch import Dispatcher
 from nas_hpc.launcher.endings import SEARCH_ENDED
 from nas_hpc.launcher.endpoint import LOOPBACK, EndpointServer
 from nas_hpc.launcher.fleet import Fleet, FleetHooks
+from nas_hpc.launcher.idling import Idling
 from nas_hpc.launcher.journal import Journal
 from nas_hpc.launcher.looks import Looks
 from nas_hpc.launcher.options import LauncherOptions
@@ -85,11 +86,11 @@ class Launcher:
         self._end = asyncio.Event()
         self._error: BaseException | None = None
         self._failed: set[str] = set()
-        self._idle_timer: asyncio.TimerHandle | None = None
         self._stop_signals = 0
         self._interrupted = False
         """By Ctrl-C: who gives it wants what comes next not to begin."""
         self.looks = Looks(self)
+        self._idling = Idling(self, self._end.set)
         self.meter = view.Meter()
         self._display = view.Display(self)
         self._owned = owner.is_shared(site)
@@ -262,7 +263,9 @@ class Launcher:
         elif isinstance(message, Wake | Query) and message.protocol != PROTOCOL:
             self._send(peer, Refused(message.request, f"the launcher speaks protocol {PROTOCOL}"))
         elif isinstance(message, Wake):
-            self.looks.look(partial(self._send, peer, Accepted(message.request)))
+            # With several launchers what leaves no event is told by a notice.
+            everything = not self.allocation.shared
+            self.looks.look(partial(self._send, peer, Accepted(message.request)), everything=everything)
         elif isinstance(message, Query):
             self._send(peer, Status(message.request, self.view(message.job)))
         elif isinstance(message, StoreCall):
@@ -306,12 +309,17 @@ class Launcher:
 
     def _for_commands(self) -> command_calls.Outside:
         return command_calls.Outside(
-            self.dispatcher.write, self._send, self.looks.soon, self.note, self._end.is_set
+            self.dispatcher.write,
+            self._send,
+            lambda everything: self.looks.soon(everything=everything),
+            self.note,
+            self._end.is_set,
         )
 
     def _overtaken(self, jobs: Sequence[Job]) -> None:
         self.searches.killed(jobs, "killed by a command")
-        self.looks.soon()  # one that was retried before it ended waits for its next attempt
+        # One that was retried before it ended waits for its next attempt; none: all that cannot run here.
+        self.looks.soon(everything=not jobs)
 
     # -- ends ----------------------------------------------------------------------------------------
     def stop(self, reason: str, outcome: Outcome = Outcome.WALLTIME) -> None:
@@ -371,34 +379,7 @@ class Launcher:
         slots = together.slots if together is not None else self.searches.slots()
         self.meter.update(self.loop.time(), len(self.dispatcher.evaluating), slots)
         self._display.plan()
-        if not self.looks.ready or self.looks.planned or self.dispatcher.busy or self._waits_for_agents():
-            self._cancel_idle()
-            return
-        # What still waits does not fit into the time left or into the allocation, or it would be running;
-        # what waits for parents waits for that.
-        if self.fleet is not None:
-            self.fleet.check_hope()
-        if self.dispatcher.stopping:
-            self._end.set()
-        elif self.options.persistent:
-            return
-        elif self.options.idle_timeout_s == 0:
-            self._end.set()
-        elif self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.options.idle_timeout_s, self._idle_is_over)
-
-    def _waits_for_agents(self) -> bool:
-        return self.fleet is not None and self.fleet.unsettled
-
-    def _cancel_idle(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-
-    def _idle_is_over(self) -> None:
-        self._idle_timer = None
-        if not (self.dispatcher.busy or self.looks.planned or self._waits_for_agents()):
-            self._end.set()
+        self._idling.check()
 
     # -- what it tells -------------------------------------------------------------------------------
     def deadline_utc(self) -> float:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,9 +109,11 @@ class Stages:
             self._plan()
         return bool(name)
 
-    def keep(self, held: Iterable[Job]) -> None:
-        """Of the jobs that were taken these are still this launcher's; what is done for others is ended."""
-        self.forget(self._active.keys() - {job.id for job in held})
+    def keep(self, held: Iterable[Job], changed: Collection[str] | None = None) -> None:
+        """Of the jobs that were taken (all, or ``changed``) these are still this launcher's; what is done for
+        others is ended."""
+        asked = self._active.keys() if changed is None else self._active.keys() & changed
+        self.forget(asked - {job.id for job in held})
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """End what is done for these: they were killed, changed or removed."""

@@ -19,7 +19,7 @@ from nas_hpc.resources import Request
 from nas_hpc.states import FINAL, State
 from nas_hpc.store import open_site
 from nas_hpc.store.base import Finished, JobFilter, Store
-from nas_hpc.store.notices import FINISHED, JOBS, SLOTS, Listener, Notice
+from nas_hpc.store.notices import EDITED, FINISHED, JOBS, SLOTS, Listener, Notice
 
 if TYPE_CHECKING:
     from nas_hpc.launcher.loop import Launcher
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TELL_S = 0.5
 """The others are told at most so often how many evaluations fit here."""
 CLOSE_S = 3.0
+ALL_BEATS = 12
+"""At each of so many heartbeats all that waits is read: a job may wait that has been passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Together:
         self.version = 0
         """Grows when the share of a search may be another."""
         self._looking = self._again = False
+        self._beats = 0
         self._request: Request | None = None
         """What the evaluations of searches elsewhere ask for, as far as one was seen."""
         self._told: tuple[int, int] = (-1, -1)
@@ -124,8 +127,9 @@ class Together:
         """Nobody tells of jobs that others have taken: now and then it is seen what still waits."""
         if not (self._closing or self._launcher.ended):
             self._loop.call_later(self._launcher.options.heartbeat_s, self._beat)
+            self._beats += 1
             if len(self._launcher.dispatcher.queue):
-                self._launcher.looks.soon()
+                self._launcher.looks.soon(everything=self._beats % ALL_BEATS == 0)
 
     async def close(self) -> None:
         """Hear nothing more."""
@@ -155,6 +159,8 @@ class Together:
         workflow = self._launcher.options.workflow
         if notice.topic == JOBS and (workflow == notice.key or "" in (workflow, notice.key)):
             self._launcher.looks.soon()
+        elif notice.topic == EDITED and (workflow == notice.key or "" in (workflow, notice.key)):
+            self._launcher.looks.soon(everything=True)
         elif notice.topic == FINISHED:
             self._launcher.searches.heard(notice.key)
         elif notice.topic == SLOTS:
@@ -162,7 +168,7 @@ class Together:
 
     def _missed(self) -> None:
         """There was no connection for a while: anything may have happened."""
-        self._launcher.looks.soon()
+        self._launcher.looks.soon(everything=True)
         self._launcher.searches.heard("")
         self._look()
 
@@ -171,7 +177,7 @@ class Together:
         launcher.journal.attempts((one.job, one.attempt) for one in closed if one.attempt is not None)
         final = [one for one in closed if one.job.state in FINAL]
         launcher.on_finished(final, cancelled)
-        launcher.looks.soon()
+        launcher.looks.soon(everything=True)  # what a dead one held has no event
 
     def _write_lines(self, ended: Sequence[Lease], lines: Sequence[tuple[Job, Attempt]]) -> None:
         joining.write_lines(self._launcher.journal, lines, ended, self._launcher.options.lease_s)
@@ -187,6 +193,8 @@ class Together:
     def _seen(self, around: Around) -> None:
         self._looking = False
         alone = self.others("") and len(around.leases) < 2
+        if {one.id for one in self.around.leases} - {one.id for one in around.leases}:
+            self._launcher.looks.soon(everything=True)  # what it held can be had, and has no event
         self.around = around
         self.version += 1
         if alone:

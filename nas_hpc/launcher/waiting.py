@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -145,14 +145,23 @@ class Waiting(ABC):
         self.never[job.id] = why
         self.queue.remove(job.id)
 
-    def gone(self, runnable: Iterable[Job], running: Iterable[Job]) -> list[Job]:
-        """Jobs known here that are neither waiting nor running in the database: ended, changed or removed."""
+    def gone(
+        self, runnable: Iterable[Job], running: Iterable[Job], changed: Collection[str] | None = None
+    ) -> list[Job]:
+        """Jobs known here that are neither waiting nor running in the database: ended, changed or removed.
+        Of all, or of ``changed``."""
         waiting = {job.id for job in runnable}
         current = {(job.id, job.attempt) for job in running}
-        for job_id in [job_id for job_id in self.never if job_id not in waiting]:
+        asked = self.never.keys() if changed is None else self.never.keys() & changed
+        for job_id in asked - waiting:
             del self.never[job_id]
-        ended = [run.job for key, run in self.running.items() if key not in current]
-        return [*ended, *(job for job in self.queue if job.id not in waiting)]
+        known = self.queue if changed is None else filter(None, map(self.queue.get, changed))
+        ended = [
+            run.job
+            for key, run in self.running.items()
+            if key not in current and (changed is None or run.job.id in changed)
+        ]
+        return [*ended, *(job for job in known if job.id not in waiting)]
 
     def never_here(self, job: Job) -> str:
         """Why this allocation cannot ever run ``job``; empty if it can."""

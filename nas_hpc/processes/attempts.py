@@ -65,6 +65,29 @@ class Attempt:
         self.cpu_s = usage.ru_utime + usage.ru_stime
         self.rss = usage.ru_maxrss * 1024
 
+    def signal(self, number: int) -> None:
+        """Send a signal to its process and those that this has started. It must not have been waited for."""
+        if not self.pid:
+            return  # its directory is being made; "stop" keeps it from starting
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:  # it has not begun its own session yet
+            os.kill(self.pid, number)
+
+    def ended(self) -> dict[str, Any]:
+        """What the agent is told of its end, before its result."""
+        job, number = self.key
+        return {
+            "op": "ended",
+            "job": job,
+            "attempt": number,
+            "tail": self.tail,
+            "trouble": self.trouble,
+            "kept": self.kept,
+            "cpu_s": self.cpu_s,
+            "max_rss_bytes": self.rss,
+        }
+
     @property
     def key(self) -> tuple[str, int]:
         """(job, attempt number)."""

@@ -206,7 +206,7 @@ class Keeper:
         attempt = self._running(message)
         if attempt is not None:
             attempt.order["stop"] = [message["outcome"], message["reason"]]
-            self._signal(attempt, signal.SIGTERM)
+            attempt.signal(signal.SIGTERM)
             return
         attempt = self._waiting_for_result(message)
         if attempt is not None and message["outcome"] != "timeout":  # it ended in time
@@ -222,7 +222,7 @@ class Keeper:
             attempt.drop = bool(message.get("drop"))
             if attempt.drop and not attempt.pid:
                 attempt.order["stop"] = ["lost", "it is to run elsewhere"]  # it must not start any more
-            self._signal(attempt, signal.SIGTERM if message.get("ask") else signal.SIGKILL)
+            attempt.signal(signal.SIGTERM if message.get("ask") else signal.SIGKILL)
             return
         attempt = self._waiting_for_result(message)
         if attempt is not None:
@@ -241,15 +241,6 @@ class Keeper:
             return attempt
         gone = os.waitid(os.P_PID, attempt.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return attempt if gone is None else None
-
-    @staticmethod
-    def _signal(attempt: Attempt, number: int) -> None:
-        if not attempt.pid:
-            return  # its directory is being made; "stop" keeps it from starting
-        try:
-            os.killpg(attempt.pid, number)
-        except ProcessLookupError:  # it has not begun its own session yet
-            os.kill(attempt.pid, number)
 
     def on_record(self, order: dict[str, Any]) -> None:
         """Write job.json and result.json of an attempt that never got a process."""
@@ -310,7 +301,7 @@ class Keeper:
                 self.helpers.discard(info.si_pid)
                 continue
             self._hear()  # it may have told its result after the last look
-            self._signal(attempt, signal.SIGKILL)  # safe: the pid is its own until it is waited for
+            attempt.signal(signal.SIGKILL)  # safe: the pid is its own until it is waited for
             attempt.wait()
             del self.live[attempt.pid]
             self.ended.append(attempt)
@@ -367,17 +358,7 @@ class Keeper:
                 remains.remove(attempt.order["dir"])
             self.agent.say({"op": "dropped", "job": job, "attempt": number})
             return
-        head = {
-            "op": "ended",
-            "job": job,
-            "attempt": number,
-            "tail": attempt.tail,
-            "trouble": attempt.trouble,
-            "kept": attempt.kept,
-            "cpu_s": attempt.cpu_s,
-            "max_rss_bytes": attempt.rss,
-        }
-        self.agent.say(head, attempt.result)
+        self.agent.say(attempt.ended(), attempt.result)
 
     def _farewell(self) -> NoReturn:
         """The agent is gone: end every session, and exit."""

@@ -77,6 +77,16 @@ class Finished:
     order: int
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Jobs that have changed, as they are now."""
+
+    jobs: list[Job]
+    """Those that wait for something, and those under the lease that was named, in the order of insertion."""
+    others: list[str]
+    """Ids of the others: they run elsewhere, or are final."""
+
+
 class Store(Protocol):
     """A job database."""
 
@@ -210,6 +220,9 @@ class Store(Protocol):
         """Record that a request that was left in the inbox is carried out, in the transaction around; False
         if that was recorded before: it is done already."""
 
+    def forget_requests(self, before: float, spare: Sequence[str]) -> None:
+        """Remove the records of those that were carried out before that time (UTC), but ``spare``."""
+
     # -- history -----------------------------------------------------------------------------------
     def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:
         """Evaluations of a search that are final, in the order of their final events with id > ``after``.
@@ -217,6 +230,14 @@ class Store(Protocol):
 
     def attempts(self, job_ids: Sequence[str]) -> list[Attempt]:
         """Attempts, by job and number."""
+
+    def last_event(self) -> int:
+        """The number of the newest event; 0 if there is none."""
+
+    def changed(self, after: int, workflow: str, lease: str) -> Changes:
+        """What became of the jobs of ``workflow`` (empty: any) that have events newer than number ``after``.
+        A job that was modified or held, or whose lease has ended, need not have one; one that was removed has
+        none."""
 
     def events(self, job_ids: Sequence[str] = (), after: int = 0, limit: int = 0) -> list[Event]:
         """Events in their order; of all jobs when ``job_ids`` is empty."""

@@ -13,7 +13,7 @@ from nas_hpc.records import Job
 from nas_hpc.states import RUNNABLE, Actor, State
 from nas_hpc.store.adding import Parents, check_text, is_met, refuse_cycle
 from nas_hpc.store.base import JobFilter
-from nas_hpc.store.notices import JOBS
+from nas_hpc.store.notices import EDITED
 from nas_hpc.store.prepared import LONGEST, Query
 from nas_hpc.store.reading import job_rows
 from nas_hpc.store.rows import job_body, job_of
@@ -57,7 +57,7 @@ def modify(session: Session, sql: Statements, changed: Sequence[Job]) -> None:
         session.change(
             update(jobs).where(jobs.c.number == row.number).values(name=job.name, body=job_body(kept))
         )
-        session.tell(JOBS, row.workflow)
+        session.tell(EDITED, row.workflow)
     if regrown:
         _regrow(session, sql, regrown)
 
@@ -133,7 +133,7 @@ def remove(session: Session, where: JobFilter) -> list[Job]:
         session.change(delete(jobs).where(jobs.c.number.in_(_values)), values)
         session.change(delete(events).where(events.c.job.in_(_values)), values)
     for workflow in dict.fromkeys(row.workflow for row in rows.values()):
-        session.tell(JOBS, workflow)
+        session.tell(EDITED, workflow)
     return [job_of(rows[number]) for number in numbers]
 
 
@@ -143,3 +143,12 @@ def first_time(session: Session, request: str) -> bool:
         return False
     session.change(insert(requests).values(id=request, time=time.time()))
     return True
+
+
+def forget_requests(session: Session, before: float, spare: Sequence[str]) -> None:
+    """See ``Store.forget_requests``."""
+    old = session.rows(select(requests.c.id).where(requests.c.time < before))
+    gone = sorted({row.id for row in old}.difference(spare))
+    for start in range(0, len(gone), LONGEST):
+        values = {"values": gone[start : start + LONGEST]}
+        session.change(delete(requests).where(requests.c.id.in_(_values)), values)

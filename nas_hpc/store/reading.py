@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, bindparam, func, select
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.records import Job
-from nas_hpc.states import State
-from nas_hpc.store.base import JobFilter
+from nas_hpc.states import RAN, RUNNABLE, State
+from nas_hpc.store.base import Changes, JobFilter
 from nas_hpc.store.prepared import Query
 from nas_hpc.store.rows import job_of, made_by_pattern
-from nas_hpc.store.schema import jobs
+from nas_hpc.store.schema import events, jobs
 from nas_hpc.store.session import Session
 
 ID_DIGITS = 32
@@ -29,6 +29,7 @@ _PREFIX = Query(
     .order_by(jobs.c.number)
     .limit(4)
 )
+_WAITING = frozenset(state.value for state in (State.AWAITING_PARENTS, *RUNNABLE, *RAN))
 
 
 def resolve_ids(session: Session, given: Sequence[str]) -> list[str]:
@@ -84,6 +85,28 @@ def job_rows(session: Session, where: JobFilter) -> list[Any]:
     # One state at a time comes from its index in order; several at once would all be read and sorted.
     found = [row for state in states for row in session.rows(query.where(jobs.c.state == state))]
     return sorted(found, key=lambda row: row.number)[: where.limit]
+
+
+def last_event(session: Session) -> int:
+    """See ``Store.last_event``."""
+    return int(session.rows(select(func.max(events.c.id)))[0][0] or 0)
+
+
+def read_changes(session: Session, after: int, workflow: str, lease: str) -> Changes:
+    """See ``Store.changed``."""
+    numbers = [row.job for row in session.rows(select(events.c.job).where(events.c.id > after).distinct())]
+    here = (jobs.c.workflow == workflow,) if workflow else ()
+    heads = session.in_chunks(
+        select(jobs.c.number, jobs.c.id, jobs.c.state, jobs.c.lease).where(
+            jobs.c.number.in_(bindparam("values", expanding=True)), *here
+        ),
+        numbers,
+    )
+    wanted = sorted(row.number for row in heads if row.state in _WAITING or row.lease == lease)
+    rows = sorted(session.fetch_in(_BY_NUMBER, wanted), key=lambda row: row.number)
+    found = [job_of(row) for row in rows]
+    kept = {job.id for job in found}
+    return Changes(found, [row.id for row in heads if row.id not in kept])
 
 
 def _states(where: JobFilter) -> list[str]:

@@ -17,7 +17,7 @@ from nas_hpc.errors import SchemaMismatch, SiteError, StoreError, WrongCall
 from nas_hpc.records import App, Attempt, Event, Job, Lease, Result
 from nas_hpc.states import Actor, State
 from nas_hpc.store import adding, applications, changing, history, leasing, reading, running, schema, staging
-from nas_hpc.store.base import Advance, Claim, Finish, Finished, JobFilter, Store
+from nas_hpc.store.base import Advance, Changes, Claim, Finish, Finished, JobFilter, Store
 from nas_hpc.store.session import PAUSE_S, Dialect, Session
 from nas_hpc.store.sqlite import SqliteDialect, sqlite_engine
 from nas_hpc.store.statements import statements
@@ -325,6 +325,10 @@ class SqlStore:
         """See ``Store.first_time``."""
         return self._write(changing.first_time, self._session, request)
 
+    def forget_requests(self, before: float, spare: Sequence[str]) -> None:
+        """See ``Store.forget_requests``."""
+        self._write(changing.forget_requests, self._session, before, spare)
+
     # -- history -----------------------------------------------------------------------------------
     def finished(self, creator: str, after: int = 0, limit: int = 0) -> list[Finished]:
         """See ``Store.finished``."""
@@ -333,6 +337,14 @@ class SqlStore:
     def attempts(self, job_ids: Sequence[str]) -> list[Attempt]:
         """See ``Store.attempts``."""
         return self._read(history.read_attempts, self._session, job_ids)
+
+    def last_event(self) -> int:
+        """See ``Store.last_event``."""
+        return self._read(reading.last_event, self._session)
+
+    def changed(self, after: int, workflow: str, lease: str) -> Changes:
+        """See ``Store.changed``."""
+        return self._read(reading.read_changes, self._session, after, workflow, lease)
 
     def events(self, job_ids: Sequence[str] = (), after: int = 0, limit: int = 0) -> list[Event]:
         """See ``Store.events``."""

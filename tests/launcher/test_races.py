@@ -281,7 +281,7 @@ async def test_what_comes_while_the_launcher_ends_is_left_to_the_next(stage: Sta
             await asyncio.sleep(0.001)
 
     stage.agent.close = close  # type: ignore[method-assign]
-    stage.launcher._idle_is_over()
+    stage.launcher._idling._over()
     await closing.wait()
     await stage.until(stage.task.done, "its end")
     [job] = stage.jobs(ids=(stage.job.id,))  # type: ignore[attr-defined]

@@ -68,7 +68,7 @@ class Owning:
         def send(peer: bytes, message: Message) -> bool:
             return self._answers and server.send(peer, message)
 
-        def changed() -> None:
+        def changed(everything: bool) -> None:
             self.changes += 1
 
         calls = CommandCalls(self.site, Outside(write, send, changed, print, self._end.is_set))

@@ -15,7 +15,17 @@ from nas_hpc.records import Result, Stages
 from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import JobFilter, open_store
 from nas_hpc.store.base import Advance
-from nas_hpc.store.notices import FINISHED, JOBS, LONGEST, SLOTS, Listener, Notice, read_notice, write_notice
+from nas_hpc.store.notices import (
+    EDITED,
+    FINISHED,
+    JOBS,
+    LONGEST,
+    SLOTS,
+    Listener,
+    Notice,
+    read_notice,
+    write_notice,
+)
 from nas_hpc.store.sql import SqlStore
 from tests.peers import postgres
 from tests.store.supply import (
@@ -108,9 +118,9 @@ def test_each_change_tells_whom_it_concerns_and_nobody_else(store: SqlStore, ear
     store.set_state([one.id], S.USER_KILLED, Actor.COMMAND)
     assert ear.until(store) == [(JOBS, "W")]
     store.modify([replace(one, args="-x")])
-    assert ear.until(store) == [(JOBS, "W")]
+    assert ear.until(store) == [(EDITED, "W")]
     store.remove(JobFilter(ids=(one.id,)))
-    assert ear.until(store) == [(JOBS, "W")]
+    assert ear.until(store) == [(EDITED, "W")]
     store.remove(JobFilter(name="nothing"))
     assert ear.until(store) == []
 
