@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_hpc.errors import ProtocolError, SiteError
+from nas_hpc.errors import ProtocolError, SiteError, StoreError
 from nas_hpc.files import replace_file
 from nas_hpc.site import Site
 from nas_hpc.store import calls
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CALL, ANSWER = ".call", ".answer"
 KEPT_S = 86_400.0
 """An answer that nobody has fetched for so long goes."""
+REPEATED_S = 30 * 86400.0
+"""Nobody repeats a call that was carried out so long ago, unless its file lies there still."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -142,4 +144,12 @@ def take_in(store: SqlStore, site: Site) -> int:
         answer = calls.execute(store, call)
         changes += calls.writes(call)
         settle(site, path, call, answer)
+    _forget(store, site)
     return changes
+
+
+def _forget(store: SqlStore, site: Site) -> None:
+    """A call is repeated while its file lies there, or who sent it lives."""
+    with contextlib.suppress(OSError, StoreError):  # the next one will
+        there = [name.removesuffix(CALL).rpartition("-")[2] for name in os.listdir(site.inbox)]
+        store.forget_requests(time.time() - REPEATED_S, there)

@@ -119,7 +119,9 @@ class RemoteStore:
         heartbeat_s: float = 10.0,
         batch_ended: BatchEnded | None = None,
     ) -> None:
-        self._site, self._read_only = site, read_only
+        self._site, self.read_only = site, read_only
+        self.changed = False
+        """Whether a change was asked for."""
         self._inbox_s = heartbeat_s + INBOX_S
         self._batch_ended = batch_ended
         self._way: _Way | None = self._find()
@@ -164,7 +166,7 @@ class RemoteStore:
             return _Own(open_owned(self._site, wait_s=0.0, batch_ended=self._batch_ended))
         except SiteError as error:  # where nobody may write, one may read all the same
             cause = error.__cause__
-            if not (self._read_only and isinstance(cause, OSError) and cause.errno in _CANNOT_WRITE):
+            if not (self.read_only and isinstance(cause, OSError) and cause.errno in _CANNOT_WRITE):
                 raise
             return _Own(open_store(self._site.database, read_only=True))
 
@@ -184,8 +186,9 @@ class RemoteStore:
     # -- calls ---------------------------------------------------------------------------------------
     def _ask(self, name: str, *arguments: Any) -> calls.Answer:
         call = StoreCall(PROTOCOL, 0, new_id(), name, arguments)
-        if self._read_only and calls.writes(call):
+        if self.read_only and calls.writes(call):
             raise SiteError(f"the job database {self._site.database} was opened for reading only")
+        self.changed |= calls.writes(call)
         for _ in range(3):
             try:
                 if self._way is None:
@@ -326,9 +329,10 @@ class _ByInbox:
                 "the change lies there, and is carried out by it or by whoever owns the database next"
             )
         inbox.withdraw(path)
+        unchanged = "" if self.store.read_only or self.store.changed else "; nothing was changed"
         raise StoreError(
-            f"{waited} and has not answered within {self.store._inbox_s:g} s: try again, or look on "
-            f"{self.owner.host}"
+            f"{waited} and has not answered within {self.store._inbox_s:g} s{unchanged}: try again, or look "
+            f"on {self.owner.host}"
         )
 
     def close(self) -> None:

@@ -203,7 +203,7 @@ def test_an_owner_renews_its_word_while_it_writes(site: Site) -> None:
 def test_a_change_for_an_owner_that_is_silent_stays_and_a_question_is_withdrawn(site: Site) -> None:
     owner._write_owner(site, foreign(60.0))
     store = RemoteStore(site, heartbeat_s=0.0)
-    with pytest.raises(StoreError, match=r"login7.*has not answered"):
+    with pytest.raises(StoreError, match=r"login7.*has not answered.*nothing was changed"):
         store.apps()
     assert not list(site.inbox.iterdir())
     with pytest.raises(Left, match="the change lies there") as left:
@@ -328,3 +328,16 @@ def test_a_full_or_read_only_disk_can_be_read_and_what_cannot_be_written_is_told
     reading.close()
     with pytest.raises(SiteError, match="read-only"):
         RemoteStore(site)
+
+
+def test_who_opens_a_site_s_database_forgets_requests_of_long_ago(site: Site) -> None:
+    def known() -> set[str]:
+        return {row[0] for row in store.raw().execute("SELECT id FROM requests")}
+
+    with open_owned(site) as store:
+        assert store.first_time("new")
+        assert store.first_time("old")
+        store.raw().execute("UPDATE requests SET time = time - 40 * 86400 WHERE id = 'old'")
+        assert known() == {"new", "old"}
+    with open_owned(site) as store:
+        assert known() == {"new"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from nas_hpc.errors import LeaseLost
@@ -45,3 +47,14 @@ def test_a_dead_launcher_s_lease_is_ended_once_and_one_that_was_renewed_meanwhil
     assert {lease.id for lease in store.leases()} == {mine, back}
     with pytest.raises(LeaseLost):
         store.end_leases(dead, seen)
+
+
+def test_old_records_of_requests_are_forgotten_but_those_that_may_be_repeated(store: SqlStore) -> None:
+    ids = [f"{number:04}" for number in range(1200)]
+    with store.transaction():
+        assert all(store.first_time(one) for one in ids)
+    store.forget_requests(time.time() - 60, [])
+    assert not store.first_time(ids[0])
+    store.forget_requests(time.time() + 60, ids[:2])
+    assert [store.first_time(one) for one in ids[:4]] == [False, False, True, True]
+    assert store.first_time(ids[-1])
