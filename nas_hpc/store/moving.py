@@ -25,7 +25,7 @@ from nas_hpc.store import open_site, open_store, who
 from nas_hpc.store.cluster import interrupted_later
 from nas_hpc.store.making import OF_SITE, GivenServer, OwnServer, address_of
 from nas_hpc.store.place import PASSWORD_FILE, Place, place_of, write_place
-from nas_hpc.store.schema import metadata
+from nas_hpc.store.schema import SCHEMA, metadata
 from nas_hpc.store.sql import SqlStore
 from nas_hpc.store.starting import destroy
 
@@ -137,15 +137,9 @@ def _open_target(site: Site, server: OwnServer | GivenServer, place: Place) -> S
         counters = dict(raw.execute("SELECT name, value FROM counters").fetchall())
         if found is not None and found[0] == json.dumps([str(site.path), counters], sort_keys=True):
             raw.execute(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
-            raw.execute("INSERT INTO meta (key, value) VALUES ('schema', %s)", [_schema()])
+            raw.execute("INSERT INTO meta (key, value) VALUES ('schema', %s)", [str(SCHEMA)])
     server.make_tables(site, place)
     return open_store(address_of(site, place), password_file=place.password_file)
-
-
-def _schema() -> str:
-    from nas_hpc.store.schema import SCHEMA
-
-    return str(SCHEMA)
 
 
 class _Sum:

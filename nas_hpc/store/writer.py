@@ -164,9 +164,8 @@ class Writer:
                 failed_at = failed_at or time.monotonic()
                 if self._may_pass(error, failed_at):
                     if pause_s == RETRY_S[0]:
-                        span = (
-                            f"for {self.patience_s:g} s" if self.patience_s < math.inf else "until it works"
-                        )
+                        endless = self.patience_s == math.inf
+                        span = "until it works" if endless else f"for {self.patience_s:g} s"
                         self._on_trouble(f"{error}: it is tried again {span}")
                     self._closing.wait(pause_s)
                     pause_s = min(2 * pause_s, RETRY_S[1])
@@ -189,12 +188,8 @@ class Writer:
 
 
 def _attempt(store: SqlStore, request: _Request, *, alone: bool) -> _Answer:
-    if alone:
-        return (
-            request,
-            request.function(store),
-            None,
-        )  # a refusal undoes the whole transaction, which is its own
+    if alone:  # a refusal undoes the whole transaction, which is its own
+        return request, request.function(store), None
     try:
         with store.transaction():
             return request, request.function(store), None
