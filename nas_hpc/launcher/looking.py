@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from nas_hpc.records import App, Job
@@ -31,10 +31,13 @@ class Seen:
     """Jobs that wait for their parents: all, or one of them."""
 
 
-def look_at_changes(store: Store, workflow: str, lease: str, known: Container[str], after: int) -> Seen:
-    """Read what has events after number ``after``. In the store's thread."""
+def look_at_changes(
+    store: Store, workflow: str, lease: str, known: Container[str], after: int, also: Sequence[str]
+) -> Seen:
+    """Read what has events after number ``after``, and the jobs with the ids ``also``. In the store's
+    thread."""
     last = store.last_event()
-    found = store.changed(after, workflow, lease) if last > after else Changes([], [])
+    found = store.changed(after, workflow, lease, also) if also or last > after else Changes([], [])
     waiting = _free(store, [job for job in found.jobs if job.state in RUNNABLE | RAN], lease)
     return Seen(
         last=last,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ class Looks:
         """Whether the next look is at everything: what was changed is not only what has new events."""
         self._last = 0
         """Number of the newest event that was seen."""
+        self._also: set[str] = set()
+        """Jobs to be read whose events have been seen, and could not be heeded then."""
 
     def look(self, then: Callable[[], object] = lambda: None, *, everything: bool = False) -> None:
         """Look now; ``then`` is called when what was found is in the queue. See ``soon``."""
@@ -45,12 +47,14 @@ class Looks:
             known = [run.job.id for run in launcher.dispatcher.persons.values()]
         workflow, lease, last = launcher.options.workflow, launcher.lease.id, self._last
         everything, self._all = self._all, False
+        also = sorted(self._also)
+        self._also.clear()
         all_children = shared or not self.ready
 
         def read(store: Store) -> Seen:
             if everything:
                 return look(store, workflow, lease, known, all_children=all_children)
-            return look_at_changes(store, workflow, lease, known, last)
+            return look_at_changes(store, workflow, lease, known, last, also)
 
         begun = loop.time()
         self._not_before = begun + PAUSE_S[0] if shared else 0.0
@@ -77,9 +81,10 @@ class Looks:
         then()
         dispatcher.plan_flush()
 
-    def soon(self, *, everything: bool = False) -> None:
+    def soon(self, *, everything: bool = False, also: Iterable[str] = ()) -> None:
         """One look for all that happens while the database is busy, or has just been read: at what has new
-        events, or at everything."""
+        events, and the jobs with the ids ``also``; or at everything."""
+        self._also.update(also)
         self._all |= everything
         if not self.planned:
             self.planned = True

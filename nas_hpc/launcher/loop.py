@@ -319,7 +319,7 @@ class Launcher:
     def _overtaken(self, jobs: Sequence[Job]) -> None:
         self.searches.killed(jobs, "killed by a command")
         # One that was retried before it ended waits for its next attempt; none: all that cannot run here.
-        self.looks.soon(everything=not jobs)
+        self.looks.soon(everything=not jobs, also=[job.id for job in jobs])
 
     # -- ends ----------------------------------------------------------------------------------------
     def stop(self, reason: str, outcome: Outcome = Outcome.WALLTIME) -> None:

@@ -234,8 +234,9 @@ class Store(Protocol):
     def last_event(self) -> int:
         """The number of the newest event; 0 if there is none."""
 
-    def changed(self, after: int, workflow: str, lease: str) -> Changes:
-        """What became of the jobs of ``workflow`` (empty: any) that have events newer than number ``after``.
+    def changed(self, after: int, workflow: str, lease: str, also: Sequence[str] = ()) -> Changes:
+        """What became of the jobs of ``workflow`` (empty: any) that have events newer than number ``after``,
+        and of those with the ids ``also`` if they are still there.
         A job that was modified or held, or whose lease has ended, need not have one; one that was removed has
         none."""
 

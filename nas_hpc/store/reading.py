@@ -21,6 +21,7 @@ ID_DIGITS = 32
 PREFIX_DIGITS = 4
 """Least length of a prefix that stands for an id."""
 
+_NUMBERS = Query(select(jobs.c.number).where(jobs.c.id.in_(bindparam("values", expanding=True))))
 _KNOWN_IDS = Query(select(jobs.c.id).where(jobs.c.id.in_(bindparam("values", expanding=True))))
 _BY_NUMBER = Query(select(jobs).where(jobs.c.number.in_(bindparam("values", expanding=True))))
 _PREFIX = Query(
@@ -92,9 +93,10 @@ def last_event(session: Session) -> int:
     return int(session.rows(select(func.max(events.c.id)))[0][0] or 0)
 
 
-def read_changes(session: Session, after: int, workflow: str, lease: str) -> Changes:
+def read_changes(session: Session, after: int, workflow: str, lease: str, also: Sequence[str]) -> Changes:
     """See ``Store.changed``."""
-    numbers = [row.job for row in session.rows(select(events.c.job).where(events.c.id > after).distinct())]
+    changed = {row.job for row in session.rows(select(events.c.job).where(events.c.id > after).distinct())}
+    numbers = sorted(changed.union(row.number for row in session.fetch_in(_NUMBERS, also)))
     here = (jobs.c.workflow == workflow,) if workflow else ()
     heads = session.in_chunks(
         select(jobs.c.number, jobs.c.id, jobs.c.state, jobs.c.lease).where(

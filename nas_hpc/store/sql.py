@@ -342,9 +342,9 @@ class SqlStore:
         """See ``Store.last_event``."""
         return self._read(reading.last_event, self._session)
 
-    def changed(self, after: int, workflow: str, lease: str) -> Changes:
+    def changed(self, after: int, workflow: str, lease: str, also: Sequence[str] = ()) -> Changes:
         """See ``Store.changed``."""
-        return self._read(reading.read_changes, self._session, after, workflow, lease)
+        return self._read(reading.read_changes, self._session, after, workflow, lease, also)
 
     def events(self, job_ids: Sequence[str] = (), after: int = 0, limit: int = 0) -> list[Event]:
         """See ``Store.events``."""

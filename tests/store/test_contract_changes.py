@@ -29,6 +29,8 @@ def test_jobs_with_newer_events_are_told_as_they_are_now_and_no_others(store: Sq
     everywhere = store.changed(after, "", mine)
     assert everywhere.jobs == found.jobs
     assert set(everywhere.others) - set(found.others) == {foreign.id}
+    also = store.changed(store.last_event(), "W", mine, [quiet.id, done.id, foreign.id, "f" * 32])
+    assert (also.jobs, also.others) == (store.jobs(JobFilter(ids=(quiet.id,))), [done.id])
     last = store.last_event()
     assert last == store.events()[-1].id
     assert store.changed(last, "W", mine).jobs == store.changed(last, "W", mine).others == []
