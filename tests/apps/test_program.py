@@ -91,6 +91,7 @@ def test_flags_say_what_each_evaluation_occupies(tmp_path: Path, directory: Path
     assert shape == Shape(2, 3, 4, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_job_specification_stands_where_a_run_function_stands(tmp_path: Path, directory: Path) -> None:
     by_program = ("--problem", f"{MODULE}.Problem", "--run", f"{MODULE}.program")
     with Peer(tmp_path / "endpoint.json", quadratic.run) as peer:

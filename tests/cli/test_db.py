@@ -315,6 +315,7 @@ def test_status_of_a_site_on_sqlite_names_its_file(nas_hpc: Run, site: Site) -> 
     assert "SQLite" in one_line(nas_hpc("db", "start"), 2)
 
 
+@pytest.mark.slow
 def test_the_doctor_names_the_database_its_version_and_how_long_a_commit_takes(
     nas_hpc: Run, own: Site, directory: Path
 ) -> None:

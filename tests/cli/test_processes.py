@@ -149,6 +149,7 @@ def test_the_endpoint_of_a_dead_launcher_is_as_good_as_none(full_site: Site, nas
     assert "did not end in order" in nas_hpc("doctor").out
 
 
+@pytest.mark.slow
 def test_the_launcher_prints_its_last_view_as_json_alone(full_site: Site, nas_hpc: Run) -> None:
     done = subprocess.run(
         [*PROGRAM, "launcher", "--job-mode", "serial", "--json"], capture_output=True, timeout=60, check=False

@@ -72,6 +72,7 @@ def test_a_launcher_whose_output_nobody_reads_any_more_still_ends_when_told(benc
     assert bench.state("long") == "RESTART_READY"
 
 
+@pytest.mark.slow
 def test_a_removed_endpoint_file_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_HPC_HEARTBEAT_S", "0.3")
     launcher = bench.start("--idle-timeout", "60")

@@ -221,10 +221,22 @@ def test_in_a_batch_job_of_other_hosts_nothing_is_run_here_by_mistake(
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"PBS_JOBID": "4.x", "PBS_NODEFILE": "/no/such"}, "PBS_NODEFILE /no/such cannot be read"),
+        pytest.param(
+            {"PBS_JOBID": "4.x", "PBS_NODEFILE": "/no/such"},
+            "PBS_NODEFILE /no/such cannot be read",
+            marks=pytest.mark.slow,
+        ),
         ({"COBALT_JOBID": "7", "COBALT_PARTNAME": "1-4", "COBALT_JOBSIZE": "5"}, "they must agree"),
-        ({"COBALT_JOBID": "7", "COBALT_PARTNAME": "1", "COBALT_ENDTIME": "1600000000"}, "cobalt job 7 ended"),
-        ({"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "node[1"}, "a bracket is not closed"),
+        pytest.param(
+            {"COBALT_JOBID": "7", "COBALT_PARTNAME": "1", "COBALT_ENDTIME": "1600000000"},
+            "cobalt job 7 ended",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "node[1"},
+            "a bracket is not closed",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_batch_jobs_variables_that_make_no_sense_are_refused_in_one_line(

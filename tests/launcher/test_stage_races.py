@@ -280,6 +280,7 @@ def test_a_launcher_that_lost_its_lease_ends_its_scripts_and_records_nothing(
     asyncio.run(play())
 
 
+@pytest.mark.slow
 @on_stage()
 async def test_no_more_than_eight_scripts_run_at_a_time(stage: Stage) -> None:
     def printed() -> int:
@@ -342,6 +343,7 @@ def test_a_script_that_is_stopped_before_it_starts_does_not_start(tmp_path: Path
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_what_stages_do_is_recorded_as_the_launchers_doing(bench: Bench) -> None:
     ok = bench.script("OK", "print('done')")
     bench.job("j", ok, "--preprocess", "true", "--postprocess", "true")

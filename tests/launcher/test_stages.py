@@ -421,6 +421,7 @@ class TestDeath:
 
 
 class TestParents:
+    @pytest.mark.slow
     def test_a_diamond_runs_in_order_and_every_state_is_recorded(self, bench: Bench) -> None:
         write = bench.script(
             "WRITE",

@@ -98,6 +98,7 @@ def test_digits_learns_and_repeats_by_numpys_seed() -> None:
     assert 1 <= results[0]["metadata"]["epochs"] <= 15
 
 
+@pytest.mark.slow
 def test_with_permuted_labels_digits_learns_nothing() -> None:
     def permuted() -> digits.Data:
         x, y = load_digits(return_X_y=True)

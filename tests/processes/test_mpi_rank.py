@@ -203,12 +203,14 @@ def test_rank_0s_result_is_the_trials_and_nothing_else_is_left(tmp_path: Path, p
 @pytest.mark.parametrize(
     ("run", "config", "reason"),
     [
-        ("raises", {"who": [1]}, "rank 1: ValueError: rank 1 of 2"),
-        ("raises", {"who": [0]}, "rank 0: ValueError: rank 0 of 2"),
+        pytest.param("raises", {"who": [1]}, "rank 1: ValueError: rank 1 of 2", marks=pytest.mark.slow),
+        pytest.param("raises", {"who": [0]}, "rank 0: ValueError: rank 0 of 2", marks=pytest.mark.slow),
         ("raises", {"who": [0, 1]}, "rank 0: ValueError: rank 0 of 2"),
-        ("raises_apart", {}, "rank 1: KeyError: 'it has no MPI'"),
+        pytest.param("raises_apart", {}, "rank 1: KeyError: 'it has no MPI'", marks=pytest.mark.slow),
         ("late", {}, "rank 1: RuntimeError: after rank 0 had returned"),
-        ("missing", {}, "rank 0: module ranks_of has no function missing"),
+        pytest.param(
+            "missing", {}, "rank 0: module ranks_of has no function missing", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_a_rank_raises_is_the_trials_failure_and_no_rank_stays(
@@ -271,7 +273,9 @@ def test_neither_secrets_nor_the_environment_stand_on_a_command_line(
     go(scenario())
 
 
-@pytest.mark.parametrize("who", ["keeper", "agent's end", "at once"])
+@pytest.mark.parametrize(
+    "who", ["keeper", *(pytest.param(who, marks=pytest.mark.slow) for who in ("agent's end", "at once"))]
+)
 def test_ranks_end_with_whoever_started_them(tmp_path: Path, peer: MpiPeer, test_id: str, who: str) -> None:
     """Also those that do not heed SIGTERM: the MPI program is asked first and killed then."""
 

@@ -29,6 +29,7 @@ def host(site_dir: Path) -> Host:
     return Host(site_dir)
 
 
+@pytest.mark.slow
 def test_an_agent_that_cannot_start_is_tried_with_growing_pauses_until_the_deadline(host: Host) -> None:
     (host.path / "run").rmdir()
     host.deadline_s = 4.0
@@ -57,10 +58,10 @@ def test_a_supervisor_that_is_called_wrongly_says_so_and_its_exit_code_is_0(argu
 @pytest.mark.parametrize(
     ("environ", "number"),
     [
-        ({}, 4),
+        pytest.param({}, 4, marks=pytest.mark.slow),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 7),
-        ({"OMPI_COMM_WORLD_RANK": "1"}, 7),
-        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, 7),
+        pytest.param({"OMPI_COMM_WORLD_RANK": "1"}, 7, marks=pytest.mark.slow),
+        pytest.param({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, 7, marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_of_an_mpi_start_keeps_the_agent_of_its_number(

@@ -38,7 +38,7 @@ def test_one_interpreter_imports_once_and_each_evaluation_has_its_own_process(tm
     go(scenario())
 
 
-@pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
+@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["warm", "fresh"])
 def test_random_numbers_differ_between_children_and_repeat_by_seed(tmp_path: Path, warm: bool) -> None:
     code = """
         import random

@@ -90,7 +90,7 @@ def test_the_same_calls_give_the_same_points(seed: int, batches: list[int]) -> N
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("kind", ["random", "RF", "ET-EI"])
+@pytest.mark.parametrize("kind", ["random", "RF", pytest.param("ET-EI", marks=pytest.mark.slow)])
 @FEW
 @given(seed=st.integers(0, 999), shuffle=st.integers(0, 999))
 def test_a_resumed_search_goes_on_as_if_uninterrupted(kind: str, seed: int, shuffle: int) -> None:

@@ -281,6 +281,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_file_system_without_locks_is_told_in_one_line_that_names_postgresql(site: Site) -> None:
     """The kernel itself refuses, as it does for such a file system."""
     for argv in (["ls", "jobs"], ["launcher", "--job-mode", "serial"]):

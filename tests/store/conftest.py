@@ -12,7 +12,12 @@ from nas_hpc.store.sql import SqlStore
 from tests.store.supply import SUPPLIERS, discard, skip_without
 
 
-@pytest.fixture(params=sorted(SUPPLIERS))
+# On PostgreSQL the comparison with the model (test_machine) and what is special about it are quick.
+@pytest.fixture(
+    params=[
+        kind if kind == "sqlite" else pytest.param(kind, marks=pytest.mark.slow) for kind in sorted(SUPPLIERS)
+    ]
+)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a fresh, empty job database."""
     skip_without(request.param)

@@ -64,6 +64,7 @@ def test_four_processes_win_each_job_once(store: SqlStore, url: str, checkout: P
     assert sum(bool(each) for each in won) >= 3
 
 
+@pytest.mark.slow
 def test_of_several_that_take_over_a_dead_lease_one_wins(store: SqlStore, url: str, checkout: Path) -> None:
     dead = hold(store)
     with workers(checkout, 3, "take", url, dead) as takers:
@@ -73,7 +74,7 @@ def test_of_several_that_take_over_a_dead_lease_one_wins(store: SqlStore, url: s
     assert len(store.leases()) == 1
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_what_a_killed_process_had_acknowledged_is_there_and_no_batch_is_torn(
     store: SqlStore, url: str, checkout: Path, seed: int
 ) -> None:

@@ -238,6 +238,7 @@ def test_a_job_can_be_read_with_the_sqlite3_program(path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_two_that_create_it_at_once_both_get_it(tmp_path: Path, checkout: Path) -> None:
     code = "import sys; from nas_hpc.store import open_store; open_store(sys.argv[1], create=True).close()"
     path = tmp_path / "db.sqlite3"
