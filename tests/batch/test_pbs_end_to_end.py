@@ -77,7 +77,7 @@ class Polaris:
 def polaris(
     tmp_path: Path, test_id: str, mpich: MpiPeer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Polaris]:
-    with PbsPro(tmp_path / "pbs", grace_s=1.0) as pbs:
+    with PbsPro(tmp_path / "pbs", grace_s=60.0) as pbs:
         write_front(pbs.bin, "pals", mpich)
         monkeypatch.setenv("PATH", pbs.path)
         monkeypatch.setenv("NAS_HPC_MACHINE", "polaris")

@@ -7,29 +7,19 @@ environment of a script, its logs. Compute nodes are names alone: what ``aprun``
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import signal
 import subprocess
-import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.peers.cobalt_state import SHORT_STATES, log, opened, user
+from tests.peers.cobalt_state import SHORT_STATES, log, user
+from tests.peers.stand_in import StandIn, opened, send_signal
 from tests.support import TEST_ID
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-COMMAND = """\
-#!{python}
-import sys
-sys.path.insert(0, {repository!r})
-from tests.peers.cobalt_commands import main
-sys.exit(main({program!r}, {directory!r}, sys.argv[1:]))
-"""
 QUEUES = {
     "debug-cache-quad": {"min_minutes": 0, "max_minutes": 60, "max_queued": 1, "state": "running"},
     "default": {"min_minutes": 30, "max_minutes": 1440, "max_queued": 20, "state": "running"},
@@ -38,10 +28,9 @@ QUEUES = {
 
 
 @dataclass(slots=True)
-class Cobalt:
+class Cobalt(StandIn):
     """``with Cobalt(directory) as cobalt:``; ``cobalt.bin`` goes on PATH."""
 
-    directory: Path
     nodes: int = 16
     minute_s: float = 60.0
     """How long a minute of a walltime takes."""
@@ -51,17 +40,7 @@ class Cobalt:
     """So much later than its end the end of a batch job's log is to be seen, as on a shared file system."""
     commodity: bool = False
     """A cluster that is no Cray: scripts get COBALT_NODEFILE, and COBALT_PARTNAME is the first host alone."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Of the last script that was started."""
-    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _late: list[tuple[float, dict[str, Any], str]] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    @property
-    def bin(self) -> Path:
-        """The directory of the commands."""
-        return self.directory / "bin"
+    _late: list[tuple[float, dict[str, Any], str]] = field(default_factory=list, init=False)
 
     @property
     def apruns(self) -> Path:
@@ -71,42 +50,15 @@ class Cobalt:
     def __enter__(self) -> Cobalt:
         self.apruns.mkdir(parents=True)
         state = {"next": 1, "nodes": self.nodes, "queues": dict(QUEUES), "jobs": {}, "ended": {}}
-        (self.directory / "state.json").write_text(json.dumps(state))
-        for program in ("qsub", "qstat", "qdel"):
-            text = COMMAND.format(
-                python=sys.executable,
-                repository=str(REPOSITORY),
-                program=program,
-                directory=str(self.directory),
-            )
-            (self.bin / program).write_text(text)
-            (self.bin / program).chmod(0o755)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._begin("tests.peers.cobalt_commands", state)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        assert self._thread is not None
-        self._thread.join(30)
-        for number, process in self._processes.items():
-            self._signal(process.pid, signal.SIGKILL)
-            process.wait(10)
+        self._end()
+        for number in self._processes:
             self._end_apruns(number)
 
     # What tests do with it
-
-    @property
-    def path(self) -> str:
-        """PATH with its commands before all others."""
-        return f"{self.bin}:{os.environ.get('PATH', os.defpath)}"
-
-    def run(self, *argv: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run one of its commands to the end."""
-        return subprocess.run(
-            argv, env={**os.environ, "PATH": self.path, **environ}, cwd=cwd or self.directory, check=False,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """Batch jobs that it has, by id."""
@@ -143,28 +95,14 @@ class Cobalt:
         with opened(self.directory) as state:
             state["jobs"][str(number)]["ends"] = time.time()
 
-    def trouble(
-        self, program: str, *, stdout: str = "", stderr: str = "", code: int = 1, hang: bool = False
-    ) -> None:
-        """From now on the command says this and ends so, or does not end."""
-        new = self.directory / "trouble.new"
-        new.write_text(json.dumps({"stdout": stdout, "stderr": stderr, "code": code, "hang": hang}))
-        new.replace(self.directory / f"trouble-{program}.json")
-
-    def mend(self, program: str) -> None:
-        """It works again."""
-        (self.directory / f"trouble-{program}.json").unlink()
-
     # The daemon
 
-    def _run(self) -> None:
-        while not self._over.wait(0.03):
-            with opened(self.directory) as state:
-                for number, job in list(state["jobs"].items()):
-                    self._step(state, number, job)
-            for late in [one for one in self._late if one[0] <= time.time()]:
-                self._late.remove(late)
-                log(late[1], late[2])
+    def _look(self, state: dict[str, Any]) -> None:
+        for number, job in list(state["jobs"].items()):
+            self._step(state, number, job)
+        for late in [one for one in self._late if one[0] <= time.time()]:
+            self._late.remove(late)
+            log(late[1], late[2])
 
     def _step(self, state: dict[str, Any], number: str, job: dict[str, Any]) -> None:
         if job["state"] == "exiting":
@@ -247,29 +185,18 @@ class Cobalt:
             job["state"] = "exiting"
         elif job["killed"]:
             if now >= job["killed"] + self.grace_s:
-                self._signal(process.pid if process else job["pid"], signal.SIGKILL)
+                send_signal(process.pid if process else job["pid"], signal.SIGKILL)
         elif job["kill"] or now >= job["ends"]:
             said = job["kill"] or "maximum execution time exceeded; initiating job terminiation"
             self._log(job, f"Info: {said}")
             job.update(killed=now, state="killing")
-            self._signal(process.pid if process else job["pid"], signal.SIGTERM)
+            send_signal(process.pid if process else job["pid"], signal.SIGTERM)
 
     def _log(self, job: dict[str, Any], line: str) -> None:
         if self.log_delay_s:
             self._late.append((time.time() + self.log_delay_s, job, line))
         else:
             log(job, line)
-
-    @staticmethod
-    def _signal(pid: int, number: signal.Signals) -> None:
-        """To the script's process group; qsub -I has the shell in its own."""
-        if pid <= 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(pid) == pid:
-                os.killpg(pid, number)
-            else:
-                os.kill(pid, number)
 
     def _end_apruns(self, number: str) -> None:
         """The reservation of nodes ends: what apruns started there is killed."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import getopt
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.peers.cobalt_qstat import qstat
-from tests.peers.cobalt_state import Failed, log, opened, print_table, user
+from tests.peers.cobalt_state import log, print_table, user
+from tests.peers.stand_in import Failed, answer, opened
 
 SHORT = "A:q:n:t:IO:o:e:i:hu:M:d"
 LONG = [
@@ -35,18 +34,8 @@ USAGE = "Usage: qsub [options] <executable> [<executable options>]\n"
 
 def main(program: str, directory: str, argv: Sequence[str]) -> int:
     """Run a command; its exit code."""
-    state_directory = Path(directory)
-    trouble = state_directory / f"trouble-{program}.json"
-    if trouble.exists():
-        told = json.loads(trouble.read_text())
-        sys.stdout.write(told["stdout"])
-        sys.stderr.write(told["stderr"])
-        sys.stdout.flush()
-        while told["hang"]:
-            signal.pause()
-        return int(told["code"])
     try:
-        return {"qsub": qsub, "qstat": qstat, "qdel": qdel}[program](state_directory, list(argv))
+        return answer(program, Path(directory), argv, {"qsub": qsub, "qstat": qstat, "qdel": qdel})
     except Failed as failed:
         sys.stdout.write(failed.stdout)
         if "Fault" in failed.stderr:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.peers.cobalt_state import SHORT_STATES, Failed, clock, opened, print_table, stamp
+from tests.peers.cobalt_state import SHORT_STATES, clock, print_table, stamp
+from tests.peers.stand_in import Failed, opened
 
 DEFAULT = ["JobID", "User", "WallTime", "Nodes", "State", "Location"]
 FULL = [

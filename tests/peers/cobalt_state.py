@@ -1,15 +1,10 @@
-"""What commands and daemon of the stand-in for Cobalt share: a file of state, and how Cobalt prints."""
+"""What commands and daemon of the stand-in for Cobalt share: its states, and how it prints."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
 import pwd
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 SHORT_STATES = {
@@ -17,30 +12,6 @@ SHORT_STATES = {
     "dep_hold": "H", "maxrun_hold": "H", "dep_fail": "H", "admin_hold": "H", "preempting": "P",
     "preempted": "P", "done": "E",
 }  # fmt: skip
-
-
-class Failed(Exception):
-    """Ends the command: what goes to stderr, to stdout, and the exit code."""
-
-    def __init__(self, stderr: str, code: int = 1, stdout: str = "") -> None:
-        super().__init__(stderr)
-        self.stderr, self.code, self.stdout = stderr, code, stdout
-
-
-@contextlib.contextmanager
-def opened(directory: Path) -> Iterator[dict[str, Any]]:
-    """The state, for this process alone; what becomes of it is written back."""
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        path = directory / "state.json"
-        before = path.read_text()
-        state = json.loads(before)
-        yield state
-        after = json.dumps(state)
-        if after != before:
-            new = directory / "state.new"
-            new.write_text(after)
-            new.replace(path)
 
 
 def user() -> str:

@@ -2,38 +2,28 @@
 
 A script runs on its first node, which is this machine, in a login shell with a bare environment, and its
 output goes to its place when the batch job ends, unless ``-k doe`` has it written there at once. Finished
-batch jobs are remembered. The other nodes are names alone.
+batch jobs are remembered. The home directory is an empty one: what a profile of the user's does takes time,
+and a shell that is killed in it may leave that half done. The other nodes are names alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.peers.cobalt_state import opened
+from tests.peers.stand_in import StandIn, opened, send_signal
 from tests.support import TEST_ID
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SERVER = "tests-pbs-01"
-COMMAND = """\
-#!{python}
-import sys
-sys.path.insert(0, {repository!r})
-from tests.peers.pbs_commands import main
-sys.exit(main({program!r}, {directory!r}, sys.argv[1:]))
-"""
 QUEUES: dict[str, dict[str, Any]] = {
     "debug": {"max_nodes": 2, "max_minutes": 60, "enabled": True},
     "prod": {"max_nodes": 8, "max_minutes": 1440, "enabled": True},
@@ -45,63 +35,29 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(slots=True)
-class PbsPro:
+class PbsPro(StandIn):
     """``with PbsPro(directory) as pbs:``; ``pbs.bin`` goes on PATH."""
 
-    directory: Path
     nodes: tuple[str, ...] = (socket.gethostname(), "x3006c0s2b0n0", "x3006c0s3b0n0", "x3006c0s4b0n0")
     grace_s: float = 10.0
     """From SIGTERM to SIGKILL."""
     on_path: tuple[str, ...] = ()
     """Directories that a login shell has on its PATH beside the usual."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Of the last script that was started."""
-    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    @property
-    def bin(self) -> Path:
-        """The directory of the commands."""
-        return self.directory / "bin"
 
     def __enter__(self) -> PbsPro:
-        self.bin.mkdir(parents=True)
-        state = {"next": 101, "nodes": list(self.nodes), "queues": QUEUES, "jobs": {}, "invalid": False}
-        (self.directory / "state.json").write_text(json.dumps(state))
-        for program in ("qsub", "qstat", "qdel"):
-            words = {
-                "python": sys.executable,
-                "repository": str(REPOSITORY),
-                "directory": str(self.directory),
-            }
-            (self.bin / program).write_text(COMMAND.format(program=program, **words))
-            (self.bin / program).chmod(0o755)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        home = self.directory / "home"
+        home.mkdir(parents=True)
+        state = {
+            "next": 101, "nodes": list(self.nodes), "queues": QUEUES, "jobs": {}, "invalid": False,
+            "home": str(home),
+        }  # fmt: skip
+        self._begin("tests.peers.pbs_commands", state)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        assert self._thread is not None
-        self._thread.join(30)
-        for process in self._processes.values():
-            _signal(process.pid, signal.SIGKILL)
-            process.wait(10)
+        self._end()
 
     # What tests do with it
-
-    @property
-    def path(self) -> str:
-        """PATH with its commands before all others."""
-        return f"{self.bin}:{os.environ.get('PATH', os.defpath)}"
-
-    def run(self, *argv: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run one of its commands to the end."""
-        return subprocess.run(
-            argv, env={**os.environ, "PATH": self.path, **environ}, cwd=cwd or self.directory, check=False,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
 
     def job(self, id_: str) -> dict[str, Any]:
         """What it knows of a batch job."""
@@ -131,25 +87,11 @@ class PbsPro:
         with opened(self.directory) as state:
             state["invalid"] = True
 
-    def trouble(
-        self, program: str, *, stdout: str = "", stderr: str = "", code: int = 1, hang: bool = False
-    ) -> None:
-        """From now on the command says this and ends so, or does not end."""
-        new = self.directory / "trouble.new"
-        new.write_text(json.dumps({"stdout": stdout, "stderr": stderr, "code": code, "hang": hang}))
-        new.replace(self.directory / f"trouble-{program}.json")
-
-    def mend(self, program: str) -> None:
-        """It works again."""
-        (self.directory / f"trouble-{program}.json").unlink()
-
     # The daemon
 
-    def _run(self) -> None:
-        while not self._over.wait(0.03):
-            with opened(self.directory) as state:
-                for number, job in state["jobs"].items():
-                    self._step(state, number, job)
+    def _look(self, state: dict[str, Any]) -> None:
+        for number, job in state["jobs"].items():
+            self._step(state, number, job)
 
     def _step(self, state: dict[str, Any], number: str, job: dict[str, Any]) -> None:
         jobs = state["jobs"]
@@ -184,7 +126,7 @@ class PbsPro:
         name = f"{self.directory}/{number}.SC\n".encode()
         with out.open("ab") as stdout:  # the login shell is told the script's name on its standard input
             process = subprocess.Popen(
-                ["/bin/bash", "--login"], cwd=pwd.getpwuid(os.getuid()).pw_dir, env=self.environment,
+                ["/bin/bash", "--login"], cwd=job["home"], env=self.environment,
                 stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         assert process.stdin is not None
@@ -198,15 +140,19 @@ class PbsPro:
         code = job["shell_code"] if process is None else process.poll()
         now = time.time()
         if code is not None:
-            self._end(number, job, 256 - code if code < 0 else 256 + code - 128 if code > 128 else code)
+            if process is not None and _lives(process.pid):  # others of its session, when it has ended
+                if now < job["killed"] + self.grace_s:
+                    return
+                os.killpg(process.pid, signal.SIGKILL)
+            self._finish(number, job, 256 - code if code < 0 else 256 + code - 128 if code > 128 else code)
         elif job["killed"]:
             if now >= job["killed"] + self.grace_s:
-                _signal(process.pid if process else job["pid"], signal.SIGKILL)
+                send_signal(process.pid if process else job["pid"], signal.SIGKILL)
         elif job["deleted"] or now >= job["ends"]:
             job.update(killed=now, state="E", over=not job["deleted"])
-            _signal(process.pid if process else job["pid"], signal.SIGTERM)
+            send_signal(process.pid if process else job["pid"], signal.SIGTERM)
 
-    def _end(self, number: str, job: dict[str, Any], code: int) -> None:
+    def _finish(self, number: str, job: dict[str, Any], code: int) -> None:
         self._processes.pop(number, None)
         said = {"substate": 93 if code else 92, "comment": "failed" if code else "finished"}
         if job["over"]:
@@ -225,23 +171,23 @@ def environment_of(number: str, job: dict[str, Any], on_path: tuple[str, ...] = 
     """All that a script gets. Beside it the tests' mark, by which they find what is left of it."""
     who = pwd.getpwuid(os.getuid())
     return {
-        "HOME": who.pw_dir, "LOGNAME": who.pw_name, "USER": who.pw_name, "SHELL": "/bin/bash",
+        "HOME": job["home"], "LOGNAME": who.pw_name, "USER": who.pw_name, "SHELL": "/bin/bash",
         "LANG": "C", "PATH": ":".join([*on_path, PATH]), "TMPDIR": "/tmp", "NCPUS": "1",
         "OMP_NUM_THREADS": "1",
         "PBS_JOBID": f"{number}.{SERVER}", "PBS_JOBNAME": job["name"], "PBS_QUEUE": job["queue"],
         "PBS_NODEFILE": job["node_file"], "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_NODENUM": "0",
-        "PBS_TASKNUM": "1", "PBS_MOMPORT": "15003", "PBS_JOBDIR": who.pw_dir,
-        "PBS_O_WORKDIR": job["cwd"], "PBS_O_HOST": socket.gethostname(), "PBS_O_HOME": who.pw_dir,
+        "PBS_TASKNUM": "1", "PBS_MOMPORT": "15003", "PBS_JOBDIR": job["home"],
+        "PBS_O_WORKDIR": job["cwd"], "PBS_O_HOST": socket.gethostname(), "PBS_O_HOME": job["home"],
         "PBS_O_PATH": PATH, "PBS_O_LOGNAME": who.pw_name, "PBS_O_SHELL": "/bin/bash",
         "PBS_O_QUEUE": job["queue"], "PBS_O_SYSTEM": "Linux", **job["variables"],
         TEST_ID: job["test_id"],
     }  # fmt: skip
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    """To all of the batch job's session; qsub -I has the shell in its own process group."""
-    with contextlib.suppress(ProcessLookupError):
-        if pid > 0 and os.getpgid(pid) == pid:
-            os.killpg(pid, number)
-        elif pid > 0:
-            os.kill(pid, number)
+def _lives(group: int) -> bool:
+    """Whether there is a process in the group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -8,7 +8,6 @@ import os
 import pwd
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.peers.cobalt_state import Failed, opened
 from tests.peers.pbs import SERVER, environment_of
+from tests.peers.stand_in import Failed, answer, opened
 from tests.support import TEST_ID
 
 SHORT = "A:a:C:c:e:h:Ij:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:Xz"
@@ -26,18 +25,8 @@ SHORT = "A:a:C:c:e:h:Ij:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:Xz"
 
 def main(program: str, directory: str, argv: Sequence[str]) -> int:
     """Run a command; its exit code."""
-    state_directory = Path(directory)
-    trouble = state_directory / f"trouble-{program}.json"
-    if trouble.exists():
-        told = json.loads(trouble.read_text())
-        sys.stdout.write(told["stdout"])
-        sys.stderr.write(told["stderr"])
-        sys.stdout.flush()
-        while told["hang"]:
-            signal.pause()
-        return int(told["code"])
     try:
-        return {"qsub": qsub, "qstat": qstat, "qdel": qdel}[program](state_directory, list(argv))
+        return answer(program, Path(directory), argv, {"qsub": qsub, "qstat": qstat, "qdel": qdel})
     except Failed as failed:
         sys.stdout.write(failed.stdout)
         sys.stderr.write(f"{failed.stderr}\n")
@@ -129,7 +118,7 @@ def wanted(
         "comment": "", "exit_status": None, "held": "-h" in given, "deleted": False, "killed": 0.0,
         "over": False,
         "placed": [], "started": 0.0, "ends": 0.0, "ended": 0.0, "created": time.time(), "shell_code": None,
-        "pid": 0, "node_file": "", "test_id": os.environ.get(TEST_ID, ""),
+        "pid": 0, "node_file": "", "home": state["home"], "test_id": os.environ.get(TEST_ID, ""),
     }  # fmt: skip
 
 
@@ -175,8 +164,7 @@ def shell(directory: Path, number: str) -> int:
         time.sleep(0.05)
     print(f"qsub: job {number}.{SERVER} ready\n", flush=True)
     environ = {**environment_of(number, job), "PBS_ENVIRONMENT": "PBS_INTERACTIVE"}
-    home = pwd.getpwuid(os.getuid()).pw_dir
-    process = subprocess.Popen(["/bin/bash", "--login"], cwd=home, env=environ)
+    process = subprocess.Popen(["/bin/bash", "--login"], cwd=job["home"], env=environ)
     with opened(directory) as state:
         state["jobs"][number]["pid"] = process.pid
     code = process.wait()
