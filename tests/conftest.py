@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -140,7 +141,14 @@ class Workers:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fewer examples where hurry is asked for; tell what was left out, where a plugin makes processes."""
+    """Fewer examples where hurry is asked for; tell what was left out, where a plugin makes processes.
+
+    What nohup, or a shell for its background jobs, has ignored would be ignored by the programs of tests, too.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if config.option.markexpr == "not slow":
         settings.load_profile("quick")
     if config.pluginmanager.hasplugin("dsession"):

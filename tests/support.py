@@ -82,15 +82,17 @@ def processes_of(test_id: str, others: frozenset[int] = frozenset()) -> list[psu
     return found
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty for one that has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def describe(processes: list[psutil.Process]) -> str:
     """One line naming the processes, for a failure's message."""
-    parts = []
-    for process in processes:
-        try:
-            parts.append(f"{process.pid}: {' '.join(process.cmdline())[:120]}")
-        except psutil.Error:
-            parts.append(f"{process.pid}: (ended)")
-    return "; ".join(parts)
+    return "; ".join(f"{process.pid}: {' '.join(words_of(process))[:120] or '(ended)'}" for process in processes)
 
 
 def end_processes(processes: list[psutil.Process]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from nas_hpc import jobs
 from nas_hpc.errors import ConfigError, LauncherGone, WrongCall
 from tests.launcher.bench import Bench
-from tests.support import TEST_ID, processes_of, wait_until
+from tests.support import TEST_ID, processes_of, wait_until, words_of
 
 LEAF = """
 import os, sys
@@ -60,7 +60,7 @@ def test_a_job_that_adds_two_and_is_started_again_adds_them_once(bench: Bench, h
     wait_until(lambda: bench.state("left") == "JOB_FINISHED", 60, "its end")
     if how == "the program is killed":
         script = str(bench.directory / "maker.py")
-        [program] = [process for process in processes_of(bench.test_id) if script in process.cmdline()]
+        [program] = [process for process in processes_of(bench.test_id) if script in words_of(process)]
         program.kill()
         assert launcher.wait(60) == 0, launcher.communicate()
     else:

@@ -183,7 +183,7 @@ class Field:
 
 def kill(pid: int) -> None:
     """kill -9, and the wait until it is gone."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # gone, or not reaped yet
         process = psutil.Process(pid)
         os.kill(pid, signal.SIGKILL)
         wait_until(

@@ -18,16 +18,6 @@ from tests.support import wait_until
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}
 
 
-@pytest.fixture(autouse=True)
-def _as_from_a_terminal() -> Iterator[None]:
-    """What nohup or a background job ignores, a program of the test would ignore, too."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def sleeping(bench: Bench) -> Iterator[subprocess.Popen[str]]:
     """A launcher at work."""

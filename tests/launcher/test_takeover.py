@@ -14,7 +14,7 @@ import pytest
 
 from tests.failure import ledger
 from tests.launcher.ensembles import Field, kill
-from tests.support import processes_of, wait_until
+from tests.support import processes_of, wait_until, words_of
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def search_of(field: Field) -> int:
     [pid] = [
         process.pid
         for process in processes_of(field.bench.test_id)
-        if "nas_hpc.apps.random_search" in " ".join(process.cmdline())
+        if "nas_hpc.apps.random_search" in " ".join(words_of(process))
     ]
     return pid
 
