@@ -143,7 +143,7 @@ class Workers:
 def pytest_configure(config: pytest.Config) -> None:
     """Fewer examples where hurry is asked for; tell what was left out, where a plugin makes processes.
 
-    What nohup, or a shell for its background jobs, has ignored would be ignored by the programs of tests, too.
+    What nohup, or a shell for its background jobs, has ignored the programs of tests would ignore, too.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

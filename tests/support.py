@@ -92,7 +92,10 @@ def words_of(process: psutil.Process) -> list[str]:
 
 def describe(processes: list[psutil.Process]) -> str:
     """One line naming the processes, for a failure's message."""
-    return "; ".join(f"{process.pid}: {' '.join(words_of(process))[:120] or '(ended)'}" for process in processes)
+    commands = [" ".join(words_of(process))[:120] or "(ended)" for process in processes]
+    return "; ".join(
+        f"{process.pid}: {command}" for process, command in zip(processes, commands, strict=True)
+    )
 
 
 def end_processes(processes: list[psutil.Process]) -> None:
