@@ -159,7 +159,7 @@ class SqliteDialect:
         """One line for what SQLite said."""
         said = " ".join(str(getattr(error, "orig", None) or error).split())
         lower = said.lower()
-        if "locked" in lower or "busy" in lower:
+        if any(word in lower for word in ("locked", "busy", "locking protocol")):  # the last: of its log
             told: NasHpcError = StoreError(
                 f"the job database {self.path} is locked by {lock_holder(self.path) or 'another process'}; "
                 "end it or try again"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 LINKS = ("apps", "problems", "analytics")
-NOT_SOURCE = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__")
+NOT_SOURCE = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__", "nas_hpc_site")
 
 
 def call(*command: str | Path, cwd: Path) -> str:
