@@ -111,6 +111,8 @@ def launcher(
     """
     if consume_all and workflow:
         raise WrongCall(f"--consume-all and --wf-filter {workflow!r} do not go together; give one of them")
+    from nas_hpc.launcher.ownership import free_database
+
     site = call.site()
     site.check_writable()
     settings = call.settings(
@@ -133,6 +135,7 @@ def launcher(
         given = "--agents" if agents else "--use-master-node"
         raise WrongCall(f"{given} is about serial mode, and the job mode is mpi: add --job-mode serial")
     with recording(site, _say) as told, serving(site):
+        free_database(site, settings.lease_s.value, _say)
         with call.store(write=False) as (_, store):
             if workflow:
                 check_workflow(store, workflow)

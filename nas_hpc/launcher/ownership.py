@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from nas_hpc.processes.mpi import end_left_steps
 from nas_hpc.records import App, Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site, is_local
 from nas_hpc.states import FINAL, Outcome, State
+from nas_hpc.store import open_site
 from nas_hpc.store.base import Finish, Finished, JobFilter, Store
-from nas_hpc.store.owner import Owner, is_owner, is_shared
+from nas_hpc.store.owner import Owner, is_owner, is_shared, read_owner
 
 BATCH = 500
 
@@ -98,6 +100,33 @@ def end_stopped(owner: Owner) -> None:
     """Kill a process of this host that owns the database beyond its time: it is stopped, and would keep
     everybody out for ever."""
     sessions.end_process(owner.pid, owner.start_time)
+
+
+def free_database(site: Site, lease_s: float, say: Callable[[str], None]) -> None:
+    """End a launcher of this host that is stopped (SIGSTOP) at an instant at which nobody can even read the
+    database, once it has been so for ``lease_s``. Not before: it may be told to go on.
+    """
+    holder = None if is_shared(site) else read_owner(site)
+    if holder is None or not holder.here or holder.boot_id != sessions.boot_id():
+        return
+    until = time.monotonic() + lease_s
+    while sessions.is_stopped(holder.pid, holder.start_time) and not _readable(site):
+        if time.monotonic() >= until:
+            say(f"ending process {holder.pid}, a launcher that is stopped and keeps the job database locked")
+            end_stopped(holder)
+            return
+
+
+def _readable(site: Site) -> bool:
+    """Whether the database answers; a look at a locked one takes seconds."""
+    try:
+        with closing(open_site(site, read_only=True)) as store:
+            store.leases(live_only=True)
+    except StoreError as error:
+        if not error.transient:
+            raise
+        return False
+    return True
 
 
 def is_dead(lease: Lease) -> bool:

@@ -24,7 +24,8 @@ STARTS_LIMIT = 100
 """A job that could not be started so often, however innocent, keeps nobody busy any longer."""
 
 _OWN_FAULT = (Outcome.ERROR, Outcome.INVALID_RESULT, Outcome.TIMEOUT)
-_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_TERM = signal.SIGTERM
+_SIGNALS = (signal.SIGKILL, _TERM, signal.SIGINT, signal.SIGHUP)
 ENDED_FROM_OUTSIDE = frozenset([-s for s in _SIGNALS] + [128 + s for s in _SIGNALS])
 """Return codes of a program that a signal ended, or that caught it and said so as shells do."""
 
@@ -82,10 +83,13 @@ def evaluations_of(args: str) -> tuple[int, int]:
 
 
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
-    """A restartable program that a stranger's signal ended is lost, not in error: it goes on where it was."""
-    if restartable and result.outcome is Outcome.ERROR and result.return_code in ENDED_FROM_OUTSIDE:
-        return Outcome.LOST
-    return result.outcome
+    """A program that a stranger's SIGTERM ended is lost, not in error: so batch systems end a job, every
+    process of it at once, and the launcher may hear of that last. A restartable one, which goes on where it
+    was, is lost by any signal that comes from outside."""
+    if result.outcome is not Outcome.ERROR:
+        return result.outcome
+    from_outside = result.return_code in ENDED_FROM_OUTSIDE if restartable else result.return_code == -_TERM
+    return Outcome.LOST if from_outside else Outcome.ERROR
 
 
 def follow(

@@ -58,6 +58,15 @@ def is_alive(pid: int, ticks: int) -> bool:
     return int(fields[19]) == ticks and fields[0] not in ("Z", "X")
 
 
+def is_stopped(pid: int, ticks: int) -> bool:
+    """Whether that process was stopped by a signal and waits to be told to go on."""
+    try:
+        fields = linux.stat_fields(pid)
+    except OSError:
+        return False
+    return int(fields[19]) == ticks and fields[0] == "T"
+
+
 def line(pid: int, kind: str, name: str) -> bytes:
     """The log's line for a live process."""
     return f"+{pid} {start_ticks(pid)} {kind} {name}\n".encode()

@@ -65,16 +65,30 @@ def test_a_launcher_stopped_beyond_its_lease_writes_nothing_afterwards(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("unreadable", [False, True], ids=["in a transaction", "in the index of the log"])
 def test_a_launcher_stopped_while_it_holds_the_database_is_ended_once_its_lease_is_over(
-    tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch, unreadable: bool
 ) -> None:
     scene, first = begun(tmp_path, test_id, monkeypatch)
     stop(first, scene.site / "db.sqlite3", inside=True)
+    if unreadable:
+        tear_index(scene.site / "db.sqlite3-shm")
     stopped = time.monotonic()
     wait_until(lambda: time.monotonic() - stopped > LEASE_S + 0.5, 60, "the lease to run out")
     scene.finish(timeout_s=90)
     assert first.wait(60) == -signal.SIGKILL
+    assert ("keeps the job database locked" in scene.log()) is unreadable
     scene.judge()
+
+
+def tear_index(index: Path) -> None:
+    """As it is between the two copies of its head that SQLite writes: who finds them different may not read
+    before the writer is done, or gone.
+    """
+    with index.open("r+b") as file:
+        head = file.read(48)
+        file.seek(0)
+        file.write(bytes(byte ^ 0xFF for byte in head))
 
 
 def stop(launcher: subprocess.Popen[bytes], database: Path, *, inside: bool) -> None:

@@ -70,6 +70,15 @@ def test_a_search_that_a_stranger_killed_goes_on_and_one_that_crashed_does_not(
     assert policy.effective_outcome(result, restartable=False) is Outcome.ERROR
 
 
+def test_what_ended_by_a_term_from_outside_is_lost_whatever_it_was() -> None:
+    """Batch systems end jobs so, all their processes at once."""
+    for restartable in (True, False):
+        ended = Result(Outcome.ERROR, return_code=-15)
+        assert policy.effective_outcome(ended, restartable=restartable) is Outcome.LOST
+        told = Result(Outcome.TIMEOUT, return_code=-15)
+        assert policy.effective_outcome(told, restartable=restartable) is Outcome.TIMEOUT
+
+
 def test_a_job_is_not_started_when_its_own_limit_or_the_usual_time_passes_the_end() -> None:
     limited = Job("a", "a", "w", resources=Resources(timeout_s=60))
     unknown = Job("b", "b", "w")

@@ -167,6 +167,17 @@ def test_sigterm_stops_a_launcher_in_order_and_the_job_is_ready_to_restart(bench
     assert not (bench.site / "run" / "endpoint.json").exists()
 
 
+def test_what_a_stranger_ends_by_sigterm_runs_again_and_only_so_often(bench: Bench) -> None:
+    """A batch system ends the processes of a job one by one; the launcher may hear of its own end last."""
+    once = "import os; was = os.path.exists('was'); open('was', 'w').close(); was or os.kill(os.getpid(), 15)"
+    bench.job("once", bench.script("ONCE", once))
+    bench.job("always", bench.script("ALWAYS", "import os; os.kill(os.getpid(), 15)"))
+    log = bench.launch(code=1)
+    assert bench.state("once") == "JOB_FINISHED"
+    assert bench.state("always") == "FAILED"
+    assert "killed by signal 15 (SIGTERM) (attempt 3, on " in log
+
+
 @pytest.mark.slow
 def test_a_job_of_more_than_one_rank_is_named_and_the_rest_goes_on(bench: Bench) -> None:
     show = bench.script("SHOW", SHOW)
