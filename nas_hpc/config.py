@@ -79,7 +79,7 @@ HELP: Mapping[str, str] = {
     "grace_s": "seconds between asking a process to end (TERM) and ending it (KILL)",
     "stop_margin_s": "seconds before the allocation's end at which running jobs are interrupted",
     "idle_timeout_s": "seconds that a launcher waits without any work before it ends; 0: it ends at once",
-    "lost_limit": "a job whose node or agent was lost, or that a stranger ended (SIGTERM), so many times fails",
+    "lost_limit": "a job that was lost with its node or agent, or ended by SIGTERM, so many times fails",
     "fresh_interpreter": "start a new Python for each evaluation instead of forking a warm one",
     "agents": "agent processes for the virtual nodes of one machine; 0: the launcher does their work",
     "agent_start": "ensemble: one MPI start for the agents of all nodes; per_node: one each; auto: ensemble",
