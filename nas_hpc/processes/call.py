@@ -169,7 +169,8 @@ def judge(returned: Any) -> tuple[str, float | None, dict[str, Any], str]:
     return "ok", _number(value, what), metadata, ""
 
 
-def _exception_line(error: BaseException) -> str:
+def exception_line(error: BaseException) -> str:
+    """Class and message of an exception, whatever its ``__str__`` does."""
     try:
         message = str(error)
     except Exception:
@@ -186,7 +187,7 @@ def _show_traceback(error: BaseException) -> None:
     try:
         traceback.print_exception(type(error), error, trace)
     except Exception:
-        os.write(2, results.one_line(_exception_line(error)).encode() + b"\n")
+        os.write(2, results.one_line(exception_line(error)).encode() + b"\n")
 
 
 def evaluate(
@@ -214,7 +215,7 @@ def evaluate(
         result = results.make(order, "error", reason)
     except BaseException as error:
         _show_traceback(error)
-        result = results.make(order, "error", _exception_line(error))
+        result = results.make(order, "error", exception_line(error))
     result["end"] = time.time()
     return result
 

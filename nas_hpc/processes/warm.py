@@ -1,5 +1,10 @@
 """What makes an interpreter warm: the run function's module imported once, and found safe to fork from.
 
+A run function that has much to make ready, data for instance, may have an attribute ``prepare``, a function
+without arguments (``run.prepare = prepare``): it is called once after the import, and the evaluations, forks
+of this process, share what it leaves in memory. It is a saving and no promise: interpreters that evaluate
+once do not call it, so the run function does its work itself where it finds it undone.
+
 Standard library only, Python 3.8 or later: it runs in the user's interpreters.
 """
 
@@ -16,7 +21,7 @@ from nas_hpc.processes import call, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Any
 
 _DEVICES = ("/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/accel", "/dev/habanalabs", "/dev/neuron")
@@ -49,9 +54,30 @@ def import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except BaseException as error:
-        message = str(error)
-        kind = type(error).__name__
-        raise call.Failed(f"cannot import {name}: {kind}" + (f": {message}" if message else "")) from error
+        raise _cannot("import", name, error) from error
+
+
+def prepare_function(run: str, function: Any) -> bool:
+    """Call the ``prepare`` of a run function that has one; whether it has. Raises call.Failed like an import.
+
+    A plain function's own attribute counts, and nothing else: a class's method, a descriptor, a stand-in that
+    has any attribute mean something of their own by that name.
+    """
+    prepare = vars(function).get("prepare") if isinstance(function, _FUNCTION) else None
+    if not isinstance(prepare, _FUNCTION):
+        return False
+    try:
+        prepare()
+    except BaseException as error:
+        raise _cannot("prepare", run, error) from error
+    return True
+
+
+_FUNCTION: Any = type(restore_path)
+
+
+def _cannot(do: str, what: str, error: BaseException) -> call.Failed:
+    return call.Failed(f"cannot {do} {what}: {call.exception_line(error)}")
 
 
 def limit_threads(width: int) -> None:
@@ -68,8 +94,8 @@ def limit_threads(width: int) -> None:
         _limits.append(controller.limit(limits=width))
 
 
-def unsafe_reason() -> str:
-    """Why children forked from this process could hang, or "".
+def unsafe_reason(when: str = "it was imported") -> str:
+    """Why children forked from this process could hang, or ""; ``when`` says what has just been done.
 
     Device files and initialised runtimes do not survive a fork, nor do threads: OpenMP's pool waits for ever
     in the child for threads that are not there. OpenBLAS ends its own threads before a fork; so one fork is
@@ -81,22 +107,22 @@ def unsafe_reason() -> str:
         except OSError:
             continue
         if target.startswith(_DEVICES):
-            return f"it opened {target} when it was imported"
+            return f"it opened {target} when {when}"
     eager = sys.modules.get("tensorflow.python.eager.context")
     context = getattr(eager, "_context", None)
     if context is not None and getattr(context, "_initialized", False):
-        return "it ran a TensorFlow operation when it was imported"
+        return f"it ran a TensorFlow operation when {when}"
     cuda = sys.modules.get("torch.cuda")
     if cuda is not None and cuda.is_initialized():
-        return "it initialised CUDA by torch when it was imported"
+        return f"it initialised CUDA by torch when {when}"
     threading = sys.modules.get("threading")
     others = [t.name for t in threading.enumerate() if t is not threading.main_thread()] if threading else []
     if others:
-        return f"it started the thread {others[0]} when it was imported"
-    return _native_threads()
+        return f"it started the thread {others[0]} when {when}"
+    return _native_threads(when)
 
 
-def _native_threads() -> str:
+def _native_threads(when: str) -> str:
     if len(os.listdir("/proc/self/task")) == 1:
         return ""
     pid = os.fork()
@@ -109,21 +135,25 @@ def _native_threads() -> str:
         if others == 0:
             return ""
         if time.monotonic() > deadline:  # an ended thread is listed for some microseconds more
-            return f"{others} native threads, started when it was imported, would be missing in its children"
+            return f"{others} native threads, started when {when}, would be missing in its children"
         time.sleep(0.001)
 
 
 class Watch:
     """The files of the user's own modules: when one changes, a new interpreter has to import it again."""
 
-    def __init__(self, sys_path: list[str], module: str) -> None:
+    def __init__(self, sys_path: list[str], module: str, prepared: Collection[str] = ()) -> None:
+        """``prepared``: names of the modules that the run function's ``prepare`` loaded, from anywhere."""
         folders = tuple(os.path.join(entry, "") for entry in sys_path if entry)
         files = set()
         for name, loaded in list(sys.modules.items()):
             path = getattr(loaded, "__file__", None)
             if not isinstance(path, str) or "/site-packages/" in path or "/dist-packages/" in path:
                 continue
-            if name == module or (path.startswith(folders) and not path.startswith(_STANDARD)):
+            if name == module or (
+                not path.startswith(_STANDARD)
+                and (path.startswith(folders) or (name in prepared and name.partition(".")[0] != "nas_hpc"))
+            ):
                 files.add(path)
         self._seen = {path: _stamp(path) for path in files}
         self._next = 0.0
@@ -160,18 +190,20 @@ class WarmModule:
         self.function: Callable[[Any], Any] | None = None
         self.error: BaseException | None = None
         self.unsafe = ""
+        self.prepared: frozenset[str] = frozenset()
         restore_path(sys_path)
         try:
             self.function = call.find(run, import_module)
-        except call.Failed as error:
-            self.error = error
-        line_buffered()
-        if self.error is None:
             call.load_generators()
             self.unsafe = unsafe_reason()
             if not self.unsafe:
-                limit_threads(threads)
-        self.watch = Watch(sys_path, run.rpartition(".")[0])
+                self._prepare(run)
+        except call.Failed as error:
+            self.error = error
+        line_buffered()
+        if self.error is None and not self.unsafe:
+            limit_threads(threads)
+        self.watch = Watch(sys_path, run.rpartition(".")[0], self.prepared)
         self.collects = gc.isenabled()
         gc.collect()
         gc.freeze()  # a collection in a child must not touch, and so copy, what it shares with the others
@@ -179,8 +211,18 @@ class WarmModule:
         if self.error is None and not self.unsafe:
             memory.gather()
 
+    def _prepare(self, run: str) -> None:
+        """Call its ``prepare``, if it has one, and judge the process anew. Raises call.Failed."""
+        before = frozenset(sys.modules)
+        if not prepare_function(run, self.function):
+            return
+        self.prepared = frozenset(sys.modules) - before
+        call.load_generators()
+        problem = os.environ.get("NAS_HPC_PROBLEM", "")
+        self.unsafe = unsafe_reason(f"it prepared {problem}" if problem else "it was prepared")
+
     def load(self) -> Callable[[Any], Any]:
-        """The run function; raises what its import raised."""
+        """The run function; raises what its import, or its ``prepare``, raised."""
         if self.collects:
             gc.enable()
         if self.error is not None:
