@@ -7,10 +7,11 @@ from types import ModuleType
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.loading import load_object
+from nas_hpc.loading import load_object, one_line
 from nas_hpc.nas.objective import History, Objective
+from nas_hpc.nas.operations import Shape
 from nas_hpc.nas.settings import Training, training_of
-from nas_hpc.nas.space import SearchSpace, check_space
+from nas_hpc.nas.space import SearchSpace, check_space, shapes_of
 from nas_hpc.problem import HpProblem
 
 LoadData = Callable[..., Any]
@@ -139,6 +140,12 @@ class NaProblem:
         return None if None in shapes else shapes
 
     @property
+    def given_output_shapes(self) -> list[Shape] | None:
+        """The ``output_shape`` that ``search_space`` was given, as one for each output; None: the data's."""
+        given = self._maker[1].get("output_shape")
+        return None if given is None else shapes_of(given, "output")
+
+    @property
     def _maker(self) -> tuple[MakeSpace, dict[str, Any]]:
         if self._make is None:
             raise WrongCall("the problem has no search space: add Problem.search_space(function)")
@@ -148,9 +155,15 @@ class NaProblem:
         """The space for data of these shapes, checked. Raises WrongCall."""
         function, arguments = self._maker
         shapes = {"input_shape": input_shape, "output_shape": output_shape}
-        space = function(**{**shapes, **arguments})
+        try:
+            space = function(**{**shapes, **arguments})
+        except WrongCall:
+            raise
+        except Exception as error:
+            raised = f"{type(error).__name__}: {one_line(error)}"
+            raise WrongCall(f"search_space: {name_of(function)} raised {raised}: correct it") from error
         if not isinstance(space, SearchSpace):
-            raise WrongCall(f"search_space: {function.__name__} gave {space!r}: let it return a SearchSpace")
+            raise WrongCall(f"search_space: {name_of(function)} gave {space!r}: let it return a SearchSpace")
         check_space(space)
         for sequence in self.baselines:
             space.architecture(sequence)
@@ -191,3 +204,8 @@ def _function(method: str, function: Any) -> Callable[..., Any]:
         raise WrongCall(f"{method}: {function!r} is no function: give one, without calling it")
     checked: Callable[..., Any] = function
     return checked
+
+
+def name_of(function: Any) -> str:
+    """What errors call a user's function."""
+    return str(getattr(function, "__name__", type(function).__name__))

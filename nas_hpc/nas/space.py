@@ -97,9 +97,9 @@ class SearchSpace:
     def __init__(self, input_shape: Shape | Sequence[Shape], output_shape: Shape | Sequence[Shape]) -> None:
         self._nodes: dict[str, Node] = {}
         self._inputs: dict[str, list[str]] = {}
-        self.output_shapes = _shapes(output_shape, "output")
+        self.output_shapes = shapes_of(output_shape, "output")
         self.inputs: list[InputNode] = []
-        for number, shape in enumerate(_shapes(input_shape, "input")):
+        for number, shape in enumerate(shapes_of(input_shape, "input")):
             node = InputNode(shape, f"input_{number}")
             self.inputs.append(node)
             self.add(node)
@@ -338,8 +338,12 @@ def _node_of(body: Mapping[str, Any], nodes: Mapping[str, Node]) -> Node:
     raise WrongCall(f"the node {dict(body)} is none of this program's")
 
 
-def _shapes(given: Shape | Sequence[Shape], what: str) -> list[Shape]:
-    several: Any = list(given) if given and not isinstance(given[0], int) else [given]
+def shapes_of(given: Shape | Sequence[Shape], what: str) -> list[Shape]:
+    """One shape, or several, as a list of them; ``what`` names them in errors. Raises WrongCall."""
+    nested = isinstance(given, list | tuple) and given and isinstance(given[0], list | tuple)
+    several: Any = given if nested else [given]
+    if not all(isinstance(shape, list | tuple) for shape in several):
+        raise WrongCall(f"the {what} shape {given!r} is none: give whole numbers above 0, such as (64,)")
     shapes: list[Shape] = [tuple(shape) for shape in several]
     for length in itertools.chain.from_iterable(shapes):
         if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
