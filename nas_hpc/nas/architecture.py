@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.nas.operations import Operation, Shape
+from nas_hpc.nas.operations import Operation, Shape, operation_from_json
+
+VERSION = 1
+"""Of the JSON form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class Part:
     """Of an input."""
     shares: str = ""
     """The node whose weights it has, if that is another one."""
+    chosen: bool = False
+    """Whether another operation could stand here."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,21 @@ class Architecture:
     def _shape(self, part: Part, shapes: Mapping[str, Shape]) -> Shape:
         if part.operation is None:
             return part.shape
-        given = [shapes[name] for name in part.inputs]
-        shape = part.operation.output_shape(given)
-        first = next((one for one in self.parts if one.name == part.shares), None) if part.shares else None
-        if first is not None and [shapes[name][-1] for name in first.inputs] != [one[-1] for one in given]:
-            raise WrongCall(
-                f"it shares the weights of {part.shares}, whose inputs have another last dimension"
-            )
-        return shape
+        given = self._given(part, shapes)
+        if part.shares:
+            first = next(one for one in self.parts if one.name == part.shares)
+            whole = part.operation.merges
+            if _alike(self._given(first, shapes), whole) != _alike(given, whole):
+                raise WrongCall(
+                    f"it shares the weights of {first.name}, whose inputs have other "
+                    f"{'shapes' if whole else 'ranks or last dimensions'}: {_several(given)} here, "
+                    f"{_several(self._given(first, shapes))} there"
+                )
+        return part.operation.output_shape(given)
+
+    @staticmethod
+    def _given(part: Part, shapes: Mapping[str, Shape]) -> list[Shape]:
+        return [shapes[name] for name in part.inputs]
 
     def _said(self) -> str:
         return f"the architecture {list(self.sequence)}"
@@ -79,25 +91,29 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Numbers that the network keeps; weights that nodes share count once."""
-        return sum(
-            part.operation.parameters([self.shapes[name] for name in part.inputs])
-            for part in self.parts
-            if part.operation is not None and not part.shares
-        )
+        return sum(self.parameters_of(part) for part in self.parts)
+
+    def parameters_of(self, part: Part) -> int:
+        """Those that ``part`` has for itself."""
+        if part.operation is None or part.shares:
+            return 0
+        return part.operation.parameters(self._given(part, self.shapes))
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one example's way forward (see ``Operation.flops``)."""
-        return sum(
-            part.operation.flops([self.shapes[name] for name in part.inputs])
-            for part in self.parts
-            if part.operation is not None
-        )
+        return sum(self.flops_of(part) for part in self.parts)
+
+    def flops_of(self, part: Part) -> int:
+        """Those of ``part``."""
+        return 0 if part.operation is None else part.operation.flops(self._given(part, self.shapes))
 
     # -- JSON --------------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
-        """The expanded form: every part with its operation, inputs and output shape."""
+        """The expanded form: every part with its operation, inputs, output shape and size. What follows from
+        the rest (text, parameters, flops) is there for readers without the operations' classes."""
         return {
+            "version": VERSION,
             "arch_seq": list(self.sequence),
             "parameters": self.parameters,
             "flops": self.flops,
@@ -108,13 +124,46 @@ class Architecture:
     def _part_json(self, part: Part) -> dict[str, Any]:
         body: dict[str, Any] = {"name": part.name, "inputs": list(part.inputs)}
         if part.operation is not None:
-            body["op"] = part.operation.to_json()
+            body |= {"op": part.operation.to_json(), "text": str(part.operation), "chosen": part.chosen}
+            body |= {"parameters": self.parameters_of(part), "flops": self.flops_of(part)}
         if part.shares:
             body["shares"] = part.shares
         return body | {"shape": list(self.shapes[part.name])}
 
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Architecture:
+        """The architecture of ``to_json``'s form; modules of operations of one's own are imported.
+
+        Raises WrongCall.
+        """
+        version = body.get("version")
+        if version != VERSION:
+            raise WrongCall(f"an architecture of version {version!r}: this program reads {VERSION}")
+        try:
+            shapes = {one["name"]: tuple(one["shape"]) for one in body["nodes"]}
+            return cls(
+                tuple(body["arch_seq"]),
+                tuple(_part_of(one) for one in body["nodes"]),
+                tuple(body["outputs"]),
+                tuple(shapes[name] for name in body["outputs"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise WrongCall(f"this is no architecture: {type(error).__name__}: {error}") from error
+
     def __str__(self) -> str:
         return json.dumps(list(self.sequence))
+
+
+def _part_of(body: Mapping[str, Any]) -> Part:
+    if "op" not in body:
+        return Part(body["name"], None, (), tuple(body["shape"]))
+    operation, inputs = operation_from_json(body["op"]), tuple(body["inputs"])
+    return Part(body["name"], operation, inputs, (), body.get("shares", ""), body["chosen"])
+
+
+def _alike(shapes: Sequence[Shape], whole: bool) -> list[tuple[int, ...]]:
+    """What inputs have to have in common for the same weights to take them."""
+    return [shape if whole else (len(shape), shape[-1]) for shape in shapes]
 
 
 def _several(shapes: Any) -> str:

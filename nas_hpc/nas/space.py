@@ -6,8 +6,8 @@ variable node, in the order in which the nodes came into the space.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -15,80 +15,29 @@ import numpy as np
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.nas.architecture import Architecture, Part
-from nas_hpc.nas.operations import Connect, Operation, Shape, Zero, operation_from_json
+from nas_hpc.nas.nodes import (
+    ConstantNode,
+    InputNode,
+    MimeNode,
+    MirrorNode,
+    Node,
+    VariableNode,
+    node_from_json,
+    node_to_json,
+    optional_sources,
+)
+from nas_hpc.nas.operations import Connect, Operation, Shape, Zero
 
+__all__ = [
+    "ConstantNode", "InputNode", "MimeNode", "MirrorNode", "Node", "SearchSpace", "VariableNode",
+    "check_space",
+]  # fmt: skip
 VERSION = 1
 """Of the JSON form."""
 
 
-class Node:
-    """A node of a search space. It belongs to the space that it was first connected in."""
-
-    kind = ""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name or 'unnamed'})"
-
-
-class InputNode(Node):
-    """What comes in; a space makes its own."""
-
-    kind = "input"
-
-    def __init__(self, shape: Shape, name: str) -> None:
-        super().__init__(name)
-        self.shape = shape
-
-
-class ConstantNode(Node):
-    """Does ``op`` in every architecture."""
-
-    kind = "constant"
-
-    def __init__(self, op: Operation, name: str = "") -> None:
-        super().__init__(name)
-        self.op = op
-
-
-class VariableNode(Node):
-    """Does one of its operations: a choice of the search."""
-
-    kind = "variable"
-
-    def __init__(self, name: str = "", ops: Iterable[Operation] = ()) -> None:
-        super().__init__(name)
-        self.ops: list[Operation] = list(ops)
-
-    def add_op(self, op: Operation) -> None:
-        """One more operation to choose from."""
-        self.ops.append(op)
-
-
-class MirrorNode(Node):
-    """Is another node: the same operation with the same weights, on inputs of its own."""
-
-    kind = "mirror"
-
-    def __init__(self, node: Node, name: str = "") -> None:
-        super().__init__(name)
-        self.node = node
-
-
-class MimeNode(Node):
-    """Does what a variable node chooses, with weights of its own."""
-
-    kind = "mime"
-
-    def __init__(self, node: VariableNode, name: str = "") -> None:
-        super().__init__(name)
-        self.node = node
-
-
 class SearchSpace:
-    """A graph from inputs to outputs; what no node follows is an output.
+    """A graph from inputs to outputs; what no node follows, in any architecture, is an output.
 
     ``input_shape``, ``output_shape``: of one example, as (64,) or (28, 28, 1); lists of such shapes for
     networks with several inputs or outputs. Every method raises WrongCall, naming the node.
@@ -107,13 +56,18 @@ class SearchSpace:
     # -- making ------------------------------------------------------------------------------------
     def add(self, node: Node) -> Node:
         """Bring a node into the space, which is done by ``connect``, too; gives it a name if it has none."""
+        if not isinstance(node, Node):
+            raise WrongCall(f"{node!r} is no node: give a VariableNode, ConstantNode, MirrorNode or MimeNode")
         if self._nodes.get(node.name) is node:
             return node
-        if isinstance(node, MirrorNode | MimeNode):
-            self._check_known(node.node, f"{node!r} follows")
-        node.name = node.name or f"{node.kind}_{len(self._nodes)}"
-        if node.name in self._nodes:
+        if isinstance(node, MirrorNode | MimeNode) and self._nodes.get(node.node.name) is not node.node:
+            raise WrongCall(f"{node!r} follows {node.node!r}, which is not in this space: connect it first")
+        if node.name in self._nodes or (isinstance(node, InputNode) and node not in self.inputs):
             raise WrongCall(f"two nodes are named {node.name!r}: give each its own name")
+        number = len(self._nodes)
+        while not node.name:
+            node.name = f"{node.kind}_{number}" if f"{node.kind}_{number}" not in self._nodes else ""
+            number += 1
         self._nodes[node.name] = node
         self._inputs[node.name] = []
         return node
@@ -130,20 +84,19 @@ class SearchSpace:
             raise WrongCall(f"connecting {source!r} to {node!r} closes a circle")
         self._inputs[node.name].append(source.name)
 
-    def _check_known(self, node: Node, what: str) -> None:
-        if self._nodes.get(node.name) is not node:
-            raise WrongCall(f"{what} {node!r}, which is not in this space: connect it first")
-
     def _before(self, name: str) -> set[str]:
         """The node ``name`` and all from which something comes to it in some architecture."""
         seen: set[str] = set()
         left = [name]
         while left:
             one = left.pop()
-            if one not in seen:
+            if one not in seen and one in self._nodes:
                 seen.add(one)
-                left += [*self._inputs[one], *_sources(self._nodes[one])]
+                left += self._sources(self._nodes[one])
         return seen
+
+    def _sources(self, node: Node) -> list[str]:
+        return [*self._inputs[node.name], *optional_sources(node)]
 
     # -- what it is ----------------------------------------------------------------------------------
     @property
@@ -155,6 +108,12 @@ class SearchSpace:
     def variable_nodes(self) -> list[VariableNode]:
         """The nodes that leave a choice; a sequence has one number for each, in this order."""
         return [node for node in self._nodes.values() if isinstance(node, VariableNode)]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the nodes that no node follows."""
+        followed = {source for node in self._nodes.values() for source in self._sources(node)}
+        return [name for name in self._nodes if name not in followed]
 
     @property
     def choices(self) -> list[int]:
@@ -176,29 +135,36 @@ class SearchSpace:
 
     # -- architectures -------------------------------------------------------------------------------
     def architecture(self, sequence: Sequence[int]) -> Architecture:
-        """The architecture that ``sequence`` chooses. Raises WrongCall for a sequence of another length or
-        out of range, and where an operation does not fit its inputs or the output is not ``output_shape``."""
-        chosen = dict(zip((n.name for n in self.variable_nodes), self.check(sequence), strict=True))
+        """The architecture that ``sequence`` chooses: what leads from the inputs to the outputs.
+
+        Raises WrongCall for a sequence of another length or out of range, and where an operation does not fit
+        its inputs or the output is not ``output_shape``.
+        """
+        numbers = self.check(sequence)
+        chosen = dict(zip((n.name for n in self.variable_nodes), numbers, strict=True))
         operations = {name: self._operation(node, chosen) for name, node in self._nodes.items()}
         inputs = {
             name: [*self._inputs[name], *([op.source] if isinstance(op, Connect) else [])]
             for name, op in operations.items()
         }
-        absent: set[str] = set()
-        parts: list[Part] = []
-        owners: dict[str, str] = {}
+        present: dict[str, tuple[str, ...]] = {}
         for name in _ordered(inputs):
-            node, op = self._nodes[name], operations[name]
-            present = tuple(one for one in inputs[name] if one not in absent)
-            if isinstance(op, Zero) or (not present and not isinstance(node, InputNode)):
-                absent.add(name)
-                continue
-            shape = node.shape if isinstance(node, InputNode) else ()
-            owner = owners.setdefault(_root(node), name)
-            parts.append(Part(name, op, present, shape, owner if owner != name else ""))
-        followed = {one for name in inputs for one in inputs[name]}
-        ends = tuple(name for name in self._nodes if name not in followed)
-        return Architecture(tuple(sequence), tuple(parts), ends, tuple(self.output_shapes))
+            given = tuple(one for one in inputs[name] if one in present)
+            if isinstance(self._nodes[name], InputNode) or (given and not isinstance(operations[name], Zero)):
+                present[name] = given
+        outputs = self.outputs
+        used = _leading_to(outputs, present)
+        owners: dict[str, str] = {}
+        parts: list[Part] = []
+        for name in present:
+            node = self._nodes[name]
+            if isinstance(node, InputNode):
+                parts.append(Part(name, None, (), node.shape))
+            elif name in used:
+                owner = owners.setdefault(_root(node), name)
+                shares = owner if owner != name else ""
+                parts.append(Part(name, operations[name], present[name], (), shares, _is_chosen(node)))
+        return Architecture(tuple(numbers), tuple(parts), tuple(outputs), tuple(self.output_shapes))
 
     def _operation(self, node: Node, chosen: Mapping[str, int]) -> Operation | None:
         if isinstance(node, MirrorNode | MimeNode):
@@ -209,56 +175,74 @@ class SearchSpace:
 
     def check(self, sequence: Sequence[int]) -> list[int]:
         """``sequence`` as a list of whole numbers. Raises WrongCall if it is none of this space's."""
-        choices = self.choices
-        if len(sequence) != len(choices):
+        nodes = self.variable_nodes
+        if isinstance(sequence, str | bytes | Mapping) or not hasattr(sequence, "__len__"):
+            raise WrongCall(f"the sequence {sequence!r} is none: give a list of {len(nodes)} whole numbers")
+        if len(sequence) != len(nodes):
             raise WrongCall(
-                f"the sequence {list(sequence)} has {len(sequence)} numbers, and the space {len(choices)} "
+                f"the sequence {list(sequence)} has {len(sequence)} numbers, and the space {len(nodes)} "
                 "variable nodes: give one number for each"
             )
-        for node, number in zip(self.variable_nodes, sequence, strict=True):
-            if isinstance(number, bool) or int(number) != number or not 0 <= number < len(node.ops):
+        checked = []
+        for node, given in zip(nodes, sequence, strict=True):
+            number = _whole(given)
+            if number is None or not 0 <= number < len(node.ops):
                 raise WrongCall(
-                    f"the sequence {list(sequence)}: {number!r} is no choice of {node.name}, which has "
+                    f"the sequence {list(sequence)}: {given!r} is no choice of {node.name}, which has "
                     f"{len(node.ops)} operations: give 0 to {len(node.ops) - 1}"
                 )
-        return [int(number) for number in sequence]
+            checked.append(number)
+        return checked
+
+    def check_graph(self) -> None:
+        """Raise WrongCall for nodes to which nothing leads, connections to nodes that are not in the space,
+        circles, and a number of outputs that is not that of ``output_shapes``."""
+        sources = {node.name: self._sources(node) for node in self._nodes.values()}
+        _ordered(sources)
+        for name, leading in sources.items():
+            if not leading and not isinstance(self._nodes[name], InputNode):
+                raise WrongCall(
+                    f"nothing is connected to the node {name}: connect something, or leave it out"
+                )
+        outputs = self.outputs
+        for node in self.inputs:
+            if node.name in outputs:
+                raise WrongCall(f"the input {node.name} of the space is connected to nothing: connect it")
+        if len(outputs) != len(self.output_shapes):
+            raise WrongCall(
+                f"the space has {len(outputs)} nodes that no node follows ({', '.join(outputs)}), and "
+                f"{len(self.output_shapes)} output shapes: let each output have one"
+            )
 
     # -- JSON ----------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
         """A stable form: equal spaces have equal ones, in every process and version of Python."""
+        inner = [node for node in self._nodes.values() if not isinstance(node, InputNode)]
         return {
             "version": VERSION,
             "input_shapes": [list(node.shape) for node in self.inputs],
             "output_shapes": [list(shape) for shape in self.output_shapes],
-            "nodes": [self._node_json(n) for n in self.nodes if not isinstance(n, InputNode)],
+            "nodes": [node_to_json(node, self.inputs_of(node)) for node in inner],
         }
-
-    def _node_json(self, node: Node) -> dict[str, Any]:
-        body: dict[str, Any] = {"name": node.name, "kind": node.kind, "inputs": self.inputs_of(node)}
-        if isinstance(node, VariableNode):
-            body["ops"] = [op.to_json() for op in node.ops]
-        elif isinstance(node, ConstantNode):
-            body["op"] = node.op.to_json()
-        elif isinstance(node, MirrorNode | MimeNode):
-            body["node"] = node.node.name
-        return body
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> SearchSpace:
         """The space of ``to_json``'s form. Raises WrongCall."""
-        if body.get("version") != VERSION:
-            raise WrongCall(
-                f"a search space of version {body.get('version')!r}: this program reads {VERSION}"
+        version = body.get("version")
+        if version != VERSION:
+            raise WrongCall(f"a search space of version {version!r}: this program reads {VERSION}")
+        try:
+            space = cls(
+                [tuple(shape) for shape in body["input_shapes"]],
+                [tuple(shape) for shape in body["output_shapes"]],
             )
-        space = cls(
-            [tuple(shape) for shape in body["input_shapes"]],
-            [tuple(shape) for shape in body["output_shapes"]],
-        )
-        for one in body["nodes"]:
-            space.add(_node_of(one, space._nodes))
-        for one in body["nodes"]:
-            for source in one["inputs"]:
-                space.connect(space._nodes[source], space._nodes[one["name"]])
+            for one in body["nodes"]:
+                space.add(node_from_json(one, space._nodes))
+            for one in body["nodes"]:
+                for source in one["inputs"]:
+                    space.connect(space._nodes[source], space._nodes[one["name"]])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise WrongCall(f"this is no search space: {type(error).__name__}: {error}") from error
         return space
 
 
@@ -275,6 +259,7 @@ def check_space(space: SearchSpace, *, samples: int = 100) -> None:
             raise WrongCall(
                 f"the variable node {node.name} has {have}: add others, or make it a ConstantNode"
             )
+    space.check_graph()
     for sequence in _probes(space, samples):
         space.architecture(sequence)
 
@@ -291,63 +276,86 @@ def _probes(space: SearchSpace, samples: int) -> Iterator[list[int]]:
         yield space.sample(rng)
 
 
-def _sources(node: Node) -> list[str]:
-    """The nodes that an operation of ``node`` may connect to it."""
-    ops = node.ops if isinstance(node, VariableNode) else [node.op] if isinstance(node, ConstantNode) else []
-    return [op.source for op in ops if isinstance(op, Connect)]
-
-
 def _root(node: Node) -> str:
     """The node whose weights ``node`` has."""
     return _root(node.node) if isinstance(node, MirrorNode) else node.name
 
 
+def _is_chosen(node: Node) -> bool:
+    """Whether what ``node`` does is a choice."""
+    return isinstance(node, VariableNode | MimeNode) or (
+        isinstance(node, MirrorNode) and _is_chosen(node.node)
+    )
+
+
+def _leading_to(ends: Sequence[str], inputs: Mapping[str, Sequence[str]]) -> set[str]:
+    """``ends`` and all from which they get something."""
+    found: set[str] = set()
+    left = list(ends)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += inputs.get(name, ())
+    return found
+
+
 def _ordered(inputs: Mapping[str, Sequence[str]]) -> list[str]:
     """The nodes, each after its inputs. Raises WrongCall for an input that is nowhere, or a circle."""
-    left, done = dict(inputs), set[str]()
-    order: list[str] = []
-    while left:
-        ready = [name for name, sources in left.items() if all(one in done for one in sources)]
-        if not ready:
-            raise _no_order(left)
-        for name in ready:
-            del left[name]
-        done.update(ready)
-        order += ready
+    waiting = {name: len(sources) for name, sources in inputs.items()}
+    following: dict[str, list[str]] = {name: [] for name in inputs}
+    for name, sources in inputs.items():
+        for source in sources:
+            following.setdefault(source, []).append(name)
+    order = [name for name, count in waiting.items() if not count]
+    for name in order:
+        for one in following[name]:
+            waiting[one] -= 1
+            if not waiting[one]:
+                order.append(one)
+    if len(order) < len(inputs):
+        done = set(order)
+        raise _no_order({name: some for name, some in inputs.items() if name not in done}, inputs)
     return order
 
 
-def _no_order(left: Mapping[str, Sequence[str]]) -> WrongCall:
-    missing = sorted({one for sources in left.values() for one in sources} - set(left))
-    if missing:
-        return WrongCall(f"Connect: the space has no node {missing[0]!r}: connect it first")
-    return WrongCall(f"the nodes {', '.join(left)} wait for each other: take a connection out")
+def _no_order(left: Mapping[str, Sequence[str]], inputs: Mapping[str, Sequence[str]]) -> WrongCall:
+    for name, sources in left.items():
+        for source in sources:
+            if source not in inputs:
+                return WrongCall(
+                    f"the node {name} has Connect({source}), and the space has no node {source!r}: "
+                    "connect it first"
+                )
+    name = next(iter(left))
+    circle: list[str] = []
+    while name not in circle:  # each of these waits for another of them
+        circle.append(name)
+        name = next(source for source in left[name] if source in left)
+    circle = circle[circle.index(name) :]
+    return WrongCall(f"the nodes {', '.join(circle)} wait for each other: take a connection out")
 
 
-def _node_of(body: Mapping[str, Any], nodes: Mapping[str, Node]) -> Node:
-    kind, name = body.get("kind"), str(body["name"])
-    if kind == VariableNode.kind:
-        return VariableNode(name, [operation_from_json(op) for op in body["ops"]])
-    if kind == ConstantNode.kind:
-        return ConstantNode(operation_from_json(body["op"]), name)
-    followed = nodes.get(str(body.get("node")))
-    if followed is not None and kind == MirrorNode.kind:
-        return MirrorNode(followed, name)
-    if isinstance(followed, VariableNode) and kind == MimeNode.kind:
-        return MimeNode(followed, name)
-    raise WrongCall(f"the node {dict(body)} is none of this program's")
+def _whole(given: object) -> int | None:
+    """``given`` as a whole number; None: it is none."""
+    if isinstance(given, float) and given.is_integer():
+        return int(given)
+    try:
+        return None if isinstance(given, bool | np.bool_) else operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
-def shapes_of(given: Shape | Sequence[Shape], what: str) -> list[Shape]:
+def shapes_of(given: Any, what: str) -> list[Shape]:
     """One shape, or several, as a list of them; ``what`` names them in errors. Raises WrongCall."""
-    nested = isinstance(given, list | tuple) and given and isinstance(given[0], list | tuple)
-    several: Any = given if nested else [given]
-    if not all(isinstance(shape, list | tuple) for shape in several):
-        raise WrongCall(f"the {what} shape {given!r} is none: give whole numbers above 0, such as (64,)")
-    shapes: list[Shape] = [tuple(shape) for shape in several]
-    for length in itertools.chain.from_iterable(shapes):
-        if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
-            raise WrongCall(f"the {what} shape {given!r} is none: give whole numbers above 0, such as (64,)")
-    if not shapes or not all(shapes):
-        raise WrongCall(f"the {what} shape {given!r} is empty: give one such as (64,), without the batch")
-    return [tuple(int(length) for length in shape) for shape in shapes]
+    example = "such as (64,), without the batch, or a list of such shapes"
+    try:
+        several = [given] if not len(given) or _whole(given[0]) is not None else list(given)
+        shapes = [[_whole(length) for length in shape] for shape in several]
+    except (TypeError, KeyError):
+        raise WrongCall(f"the {what} shape {given!r} is none: give one {example}") from None
+    if not all(shapes):
+        raise WrongCall(f"the {what} shape {given!r} is empty: give one {example}")
+    if any(length is None or length < 1 for shape in shapes for length in shape):
+        raise WrongCall(f"the {what} shape {given!r} is none: give whole numbers above 0, {example}")
+    return [tuple(length for length in shape if length) for shape in shapes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import prod
@@ -84,12 +85,16 @@ class Operation:
         }
 
     def __str__(self) -> str:
-        said = (
-            getattr(self, one.name)
-            for one in fields(self)
-            if getattr(self, one.name) not in ("", one.default)
-        )
-        return f"{type(self).__name__}({', '.join(map(str, said))})"
+        """As in a program: Dense(16, relu), MaxPooling2D(strides=1)."""
+        said: list[str] = []
+        skipped = False
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value in ("", one.default):
+                skipped = True
+            else:
+                said.append(f"{one.name}={value}" if skipped else str(value))
+        return type(self).__name__ + (f"({', '.join(said)})" if said else "")
 
 
 def elements(shape: Shape) -> int:
@@ -98,18 +103,37 @@ def elements(shape: Shape) -> int:
 
 
 def check_positive(operation: Operation, *names: str) -> None:
-    """Raise WrongCall unless the fields ``names`` are whole numbers above 0."""
+    """Raise WrongCall unless the fields ``names`` are whole numbers above 0; numpy's become Python's."""
     for name in names:
         value = getattr(operation, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            kind = type(operation).__name__
-            raise WrongCall(f"{kind}: {name}={value!r}: give a whole number above 0")
+        number = _whole(value)
+        if number is None or number < 1:
+            raise WrongCall(f"{type(operation).__name__}: {name}={value!r}: give a whole number above 0")
+        object.__setattr__(operation, name, number)
+
+
+def whole_shape(what: str, given: Any) -> Shape:
+    """``given`` as a shape. Raises WrongCall if it is none."""
+    lengths = [_whole(one) for one in given] if isinstance(given, tuple | list) else []
+    numbers = [one for one in lengths if one is not None and one > 0]
+    if not numbers or len(numbers) < len(lengths):
+        raise WrongCall(f"{what}: shape={given!r}: give whole numbers above 0, such as (8, 8, 1)")
+    return tuple(numbers)
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def check_activation(operation: Operation) -> None:
-    """Raise WrongCall unless the field ``activation`` names one of Keras's."""
+    """Raise WrongCall unless the field ``activation`` names one of Keras's; None becomes ""."""
     value = getattr(operation, "activation")  # noqa: B009  # not every operation has one
-    if value and value not in ACTIVATIONS:
+    if value is None:
+        object.__setattr__(operation, "activation", "")
+    elif value != "" and value not in ACTIVATIONS:
         raise WrongCall(
             f"{type(operation).__name__}: unknown activation {value!r}: give one of {', '.join(ACTIVATIONS)}"
         )

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.nas.operations.base import Make, Operation, Shape, check_activation, check_positive, elements
+from nas_hpc.nas.operations.base import (
+    Make,
+    Operation,
+    Shape,
+    check_activation,
+    check_positive,
+    elements,
+    whole_shape,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Dropout(Operation):
     rate: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
+        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 <= self.rate < 1:
             raise WrongCall(f"Dropout: rate={self.rate!r}: give a share from 0 to below 1")
 
     def build(self, tensors: Sequence[Any], make: Make) -> Any:
@@ -98,7 +106,7 @@ class Reshape(Operation):
     shape: Shape
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "shape", whole_shape("Reshape", self.shape))
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         if elements(self.one(shapes)) != elements(self.shape):

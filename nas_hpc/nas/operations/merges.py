@@ -29,7 +29,17 @@ class Connect(Operation):
     source: str
 
     def __init__(self, source: Node | str) -> None:
-        object.__setattr__(self, "source", source if isinstance(source, str) else source.name)
+        name = source if isinstance(source, str) else getattr(source, "name", None)
+        if not name or not isinstance(name, str):
+            raise WrongCall(
+                f"Connect({source!r}): give a node that has a name, or was brought into the space before"
+            )
+        object.__setattr__(self, "source", name)
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        if len(shapes) != 1:
+            raise WrongCall(f"{self} is the only input of its node: connect nothing else to it")
+        return shapes[0]
 
     def build(self, tensors: Sequence[Any], make: Make) -> Any:
         return tensors[0]
