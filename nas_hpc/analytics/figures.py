@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,27 @@ def running_figure(used: Utilization) -> str:
     axes.set_ylim(bottom=0, top=max(1.0, float(slots.max()), float(running.values.max())) * 1.12)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return _svg(figure, axes, "Running evaluations and evaluator slots over time")
+
+
+def training_figure(history: Mapping[str, Sequence[float]]) -> str:
+    """A training by epochs: beside each other the loss and the first metric, on training and validation
+    data. ``history`` has lists as Keras names them: loss, val_loss, accuracy, …; not all need be there."""
+    names = dict.fromkeys(name.removeprefix("val_") for name in history)
+    shown = [name for name in ("loss", *[name for name in names if name != "loss"]) if name in names][:2]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 2.8), layout="constrained")
+        places = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, name in zip(places, shown, strict=True):
+        for key, label, color in (
+            (name, "training", POINT), (f"val_{name}", "validation", BEST),
+        ):  # fmt: skip
+            if key in history:
+                epochs = np.arange(1, len(history[key]) + 1)
+                axes.plot(epochs, history[key], color=color, linewidth=2, label=label)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    return _svg(figure, places[0], "The best architecture's training by epochs")
 
 
 def _axes(scale: Scale, length_s: float, ylabel: str) -> tuple[Figure, Axes]:

@@ -12,8 +12,10 @@ from typing import Any
 import jinja2
 
 from nas_hpc import __version__
+from nas_hpc.analytics import architectures
 from nas_hpc.analytics.figures import best_figure, running_figure
 from nas_hpc.analytics.frames import Frames, finals
+from nas_hpc.analytics.locate import Location
 from nas_hpc.analytics.summary import Evaluated, summarize_frames, top
 from nas_hpc.analytics.text import duration, number, shown
 from nas_hpc.analytics.utilization import measure
@@ -32,6 +34,7 @@ def render(frames: Frames) -> str:
     summary = summarize_frames(frames)
     rows = top(frames.location, last, TOP, used)
     names = _names(rows)
+    of_best = _of_best(frames.location, summary.best, rows)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas_hpc.analytics", "."),
         autoescape=True,
@@ -43,6 +46,7 @@ def render(frames: Frames) -> str:
         s=summary,
         top=rows,
         names=names if len(names) <= MOST_COLUMNS else [],
+        **of_best,
         failures=list(summary.failures.items())[:MOST_FAILURES],
         more_failures=max(0, len(summary.failures) - MOST_FAILURES),
         durations=_durations(last),
@@ -69,6 +73,17 @@ def save(page: str, out: str | Path) -> Path:
         temporary.unlink(missing_ok=True)
         raise WrongCall(f"the report cannot be written to {out}: {error.strerror or error}") from None
     return path
+
+
+def _of_best(location: Location, best: Evaluated | None, rows: list[Evaluated]) -> dict[str, Any]:
+    """What differs between searches of hyperparameters and of architectures."""
+    if best is None or not architectures.is_architecture(best):
+        return {"architecture": None, "results": best.metadata if best else {}, "columns": []}
+    return {
+        "architecture": architectures.best_architecture(location, best),
+        "results": architectures.results(best),
+        "columns": architectures.columns(rows),
+    }
 
 
 def _names(rows: list[Evaluated]) -> list[str]:

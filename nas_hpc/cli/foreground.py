@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MAX_EVALS, _TIME_LIMIT = "--max-evals", "--time-limit"
 _FREE = (_MAX_EVALS, _TIME_LIMIT)
 """Flags that may differ when a search goes on."""
+_OF_ARCHITECTURES = ("parameters", "epochs")
+"""What is told of a trained architecture beside its tests; the rest is in its result.json and the report."""
 _MPI_FLAGS = ("--nodes-per-eval", "--ranks-per-node")
 
 
@@ -244,7 +246,7 @@ def finish(site: Site, job: Job, code: int, *, write: bool, as_json: bool) -> in
     if as_json:
         print_json(body)
     else:
-        _print_result(body)
+        _print_result(body, _objective_of(summary))
     if reason:
         note(
             f"nas-hpc: error: search {job.name} ({short(job.id)}) failed: {reason}; see: nas-hpc log "
@@ -271,15 +273,32 @@ def _ended_by_time(job: Job, summary: Summary | None) -> str:
     )
 
 
-def _print_result(body: dict[str, Any]) -> None:
+def _objective_of(summary: Summary | None) -> str:
+    """What the search maximised, where its evaluations say it."""
+    from nas_hpc.analytics import architectures
+
+    best = summary.best if summary else None
+    return architectures.objective_of(best) if best and architectures.is_architecture(best) else ""
+
+
+def _tests_first(metadata: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(metadata.items(), key=lambda item: not item[0].startswith("test_"))
+
+
+def _print_result(body: dict[str, Any], objective: str) -> None:
     from nas_hpc.analytics.text import duration
 
     if body["objective"] is not None:
-        print(f"best objective  {show_number(body['objective'])}")
-        for key, value in body["metadata"].items():
-            if isinstance(value, int | float | str) and not isinstance(value, bool):
+        print(f"best objective  {show_number(body['objective'])}{f' ({objective})' if objective else ''}")
+        sequence = body["config"].get("arch_seq")
+        for key, value in _tests_first(body["metadata"]) if sequence else body["metadata"].items():
+            told = not sequence or key in _OF_ARCHITECTURES or key.startswith("test_")
+            if told and isinstance(value, int | float | str) and not isinstance(value, bool):
                 print(f"{key.replace('_', ' '):<15} {show_number(value)}")
-        print(f"configuration   {show_config(body['config'])}")
+        if not sequence:
+            print(f"configuration   {show_config(body['config'])}")
+        else:
+            print(f"architecture    {', '.join(map(str, sequence))}")
     failed = f", {body['failed']} failed" if body["failed"] else ""
     print(f"evaluations     {body['evaluations']}{failed}")
     if body["elapsed_s"]:
