@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("control:retry", "Let failed or killed jobs run again."),
     "rm": ("control:rm", "Remove jobs from the database, and their directories."),
     "modify": ("modify:modify", "Change a job that does not run."),
+    "space": ("space:space", "Show or draw a search space of architectures."),
     "report": ("report:report", "Write the report of a workflow."),
     "db": ("db:db", "Start, stop, look at, move the job database."),
     "doctor": ("doctor:doctor", "Check this machine and the site, and say what to do."),

@@ -18,18 +18,10 @@ from matplotlib.textpath import TextPath
 
 from nas_hpc.nas.architecture import Architecture
 from nas_hpc.nas.layout import Box, Layout, Link, lay_out
-from nas_hpc.nas.nodes import (
-    ConstantNode,
-    InputNode,
-    MimeNode,
-    MirrorNode,
-    Node,
-    VariableNode,
-    optional_sources,
-)
+from nas_hpc.nas.nodes import ConstantNode, Node, VariableNode, optional_sources
 from nas_hpc.nas.operations import Connect, Shape, Zero
 from nas_hpc.nas.space import SearchSpace
-from nas_hpc.nas.wording import choice_lines, large_number, wrapped
+from nas_hpc.nas.wording import does, large_number, wrapped
 
 INK, MUTED, LINE, SKIP = "#1c2733", "#5d6c7b", "#8a98a6", "#c2571a"
 FILLS = {
@@ -112,17 +104,12 @@ def _is_skip(space: SearchSpace, node: VariableNode) -> bool:
 
 
 def _node_label(node: Node, places: Mapping[str, int], skip: bool) -> _Label:
-    if isinstance(node, InputNode):
-        return _Label("input", node.name, [str(node.shape)])
     if skip:
         return _Label("optional", str(places[node.name]))
-    if isinstance(node, VariableNode):
-        return _Label("variable", f"[{places[node.name]}] {node.name}", choice_lines(node.ops, COLUMNS))
     if isinstance(node, ConstantNode):
         return _Label("constant", str(node.op), [node.name])
-    assert isinstance(node, MirrorNode | MimeNode)
-    says = "is" if isinstance(node, MirrorNode) else "chooses as"
-    return _Label(node.kind, node.name, [f"{says} {node.node.name}"])
+    title = f"[{places[node.name]}] {node.name}" if node.name in places else node.name
+    return _Label(node.kind, title, does(node, COLUMNS))
 
 
 def _add_outputs(graph: _Graph, names: Sequence[str], shapes: Sequence[Shape]) -> None:

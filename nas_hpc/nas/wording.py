@@ -9,10 +9,24 @@ from itertools import groupby
 from math import prod
 from typing import Any
 
+from nas_hpc.nas.nodes import ConstantNode, InputNode, MimeNode, MirrorNode, Node, VariableNode
 from nas_hpc.nas.operations import Operation
 
 FEW = 4
 """So many values, or operations, are listed singly."""
+
+
+def does(node: Node, columns: int) -> list[str]:
+    """What a node may do, in lines of ``columns``."""
+    if isinstance(node, VariableNode):
+        return choice_lines(node.ops, columns)
+    if isinstance(node, ConstantNode):
+        return [str(node.op)]
+    if isinstance(node, MirrorNode):
+        return [f"is {node.node.name}"]
+    if isinstance(node, MimeNode):
+        return [f"chooses as {node.node.name}"]
+    return [str(node.shape)] if isinstance(node, InputNode) else []
 
 
 def choice_lines(ops: Sequence[Operation], columns: int) -> list[str]:
