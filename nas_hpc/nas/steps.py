@@ -1,0 +1,201 @@
+"""A network with its loss, metrics and optimizer: one step of its training, one of an evaluation, as
+TensorFlow functions that are traced once.
+
+Batches are given as arrays, so that a step is the same whatever feeds it, and gradients pass through one
+place, where data-parallel training averages them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from nas_hpc.errors import WrongCall
+from nas_hpc.loading import one_line
+from nas_hpc.nas.checkpoints import Arrays
+from nas_hpc.nas.data import Sample
+from nas_hpc.nas.failures import CannotBuild, is_memory
+from nas_hpc.nas.metrics import Target, losses_of, metrics_of
+from nas_hpc.nas.problem import NaProblem
+from nas_hpc.nas.settings import Training
+
+Batch = Sequence[np.ndarray[Any, Any]]
+
+_LONG = 1 << 22
+"""A network of more numbers has enough to do with each variable."""
+_OPTIMIZERS = {
+    "sgd": "SGD", "momentum": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "adamw": "AdamW",
+    "adagrad": "Adagrad", "adadelta": "Adadelta", "adamax": "Adamax", "nadam": "Nadam",
+}  # fmt: skip
+
+
+def optimizer_of(training: Training) -> Any:
+    """The Keras optimizer that ``training`` names, which shortens gradients to ``clip_norm``."""
+    more: dict[str, Any] = {"momentum": 0.9} if training.optimizer == "momentum" else {}
+    if training.clip_norm:
+        more["global_clipnorm"] = training.clip_norm
+    return getattr(keras.optimizers, _OPTIMIZERS[training.optimizer])(training.learning_rate, **more)
+
+
+class _Updates:
+    """What gradients do to ``variables``.
+
+    A small network's are updated as one long variable: an optimizer's operations cost the same for ten
+    numbers as for ten thousand, and optimizers treat each number by itself.
+    """
+
+    def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        self.optimizer = optimizer
+        self._variables = list(variables)
+        self._sizes = [math.prod(one.shape) for one in self._variables]
+        plain = all(one.dtype == "float32" for one in self._variables)
+        self._long: Any = None
+        if plain and len(self._sizes) > 1 and sum(self._sizes) <= _LONG:
+            self._long = keras.Variable(self._joined(), trainable=True, name="all_trainable")
+        optimizer.build(self._variables if self._long is None else [self._long])
+
+    def apply(self, gradients: Sequence[Any]) -> None:
+        """One step."""
+        if self._long is None:
+            if self._variables:
+                self.optimizer.apply(gradients, self._variables)
+            return
+        pairs = zip(gradients, self._variables, strict=True)
+        joined = [tf.zeros(v.shape) if g is None else tf.convert_to_tensor(g) for g, v in pairs]
+        self.optimizer.apply([tf.concat([tf.reshape(one, (-1,)) for one in joined], 0)], [self._long])
+        for variable, part in zip(self._variables, tf.split(self._long.value, self._sizes), strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
+
+    def follow(self) -> None:
+        """Somebody else has changed the variables."""
+        if self._long is not None:
+            self._long.assign(self._joined())
+
+    def _joined(self) -> Any:
+        return np.concatenate([_copy(one).ravel() for one in self._variables])
+
+
+class Steps:
+    """The steps of ``model``, trained as ``problem`` says on data like ``sample``.
+
+    Raises WrongCall for losses and metrics that Keras does not know, CannotBuild if they do not fit.
+    """
+
+    def __init__(self, model: Any, problem: NaProblem, sample: Sample) -> None:
+        self.model = model
+        self.optimizer = optimizer_of(problem.training)
+        targets = [
+            Target(name, tuple(output.shape[1:]), tuple(array.shape[1:]))
+            for name, output, array in zip(model.output_names, model.outputs, sample.targets, strict=True)
+        ]
+        self._losses = losses_of(problem, len(targets))
+        self._metrics = metrics_of(problem, targets)
+        self._rate = problem.training.learning_rate
+        specs = _specs(sample.inputs), _specs(sample.targets)
+        self._updates = _Updates(self.optimizer, model.trainable_variables)
+        try:
+            self._train = tf.function(self._train_step, autograph=False).get_concrete_function(*specs)
+            self._evaluate = tf.function(self._evaluation_step, autograph=False).get_concrete_function(*specs)
+        except WrongCall:
+            raise
+        except Exception as error:
+            if is_memory(error):
+                raise
+            raise CannotBuild(
+                f"the network, its loss and its metrics do not fit together: {one_line(error)}"
+            ) from error
+
+    # -- steps ---------------------------------------------------------------------------------------
+    def train(self, inputs: Batch, targets: Batch, rate: float) -> Any:
+        """One step with the learning ``rate``; the batch's loss before it, as a tensor: not waited for."""
+        if rate != self._rate:
+            self.optimizer.learning_rate = self._rate = rate
+        return self._train(_tensors(inputs), _tensors(targets))
+
+    def evaluate(self, inputs: Batch, targets: Batch) -> float:
+        """The batch's loss."""
+        return float(self._evaluate(_tensors(inputs), _tensors(targets)))
+
+    def _train_step(self, inputs: Any, targets: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss, outputs = self._forward(inputs, targets, training=True)
+        self._updates.apply(tape.gradient(loss, self.model.trainable_variables))
+        self._update(targets, outputs)
+        return loss
+
+    def _evaluation_step(self, inputs: Any, targets: Any) -> Any:
+        loss, outputs = self._forward(inputs, targets, training=False)
+        self._update(targets, outputs)
+        return loss
+
+    def _forward(self, inputs: Any, targets: Any, training: bool) -> tuple[Any, list[Any]]:
+        got = self.model(inputs if len(inputs) > 1 else inputs[0], training=training)
+        outputs = list(got) if isinstance(got, (list, tuple)) else [got]
+        parts = [
+            weight * _mean(loss, wanted, predicted)
+            for (loss, weight), wanted, predicted in zip(self._losses, targets, outputs, strict=True)
+        ]
+        return tf.add_n([*parts, *(tf.cast(one, tf.float32) for one in self.model.losses)]), outputs
+
+    def _update(self, targets: Any, outputs: list[Any]) -> None:
+        for one in self._metrics:
+            one.metric.update_state(_like(targets[one.output], outputs[one.output]), outputs[one.output])
+
+    # -- metrics -------------------------------------------------------------------------------------
+    def results(self) -> dict[str, float]:
+        """The metrics of all examples since the last ``reset``, by name."""
+        return {one.name: float(one.metric.result()) for one in self._metrics}
+
+    def reset(self) -> None:
+        """Begin the metrics anew."""
+        for one in self._metrics:
+            one.metric.reset_state()
+
+    # -- numbers -------------------------------------------------------------------------------------
+    def arrays(self) -> Arrays:
+        """All numbers of network, optimizer and metrics: what ``restore`` takes back."""
+        return [_copy(one) for one in self._variables]
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take over the numbers of ``arrays``; fewer of them: the network's."""
+        for variable, array in zip(self._variables, arrays, strict=False):
+            variable.assign(array)
+        self._updates.follow()
+        self._rate = float(self.optimizer.learning_rate)
+
+    def weights(self) -> Arrays:
+        """The network's numbers, which ``restore`` takes back."""
+        return [_copy(one) for one in self.model.variables]
+
+    @property
+    def _variables(self) -> list[Any]:
+        of_metrics = [variable for one in self._metrics for variable in one.metric.variables]
+        return [*self.model.variables, *self.optimizer.variables, *of_metrics]
+
+
+def _mean(loss: Any, wanted: Any, predicted: Any) -> Any:
+    value = tf.cast(loss(_like(wanted, predicted), predicted), tf.float32)
+    return value if value.shape.rank == 0 else tf.reduce_mean(value)
+
+
+def _like(wanted: Any, predicted: Any) -> Any:
+    """Targets without a last dimension of 1 that the predictions have get one, as in Keras."""
+    lacks = len(wanted.shape) == len(predicted.shape) - 1 and predicted.shape[-1] == 1
+    return tf.expand_dims(wanted, -1) if lacks else wanted
+
+
+def _specs(arrays: Batch) -> list[Any]:
+    return [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in arrays]
+
+
+def _tensors(arrays: Batch) -> list[Any]:
+    return [tf.convert_to_tensor(array) for array in arrays]
+
+
+def _copy(variable: Any) -> np.ndarray[Any, Any]:
+    return np.array(keras.ops.convert_to_numpy(variable))
