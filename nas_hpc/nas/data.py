@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import one_line
-from nas_hpc.nas.losses import check_losses, check_output, check_targets, loss_kind
+from nas_hpc.nas.losses import check_losses, check_metrics, check_output, check_targets, loss_kind
 from nas_hpc.nas.operations import Shape
 from nas_hpc.nas.problem import NaProblem, name_of
 from nas_hpc.nas.space import SearchSpace
@@ -60,6 +60,7 @@ def check_problem(problem: NaProblem) -> tuple[SearchSpace, Data | None]:
     """
     problem.check()
     check_losses(problem.loss_function)
+    check_metrics(problem.metric_list)
     data = None if problem.given_shapes else load_data(problem)
     return space_of(problem, data), data
 
@@ -241,9 +242,9 @@ def _apply(transformer: Any, array: Array) -> Array:
 
 # -- small things --------------------------------------------------------------------------------------------
 def _losses(problem: NaProblem, outputs: int) -> list[Any]:
-    """A loss for each output. Raises WrongCall if there are more or fewer of them."""
+    """A loss for each output; a single one is that of all. Raises WrongCall if a list has more or fewer."""
     loss = problem.loss_function
-    losses = list(loss) if isinstance(loss, list | tuple) else [loss]
+    losses = list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
     if len(losses) != outputs:
         raise WrongCall(
             f"the problem has {outputs} outputs and {len(losses)} losses: give a list with one for each"

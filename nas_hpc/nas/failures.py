@@ -36,9 +36,7 @@ def is_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException, doing: str) -> OutOfMemory:
     """The failure for ``error``, which came while ``doing``."""
-    said = next(
-        (one_line(one) for one in _chain(error) if type(one).__name__ in _OF_MEMORY), one_line(error)
-    )
+    said = next((one_line(one) for one in _chain(error) if type(one).__name__ in _OF_MEMORY), one_line(error))
     return OutOfMemory(f"there was not enough memory to {doing}: {said}".rstrip(": "))
 
 

@@ -1,7 +1,9 @@
-"""Keras's losses by name, and what each takes as targets; known without loading Keras."""
+"""Keras's losses and metrics by name, and the targets that a loss takes; known without loading Keras."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,23 +12,48 @@ from numpy.typing import NDArray
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import close_names
 
+
+def snake_case(name: str) -> str:
+    """Keras's name of its class ``name``."""
+    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
+
+
 _KINDS = {
-    "classes": ("sparse_categorical_crossentropy",),
-    "shares": ("categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge"),
-    "unit": ("binary_crossentropy", "binary_focal_crossentropy", "dice", "tversky"),
-    "divergence": ("kl_divergence", "kullback_leibler_divergence", "kld", "KLD"),
-    "counts": ("poisson",),
-    "signs": ("hinge", "squared_hinge"),
-    "logarithm": (
-        "mean_squared_logarithmic_error", "msle", "MSLE",
+    "classes": ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy"),
+    "shares": (
+        "categorical_crossentropy", "CategoricalCrossentropy", "categorical_focal_crossentropy",
+        "CategoricalFocalCrossentropy", "categorical_hinge", "CategoricalHinge",
     ),
+    "unit": (
+        "binary_crossentropy", "BinaryCrossentropy", "bce", "BCE", "binary_focal_crossentropy",
+        "BinaryFocalCrossentropy", "dice", "Dice", "tversky", "Tversky", "kl_divergence", "KLDivergence",
+        "kld", "KLD",
+    ),
+    "counts": ("poisson", "Poisson"),
+    "signs": ("hinge", "Hinge", "squared_hinge", "SquaredHinge"),
+    "logarithm": ("mean_squared_logarithmic_error", "MeanSquaredLogarithmicError", "msle", "MSLE"),
     "any": (
-        "mean_squared_error", "mse", "MSE", "mean_absolute_error", "mae", "MAE",
-        "mean_absolute_percentage_error", "mape", "MAPE", "log_cosh", "logcosh", "huber", "cosine_similarity",
+        "mean_squared_error", "MeanSquaredError", "mse", "MSE", "mean_absolute_error",
+        "MeanAbsoluteError", "mae", "MAE", "mean_absolute_percentage_error",
+        "MeanAbsolutePercentageError", "mape", "MAPE", "log_cosh", "LogCosh", "huber", "Huber",
+        "cosine_similarity", "CosineSimilarity", "circle", "Circle", "ctc", "CTC",
     ),
 }  # fmt: skip
 LOSSES = {name: kind for kind, names in _KINDS.items() for name in names}
 """Name -> kind of its targets."""
+_CLASSES = (
+    "AUC", "Accuracy", "BinaryAccuracy", "BinaryCrossentropy", "CategoricalAccuracy",
+    "CategoricalCrossentropy", "CategoricalHinge", "ConcordanceCorrelation", "CosineSimilarity",
+    "F1Score", "FBetaScore", "FalseNegatives", "FalsePositives", "Hinge", "KLDivergence", "LogCoshError",
+    "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError", "MeanSquaredLogarithmicError",
+    "PearsonCorrelation", "Poisson", "Precision", "R2Score", "Recall", "RootMeanSquaredError",
+    "SparseCategoricalAccuracy", "SparseCategoricalCrossentropy", "SparseTopKCategoricalAccuracy",
+    "SquaredHinge", "TopKCategoricalAccuracy", "TrueNegatives", "TruePositives",
+)  # fmt: skip
+_SHORT = ("BCE", "MAE", "MAPE", "MSE", "MSLE", "acc", "bce", "mae", "mape", "mse", "msle", "r2")
+METRICS = frozenset([*_CLASSES, *_SHORT, *(snake_case(name) for name in _CLASSES)])
+"""Those that are made without arguments; "acc" and "r2" are this package's words."""
 
 
 def loss_name(loss: Any) -> str:
@@ -48,6 +75,13 @@ def check_losses(loss: Any) -> None:
             raise WrongCall(f"loss {one!r} is none of Keras's{close_names(one, sorted(LOSSES))}")
 
 
+def check_metrics(metrics: Sequence[Any]) -> None:
+    """Raise WrongCall if one of ``metrics`` is a name that Keras does not know."""
+    for one in metrics:
+        if isinstance(one, str) and one not in METRICS:
+            raise WrongCall(f"metrics: {one!r} is none of Keras's{close_names(one, sorted(METRICS))}")
+
+
 def check_output(loss: Any, shape: tuple[int, ...]) -> None:
     """Raise WrongCall if no network with the output ``shape`` can be trained with ``loss``."""
     if loss_kind(loss) in ("classes", "shares") and shape[-1] < 2:
@@ -67,7 +101,7 @@ def check_targets(loss: Any, targets: NDArray[Any], classes: int, what: str) -> 
         _check_classes(targets, classes, f"{what}: {name}")
     elif kind == "shares":
         _check_shares(targets, f"{what}: {name}")
-    elif kind in ("unit", "divergence"):
+    elif kind == "unit":
         _check_range(targets, 0.0, 1.0, f"{what}: {name} takes targets from 0 to 1")
     elif kind == "counts":
         _check_range(targets, 0.0, np.inf, f"{what}: {name} takes targets from 0 on")

@@ -144,7 +144,8 @@ class SpaceCodec:
         rounded = np.round(np.nan_to_num(vectors, nan=_INACTIVE), _DECIMALS) + 0.0
         as_bytes = np.dtype((np.void, rounded.dtype.itemsize * self.width))
         _, first = np.unique(np.ascontiguousarray(rounded).view(as_bytes).ravel(), return_index=True)
-        return vectors[np.sort(first)]
+        kept: Floats = vectors[np.sort(first)]
+        return kept
 
     def features(self, vectors: Floats) -> NDArray[np.float32]:
         """The matrix for a forest, (n, features): numbers in [0, 1], one-hot categories, -1 if inactive."""

@@ -28,6 +28,9 @@ _SPLIT_SEED = 20200101
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.4, 0.3
 _EPOCHS = 15
 
+Pair = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Images and labels."""
+
 Problem = HpProblem()
 Problem.add_hyperparameter((1, 5), "layers", default_value=2)
 Problem.add_hyperparameter((4, 256, "log-uniform"), "units")
@@ -58,8 +61,8 @@ def load_data() -> Data:
     return split(x, y)
 
 
-def split(x: NDArray[np.float64], y: NDArray[np.int64]) -> Data:
-    """The three parts of ``x`` (n, 64) and ``y`` (n,); scaling is fitted on the training part alone."""
+def parts(x: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[Pair, Pair, Pair]:
+    """The pairs of training, validation and test of ``x`` (n, 64) and ``y`` (n,), as they are."""
     x_train, x_rest, y_train, y_rest = train_test_split(
         x, y, train_size=_TRAIN_SHARE, stratify=y, random_state=_SPLIT_SEED
     )
@@ -67,6 +70,12 @@ def split(x: NDArray[np.float64], y: NDArray[np.int64]) -> Data:
     x_validation, x_test, y_validation, y_test = train_test_split(
         x_rest, y_rest, train_size=share, stratify=y_rest, random_state=_SPLIT_SEED
     )
+    return (x_train, y_train), (x_validation, y_validation), (x_test, y_test)
+
+
+def split(x: NDArray[np.float64], y: NDArray[np.int64]) -> Data:
+    """The three parts of ``x`` (n, 64) and ``y`` (n,); scaling is fitted on the training part alone."""
+    (x_train, y_train), (x_validation, y_validation), (x_test, y_test) = parts(x, y)
     scaler = StandardScaler().fit(x_train)
     return Data(
         scaler.transform(x_train),
