@@ -1,0 +1,292 @@
+"""Searches of architectures: regularized evolution beside random search, warm interpreters beside fresh ones.
+
+    python -m benchmarks.nas hidden --seeds 10          # a space whose best architecture is known
+    python -m benchmarks.nas pairs --seeds 10           # another one, where no layer can be chosen alone
+    python -m benchmarks.nas digits --seeds 10          # digits_dense, real trainings of a few epochs
+    python -m benchmarks.nas trainings                  # half-second trainings per minute, warm and fresh
+
+Both searches have the same seeds and the same number of evaluations, several at once that end in any order. On digits
+an architecture is trained once, and has the same objective in every search; ``--table FILE`` keeps the trainings for the
+next run. ``trainings`` runs two searches under real launchers, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+
+from benchmarks import nas_digits
+from benchmarks.common import command, environment, show, workplace
+from benchmarks.nas_spaces import SPACES
+from nas_hpc.nas.problem import decisions
+from nas_hpc.search import AgingEvolution, RandomSampler
+
+AT_ONCE = 8
+"""Evaluations of a search at once."""
+DIGITS = "benchmarks.nas_digits.Problem"
+Sequence_ = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long the searches are, and what evolution does."""
+
+    seeds: int
+    evaluations: int
+    population: int
+    sample: int
+
+
+# -- searches ----------------------------------------------------------------------------------------------
+def searching(optimizer: RandomSampler, evaluations: int, seed: int) -> Iterator[Sequence_]:
+    """One search: yields architectures to evaluate, takes objectives by ``send``; results become known in
+    the order of random durations, ``AT_ONCE`` evaluations at once. Its best objectives so far are returned."""
+    rng = np.random.default_rng([seed, 4])
+    running: list[tuple[float, int, dict[str, Any], float | None]] = []
+    best: list[float] = []
+    now = 0.0
+    for number in range(evaluations):
+        if len(running) == AT_ONCE:
+            now, _, config, objective = heapq.heappop(running)
+            optimizer.tell([config], [objective])
+        (config,) = optimizer.ask(1)
+        objective = yield tuple(int(config[str(place)]) for place in range(len(config)))
+        best.append(max([*best[-1:], -np.inf if objective is None else objective]))
+        heapq.heappush(running, (now + rng.uniform(0.5, 1.5), number, config, objective))
+    return best
+
+
+@dataclass(slots=True)
+class Search:
+    """A search under way."""
+
+    steps: Any
+    wants: Sequence_ | None = None
+    best: list[float] = field(default_factory=list)
+
+    def go_on(self, objective: float | None = None, *, first: bool = False) -> None:
+        """Take an objective, and want the next architecture, or be done."""
+        try:
+            self.wants = next(self.steps) if first else self.steps.send(objective)
+        except StopIteration as end:
+            self.wants, self.best = None, end.value
+
+
+def pair(space: Any, plan: Plan, seed: int) -> tuple[Search, Search]:
+    """Evolution and random search with the same seed, not begun."""
+    problem = decisions(space)
+    evolution = AgingEvolution(problem, population=plan.population, sample=plan.sample, seed=seed)
+    both = (evolution, RandomSampler(problem, seed=seed))
+    return tuple(Search(searching(one, plan.evaluations, seed)) for one in both)  # type: ignore[return-value]
+
+
+def compared(results: Sequence[tuple[Search, Search]], plan: Plan) -> dict[str, Any]:
+    """Medians, spread, and how often evolution was ahead."""
+    from scipy.stats import wilcoxon
+
+    evolution, random = ([search.best[-1] for search in one] for one in zip(*results, strict=True))
+    differences = [a - b for a, b in zip(evolution, random, strict=True)]
+    halves = [median(search.best[plan.evaluations // 2 - 1] for search in one) for one in zip(*results, strict=True)]
+    same = len(differences) < 2 or not any(differences)
+    return {
+        "seeds": plan.seeds,
+        "evaluations": plan.evaluations,
+        "population, sample": f"{plan.population}, {plan.sample}",
+        "evolution_median": median(evolution),
+        "evolution_quartiles": _quartiles(evolution),
+        "random_median": median(random),
+        "random_quartiles": _quartiles(random),
+        "evolution_ahead": sum(one > 0 for one in differences),
+        "equal": sum(one == 0 for one in differences),
+        "p_wilcoxon_one_sided": 1.0 if same else float(wilcoxon(differences, alternative="greater").pvalue),
+        "evolution_median_at_half": halves[0],
+        "random_median_at_half": halves[1],
+    }
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    if len(values) < 2:
+        return [round(one, 4) for one in values]
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return [round(low, 4), round(high, 4)]
+
+
+def synthetic(name: str, plan: Plan) -> dict[str, Any]:
+    """The comparison on a space whose best architecture is known to be worth 1."""
+    results = []
+    for seed in range(plan.seeds):
+        known = SPACES[name](seed)
+        both = pair(known.space, plan, seed)
+        for search in both:
+            search.go_on(first=True)
+            while search.wants is not None:
+                search.go_on(known.value(search.wants))
+        results.append(both)
+    size = float(SPACES[name](0).space.size)
+    return {"space": name, "architectures": f"{size:.3g}", "optimum": 1.0, **compared(results, plan)}
+
+
+# -- trainings of digits -----------------------------------------------------------------------------------
+class Table:
+    """Objectives of trained architectures, each trained once, in a file if one is named."""
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("a+") if path else None
+        self.known: dict[Sequence_, float | None] = {}
+        if self._file is not None:
+            self._file.seek(0)
+            self.known = {tuple(sequence): value for sequence, value in map(json.loads, self._file)}
+
+    def add(self, sequence: Sequence_, objective: float | None) -> None:
+        """One more."""
+        self.known[sequence] = objective
+        if self._file is not None:
+            self._file.write(json.dumps([sequence, objective]) + "\n")
+            self._file.flush()
+
+
+def train(sequence: Sequence_, answer: connection.Connection) -> None:
+    """In a fork of this process, as a launcher's warm interpreter has it."""
+    from nas_hpc.nas import alpha
+    from nas_hpc.processes.call import RunningJob, seed_all
+
+    seed_all(0)
+    try:
+        objective: float | None = alpha.run(RunningJob({"arch_seq": list(sequence)}, "", 0))["objective"]
+    except Exception as error:
+        print(f"{list(sequence)}: {type(error).__name__}: {error}")
+        objective = None
+    answer.send(objective)
+    os._exit(0)
+
+
+def digits(plan: Plan, processes: int, table: Table) -> dict[str, Any]:
+    """The comparison by real trainings, ``processes`` at a time."""
+    os.environ["NAS_HPC_PROBLEM"] = DIGITS
+    from nas_hpc.nas import alpha
+
+    alpha.run.prepare()  # type: ignore[attr-defined]
+    space = nas_digits.Problem.build_space((64,), (10,))
+    results = [pair(space, plan, seed) for seed in range(plan.seeds)]
+    begun = time.monotonic()
+    trained = _all_trained([search for both in results for search in both], processes, table)
+    return {
+        "space": "digits_dense",
+        "architectures": f"{float(space.size):.3g}",
+        "epochs": nas_digits.Problem.training.num_epochs,
+        "trainings": trained,
+        "took_s": time.monotonic() - begun,
+        **compared(results, plan),
+    }
+
+
+def _all_trained(searches: Sequence[Search], processes: int, table: Table) -> int:
+    """Run all searches to their ends; how many architectures were trained for that."""
+    for search in searches:
+        search.go_on(first=True)
+    ready, trained = deque(searches), 0
+    waiting: dict[Sequence_, list[Search]] = {}
+    running: dict[connection.Connection, tuple[Sequence_, Any]] = {}
+    while ready or running:
+        while ready and len(running) < processes:
+            search = ready.popleft()
+            while search.wants is not None and search.wants in table.known:
+                search.go_on(table.known[search.wants])
+            if search.wants is None:
+                continue
+            waiting.setdefault(search.wants, []).append(search)
+            if len(waiting[search.wants]) == 1:
+                mine, its = get_context("fork").Pipe()
+                child = get_context("fork").Process(target=train, args=(search.wants, its))
+                child.start()
+                its.close()
+                running[mine] = (search.wants, child)
+        for mine in connection.wait(list(running)) if running else []:
+            assert isinstance(mine, connection.Connection)
+            sequence, child = running.pop(mine)
+            table.add(sequence, mine.recv())
+            child.join()
+            trained += 1
+            ready.extend(waiting.pop(sequence))
+    return trained
+
+
+# -- warm and fresh ----------------------------------------------------------------------------------------
+def trainings(warm: int, fresh: int, epochs: int) -> dict[str, Any]:
+    """Trainings per minute under a launcher, from the first one asked for to the last end."""
+    os.environ[nas_digits.EPOCHS] = str(epochs)
+    figures: dict[str, Any] = {"epochs": epochs, "cores": len(os.sched_getaffinity(0))}
+    for name, count, flags in (("warm", warm, []), ("fresh", fresh, ["--fresh-interpreter"])):
+        with workplace() as place:
+            figures |= {f"{name}_{key}": value for key, value in _searched(place, count, flags).items()}
+    figures["warm_to_fresh"] = figures["warm_per_minute"] / figures["fresh_per_minute"]
+    return figures
+
+
+def _searched(place: Path, count: int, flags: Sequence[str]) -> dict[str, Any]:
+    site = place / "site"
+    command("init", str(site), cwd=place)
+    command(
+        "--site", str(site), "run", "nas", "bench", "-p", DIGITS, "--app", "RAN", "--seed", "1",
+        "--max-evals", str(count), "--no-report", *flags, cwd=place,
+    )  # fmt: skip
+    lines = (site / "data" / "bench" / "attempts.jsonl").read_text().splitlines()
+    attempts = [one for one in map(json.loads, lines) if one["creator"] and one["outcome"] == "ok"]
+    results = [json.loads(path.read_text()) for path in (site / "data" / "bench").glob("task*/result.json")]
+    took_s = max(one["end"] for one in attempts) - min(one["submitted"] for one in attempts)
+    return {
+        "trainings": len(attempts),
+        "training_s": median(one["metadata"]["train_s"] for one in results),
+        "took_s": took_s,
+        "per_minute": 60 * len(attempts) / took_s,
+    }
+
+
+# -- command line ------------------------------------------------------------------------------------------
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.nas", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=[*SPACES, "digits", "trainings"])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--evaluations", type=int, help="of each search (digits 100, else 500)")
+    parser.add_argument("--population", type=int, help="of evolution (digits 20, else 100)")
+    parser.add_argument("--sample", type=int, help="of evolution (digits 5, else 10)")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="digits: trainings at once")
+    parser.add_argument("--epochs", type=int, help="of a training (digits 5, trainings 20)")
+    parser.add_argument("--table", default="", help="digits: file of trainings that were done before")
+    parser.add_argument("--warm", type=int, default=60, help="trainings: how many in warm interpreters")
+    parser.add_argument("--fresh", type=int, default=12, help="trainings: how many in fresh ones")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    real = options.what == "digits"
+    plan = Plan(
+        options.seeds,
+        options.evaluations or (100 if real else 500),
+        options.population or (20 if real else 100),
+        options.sample or (5 if real else 10),
+    )
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        "digits": lambda: digits(plan, options.processes, Table(options.table)),
+        "trainings": lambda: trainings(options.warm, options.fresh, options.epochs or 20),
+    }
+    if real and options.epochs:
+        nas_digits.Problem.hyperparameters(num_epochs=options.epochs)
+    show(run.get(options.what, lambda: synthetic(options.what, plan))(), options.json)
+
+
+if __name__ == "__main__":
+    main()
