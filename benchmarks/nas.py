@@ -5,9 +5,9 @@
     python -m benchmarks.nas digits --seeds 10          # digits_dense, real trainings of a few epochs
     python -m benchmarks.nas trainings                  # half-second trainings per minute, warm and fresh
 
-Both searches have the same seeds and the same number of evaluations, several at once that end in any order. On digits
-an architecture is trained once, and has the same objective in every search; ``--table FILE`` keeps the trainings for the
-next run. ``trainings`` runs two searches under real launchers, one after the other.
+Both searches have the same seeds and the same number of evaluations, several at once that end in any order.
+On digits an architecture is trained once, and has the same objective in every search; ``--table FILE`` keeps
+the trainings for the next run. ``trainings`` runs two searches under real launchers, one after the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import nas_digits
-from benchmarks.common import command, environment, show, workplace
+from benchmarks.common import command, show, workplace
 from benchmarks.nas_spaces import SPACES
 from nas_hpc.nas.problem import decisions
 from nas_hpc.search import AgingEvolution, RandomSampler
@@ -52,7 +52,7 @@ class Plan:
 # -- searches ----------------------------------------------------------------------------------------------
 def searching(optimizer: RandomSampler, evaluations: int, seed: int) -> Iterator[Sequence_]:
     """One search: yields architectures to evaluate, takes objectives by ``send``; results become known in
-    the order of random durations, ``AT_ONCE`` evaluations at once. Its best objectives so far are returned."""
+    the order of random durations, ``AT_ONCE`` evaluations at once. Returns the best objectives so far."""
     rng = np.random.default_rng([seed, 4])
     running: list[tuple[float, int, dict[str, Any], float | None]] = []
     best: list[float] = []
@@ -98,7 +98,9 @@ def compared(results: Sequence[tuple[Search, Search]], plan: Plan) -> dict[str, 
 
     evolution, random = ([search.best[-1] for search in one] for one in zip(*results, strict=True))
     differences = [a - b for a, b in zip(evolution, random, strict=True)]
-    halves = [median(search.best[plan.evaluations // 2 - 1] for search in one) for one in zip(*results, strict=True)]
+    halves = [
+        median(search.best[plan.evaluations // 2 - 1] for search in one) for one in zip(*results, strict=True)
+    ]
     same = len(differences) < 2 or not any(differences)
     return {
         "seeds": plan.seeds,
@@ -143,18 +145,18 @@ class Table:
     """Objectives of trained architectures, each trained once, in a file if one is named."""
 
     def __init__(self, path: str) -> None:
-        self._file = Path(path).open("a+") if path else None
+        self._path = Path(path) if path else None
         self.known: dict[Sequence_, float | None] = {}
-        if self._file is not None:
-            self._file.seek(0)
-            self.known = {tuple(sequence): value for sequence, value in map(json.loads, self._file)}
+        if self._path is not None and self._path.exists():
+            lines = self._path.read_text().splitlines()
+            self.known = {tuple(sequence): value for sequence, value in map(json.loads, lines)}
 
     def add(self, sequence: Sequence_, objective: float | None) -> None:
         """One more."""
         self.known[sequence] = objective
-        if self._file is not None:
-            self._file.write(json.dumps([sequence, objective]) + "\n")
-            self._file.flush()
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps([sequence, objective]) + "\n")
 
 
 def train(sequence: Sequence_, answer: connection.Connection) -> None:
@@ -258,14 +260,18 @@ def _searched(place: Path, count: int, flags: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.nas", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.nas",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=[*SPACES, "digits", "trainings"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, help="of each search (digits 100, else 500)")
     parser.add_argument("--population", type=int, help="of evolution (digits 20, else 100)")
     parser.add_argument("--sample", type=int, help="of evolution (digits 5, else 10)")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="digits: trainings at once")
+    parser.add_argument(
+        "--processes", type=int, default=len(os.sched_getaffinity(0)), help="digits: trainings at once"
+    )
     parser.add_argument("--epochs", type=int, help="of a training (digits 5, trainings 20)")
     parser.add_argument("--table", default="", help="digits: file of trainings that were done before")
     parser.add_argument("--warm", type=int, default=60, help="trainings: how many in warm interpreters")

@@ -1,6 +1,7 @@
 """Architecture spaces whose best architecture is known, with an objective that costs nothing.
 
-Each is made from a seed; objectives are scaled so that the best architecture has 1 and random ones 0 in the mean.
+Each is made from a seed; objectives are scaled so that the best architecture has 1 and random ones 0 in the
+mean.
 """
 
 from __future__ import annotations
