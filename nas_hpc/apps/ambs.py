@@ -1,4 +1,4 @@
-"""Asynchronous model-based search of hyperparameters: ``python -m nas_hpc.apps.ambs --problem … --run …``."""
+"""Asynchronous model-based search: ``python -m nas_hpc.apps.ambs --problem … --run …``."""
 
 from __future__ import annotations
 

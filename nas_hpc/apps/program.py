@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from nas_hpc.apps.architectures import Searched, load_searched, show_size
 from nas_hpc.apps.flags import SearchOptions
 from nas_hpc.apps.functions import find_function, resolve_file
 from nas_hpc.apps.results import ResultsFile
@@ -30,35 +32,27 @@ MakeOptimizer = Callable[["HpProblem", int], "Optimizer"]
 _log = logging.getLogger("nas_hpc.apps")
 
 
-def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
+def run_search(options: SearchOptions, make_optimizer: MakeOptimizer, *, repeats: bool = False) -> None:
     """Run a search as this process's work. Everything is checked before anything is submitted.
+
+    ``repeats``: the optimizer asks for known configurations again, and need not be told of.
 
     Raises NasHpcError, or Interrupted after a signal.
     """
-    from nas_hpc.problem import load_problem
-
     check_kind(options.evaluator)
-    shape = evaluation_shape(
-        options.nodes_per_eval, options.ranks_per_node, options.threads_per_rank, options.gpus_per_rank
-    )
-    run, specification = find_function(options.run)
-    cache_key = _cache_key(options.cache_key)
-    problem = load_problem(resolve_file(options.problem))
-    seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
-    make_optimizer(problem, seed)
-    results = _results_file(problem)
-    settings = Settings(
-        run=run,
-        seed=seed,
-        cache_key=cache_key,
-        timeout_s=options.eval_timeout_s,
-        retries=options.eval_retries,
-        environ=options.eval_environ or {},
-        shape=shape,
-        specify=specification,
-    )
-    what = "run function" if specification is None else "job specification"
-    _log.info("problem %s, %s %s, seed %d", options.problem, what, run, seed)
+    settings = _settings(options)
+    searched = load_searched(options.problem)
+
+    def make() -> Optimizer:
+        return searched.outward(make_optimizer(searched.decisions, settings.seed))
+
+    make()
+    results = _results_file(searched)
+    settings = replace(settings, environ={**searched.environ, **settings.environ})
+    what = "run function" if settings.specify is None else "job specification"
+    _log.info("problem %s, %s %s, seed %d", options.problem, what, settings.run, settings.seed)
+    if searched.space is not None:
+        _log.info("%d decisions, %s architectures", len(searched.names), show_size(searched.space.size))
     with create(options.evaluator, settings) as evaluator:
         _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
         done = sum(result.objective is not None for result in evaluator.history)
@@ -67,14 +61,33 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer) -> None:
             Report(None, {}, done, failed, options.max_evals)
         )  # what is to be seen before a result
         Search(
-            lambda: make_optimizer(problem, seed),
+            make,
             evaluator,
             results,
             max_evals=options.max_evals,
-            starting_points=len(problem.starting_point_asdict),
+            starting_points=len(searched.decisions.starting_point_asdict),
             time_limit_s=options.time_limit_s,
-            repeats_run=cache_key == "uuid",
+            repeats_run=settings.cache_key == "uuid" and not repeats,
         ).run()
+
+
+def _settings(options: SearchOptions) -> Settings:
+    """What all evaluations have in common, but for what the problem adds. Raises WrongCall, ConfigError."""
+    shape = evaluation_shape(
+        options.nodes_per_eval, options.ranks_per_node, options.threads_per_rank, options.gpus_per_rank
+    )
+    run, specification = find_function(options.run)
+    seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
+    return Settings(
+        run=run,
+        seed=seed,
+        cache_key=_cache_key(options.cache_key),
+        timeout_s=options.eval_timeout_s,
+        retries=options.eval_retries,
+        environ=options.eval_environ or {},
+        shape=shape,
+        specify=specification,
+    )
 
 
 def main(command: click.Command, argv: Sequence[str] | None = None) -> int:
@@ -123,9 +136,10 @@ def _cache_key(name: str) -> CacheKey:
     return load_callable(resolve_file(name), "cache key (uuid, to_dict or a function)")
 
 
-def _results_file(problem: HpProblem) -> ResultsFile:
+def _results_file(searched: Searched) -> ResultsFile:
     directory = os.environ.get("NAS_HPC_JOB_DIR", "")
-    return ResultsFile(Path(directory or "."), problem.hyperparameter_names, link=bool(directory))
+    place = Path(directory or ".")
+    return ResultsFile(place, searched.names, cells=searched.cells, link=bool(directory))
 
 
 def _log_to_stdout() -> None:

@@ -1,4 +1,4 @@
-"""Random search of hyperparameters: ``python -m nas_hpc.apps.random_search --problem … --run …``."""
+"""Random search: ``python -m nas_hpc.apps.random_search --problem … --run …``."""
 
 from __future__ import annotations
 

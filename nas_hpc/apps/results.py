@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ COLUMNS = ("objective", "elapsed_sec", "seq", "outcome", "reason", "start", "end
 """What follows the hyperparameters."""
 REPAIR_S = 5.0
 """At least so long between two attempts to write a file anew that could not be written."""
+Cells = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _log = logging.getLogger("nas_hpc.apps")
 
 
@@ -31,8 +32,11 @@ class ResultsFile:
     Where it cannot be written (a full disk), the search goes on, and the file is written anew later.
     """
 
-    def __init__(self, directory: Path, names: Sequence[str], *, link: bool = False) -> None:
-        """``names``: the hyperparameters, in the problem's order. ``link``: make one in the directory above.
+    def __init__(
+        self, directory: Path, names: Sequence[str], *, cells: Cells = dict, link: bool = False
+    ) -> None:
+        """``names``: the hyperparameters, in the problem's order; ``cells`` gives their values of a
+        configuration. ``link``: make one in the directory above.
 
         Raises WrongCall if a hyperparameter has the name of another column.
         """
@@ -43,6 +47,7 @@ class ResultsFile:
             )
         self.path = directory / NAME
         self._names = tuple(names)
+        self._cells = cells
         self._link = link
         self._rows: list[str] = []
         self._descriptor = -1
@@ -123,7 +128,8 @@ class ResultsFile:
 
     def _row(self, result: EvaluationResult) -> str:
         """A row; cells without a value are empty: an inactive hyperparameter, a failure's objective."""
-        cells = [_cell(result.config.get(name)) for name in self._names]
+        values = self._cells(result.config)
+        cells = [_cell(values.get(name)) for name in self._names]
         elapsed = f"{result.end - (self._started or 0.0):.6f}" if result.end else ""
         cells += [_cell(result.objective), elapsed, str(result.id), result.outcome.value]
         cells += [" ".join(result.reason.split()), _time(result.start), _time(result.end), str(result.cached)]

@@ -103,16 +103,16 @@ def hps(call: Invocation, /, **flags: Any) -> int:
 @machine_option
 @balsam_submit.command()
 @_search_options
-@click.option("--app", "application", type=click.Choice(ARCHITECTURES), default="PPO", show_default=True)
+@click.option("--app", "application", type=click.Choice(ARCHITECTURES), default="EVO", show_default=True)
 @click.option("--nas-nodes", type=Count(1), default=1, show_default=True, help="Nodes of the search itself.")
 @click.pass_obj
 def nas(call: Invocation, /, nas_nodes: int, **flags: Any) -> int:
-    """Submit a search of architectures, with an application of the site.
+    """Submit a search of architectures: its job, its application, and a launcher for it.
 
     \b
     Example:
-      nas-hpc balsam-submit nas arch -p mine.Problem -r mine.run -t 60 -n 16 -A datascience \\
-        --app PPO --nas-nodes 2
+      nas-hpc balsam-submit nas arch -p nas_hpc.problems.nas.digits_dense.Problem \\
+        -r nas_hpc.nas.alpha.run -t 60 -q debug-cache-quad -n 4 -A datascience --app EVO
     """
     return _submit(call, flags, architectures=True, own_nodes=nas_nodes)
 

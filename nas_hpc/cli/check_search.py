@@ -1,6 +1,6 @@
 """Whether a search could begin: its flags, its problem, its run function. Runs as a process of its own.
 
-``python -m nas_hpc.cli.check_search MODULE FLAG…`` loads the user's modules as the search will, so that
+``python -m nas_hpc.cli.check_search KIND MODULE FLAG…`` loads the user's modules as the search will, so that
 nothing of them is in the process that asks. Exit 0, or 2 after a line ``MARK message`` on stderr.
 """
 
@@ -15,20 +15,23 @@ from collections.abc import Sequence
 from nas_hpc.errors import NasHpcError, WrongCall
 
 MARK = "nas-hpc-check:"
+HPS, NAS = "hps", "nas"
+"""Kinds of searches, as the commands call them."""
 _OBJECTS = "-"
-"""In the place of the module: only problem and run function are loaded, whatever the search is."""
+"""In the place of the kind: only problem and run function are loaded, whatever the search is."""
 LIMIT_S = 300.0
 """Importing a training library from a busy file system may take minutes; more than this is a hang."""
 
 
-def check_search(module: str, words: Sequence[str]) -> None:
-    """Raise WrongCall if the search ``module`` with the flags ``words`` could not begin."""
-    _ask([module, *words])
+def check_search(module: str, words: Sequence[str], *, architectures: bool) -> None:
+    """Raise WrongCall if the search ``module`` with the flags ``words`` could not begin, or is not one of
+    architectures, or of hyperparameters."""
+    _ask([NAS if architectures else HPS, module, *words])
 
 
 def check_objects(problem: str, run: str) -> None:
     """Raise WrongCall if there is nothing at ``problem``, or no function of one argument at ``run``."""
-    _ask([_OBJECTS, problem, run])
+    _ask([_OBJECTS, "", problem, run])
 
 
 def _ask(words: Sequence[str]) -> None:
@@ -56,14 +59,14 @@ def _ask(words: Sequence[str]) -> None:
     )
 
 
-def _check(module: str, words: Sequence[str]) -> None:
+def _check(kind: str, module: str, words: Sequence[str]) -> None:
     import click
 
+    from nas_hpc.apps.architectures import load_searched
     from nas_hpc.apps.functions import locate_run_function, resolve_file
     from nas_hpc.loading import load_object
-    from nas_hpc.problem import load_problem
 
-    if module == _OBJECTS:
+    if kind == _OBJECTS:
         problem, run = words
         load_object(resolve_file(problem), "problem", "Problem")
         locate_run_function(run)
@@ -76,13 +79,20 @@ def _check(module: str, words: Sequence[str]) -> None:
         raise WrongCall(
             f"{error.format_message().rstrip('.')}; the search's flags: python -m {module} --help"
         ) from error
-    load_problem(resolve_file(flags["problem"]))
+    _check_kind(kind, flags["problem"], load_searched(flags["problem"]).space is not None)
     locate_run_function(flags["run"])
+
+
+def _check_kind(kind: str, problem: str, architectures: bool) -> None:
+    if kind == HPS and architectures:
+        raise WrongCall(f"problem {problem!r} is one of architectures: give it to {NAS} instead of {HPS}")
+    if kind == NAS and not architectures:
+        raise WrongCall(f"problem {problem!r} is one of hyperparameters: give it to {HPS} instead of {NAS}")
 
 
 def _main() -> int:
     try:
-        _check(sys.argv[1], sys.argv[2:])
+        _check(sys.argv[1], sys.argv[2], sys.argv[3:])
     except NasHpcError as error:
         print(f"\n{MARK} {' '.join(error.message.split())}", file=sys.stderr)
         return 2

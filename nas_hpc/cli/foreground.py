@@ -38,6 +38,7 @@ class Wish:
     """The search that the user wants."""
 
     name: str
+    architectures: bool
     application: str
     problem: str
     function: str
@@ -71,7 +72,7 @@ def check(wish: Wish) -> None:
                 f"{flag} {value} needs mpi mode, and nas-hpc run works in serial mode; give the search to "
                 "nas-hpc job and run it with: nas-hpc launcher --job-mode mpi"
             )
-    check_search(_module(wish.application), wish.words())
+    check_search(_module(wish.application), wish.words(), architectures=wish.architectures)
 
 
 def _module(application: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nas_hpc.apps import STANDARD_APPS
 from nas_hpc.cli.client import live_endpoint
 from nas_hpc.cli.context import Invocation, note, open_database, site_options, working_directory
 from nas_hpc.cli.launcher import launcher_options, say_strange_variables, start
@@ -40,9 +41,52 @@ def _shape_options(command: Function) -> Function:
     return command
 
 
-def _shape_words(given: Mapping[str, int | None]) -> tuple[str, ...]:
+def _shape_words(given: Mapping[str, Any]) -> tuple[str, ...]:
     values = [(flag, given[flag.replace("-", "_")]) for flag, _, _ in _SHAPE]
     return tuple(word for flag, value in values if value is not None for word in (f"--{flag}", str(value)))
+
+
+_FLAGS: tuple[Callable[[Any], Any], ...] = (
+    click.argument("name", type=Name()),
+    click.option("-p", "--problem", required=True, metavar="WHERE", help="module.Problem or file.py:Problem"),
+    click.option("--max-evals", type=Count(1), required=True, help="Evaluations in all; failed ones count."),
+    click.option("--args", default="", help="More flags of the search, one string."),
+    click.option("--seed", type=Count(0, 2**32 - 1), default=None, help="Seed of all that is random."),
+    click.option("--workers", type=Count(1), default=None,
+                 help="Evaluations at once on a node. [default: its cores]"),
+    _shape_options,
+    click.option("--nodes", type=Count(1), default=None,
+                 help="Virtual nodes of this machine, or so many of the batch job's. [default: 1, or all]"),
+    click.option("--time-limit", type=Duration(), default=None,
+                 help="End the search after so long, as in 15m."),
+    click.option("--fresh-interpreter", is_flag=True, default=None,
+                 help="A new Python for every evaluation."),
+    click.option("--report/--no-report", default=True, help="Write report.html at the end. [default: yes]"),
+    click.option("--yes", is_flag=True, help="Accepted; nothing is asked."),
+    click.option("--json", "as_json", is_flag=True,
+                 help="Print the result as JSON; progress goes to stderr."),
+)  # fmt: skip
+
+
+def _search_options(application: str, function: str | None) -> Callable[[Function], Function]:
+    """The flags of a search in the foreground; ``application`` and ``function`` are what is taken where
+    nothing is said."""
+
+    def decorate(command: Function) -> Function:
+        where = "module.run or file.py:run"
+        run_option = click.option(
+            "-r", "--run", "function", required=function is None, default=function, metavar="WHERE",
+            help=where if function is None else f"{where} [default: {function}]",
+        )  # fmt: skip
+        app_option = click.option(
+            "--app", "--application", "application", default=application,
+            help=f"{', '.join(STANDARD_APPS)}. [default: {application}]",
+        )  # fmt: skip
+        for flag in reversed((*_FLAGS[:2], run_option, *_FLAGS[2:3], app_option, *_FLAGS[3:])):
+            command = flag(command)
+        return command
+
+    return decorate
 
 
 @site_options
@@ -52,58 +96,23 @@ def run(ctx: click.Context) -> None:
     """Run a whole search in the foreground.
 
     \b
-    Example:
+    Examples:
       nas-hpc run hps digits -p nas_hpc.problems.hps.digits.Problem \\
         -r nas_hpc.problems.hps.digits.run --max-evals 40
+      nas-hpc run nas dense -p nas_hpc.problems.nas.digits_dense.Problem --max-evals 100
     """
     if ctx.invoked_subcommand is None:
-        raise WrongCall("run: nothing to run; say what: nas-hpc run hps NAME -p PROBLEM -r RUN --max-evals N")
+        raise WrongCall(
+            "run: nothing to run; say what: nas-hpc run hps NAME -p PROBLEM -r RUN --max-evals N, or "
+            "nas-hpc run nas NAME -p PROBLEM --max-evals N"
+        )
 
 
 @site_options
 @run.command(short_help="Search hyperparameters; interrupted, the same command goes on.")
-@click.argument("name", type=Name())
-@click.option("-p", "--problem", required=True, metavar="WHERE", help="module.Problem or file.py:Problem")
-@click.option("-r", "--run", "function", required=True, metavar="WHERE", help="module.run or file.py:run")
-@click.option("--max-evals", type=Count(1), required=True, help="Evaluations in all; failed ones count.")
-@click.option("--app", "--application", "application", default="AMBS", help="AMBS or RAN. [default: AMBS]")
-@click.option("--args", default="", help="More flags of the search, one string.")
-@click.option("--seed", type=Count(0, 2**32 - 1), default=None, help="Seed of all that is random.")
-@click.option(
-    "--workers", type=Count(1), default=None, help="Evaluations at once on a node. [default: its cores]"
-)
-@_shape_options
-@click.option(
-    "--nodes",
-    type=Count(1),
-    default=None,
-    help="Virtual nodes of this machine, or so many of the batch job's. [default: 1, or all]",
-)
-@click.option("--time-limit", type=Duration(), default=None, help="End the search after so long, as in 15m.")
-@click.option("--fresh-interpreter", is_flag=True, default=None, help="A new Python for every evaluation.")
-@click.option("--report/--no-report", default=True, help="Write report.html at the end. [default: yes]")
-@click.option("--yes", is_flag=True, help="Accepted; nothing is asked.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr.")
+@_search_options("AMBS", None)
 @click.pass_obj
-def hps(
-    call: Invocation,
-    /,
-    name: str,
-    problem: str,
-    function: str,
-    max_evals: int,
-    application: str,
-    args: str,
-    seed: int | None,
-    workers: int | None,
-    nodes: int | None,
-    time_limit: float | None,
-    fresh_interpreter: bool | None,
-    report: bool,
-    yes: bool,
-    as_json: bool,
-    **shape: int | None,
-) -> int:
+def hps(call: Invocation, /, **flags: Any) -> int:
     """Search hyperparameters in the foreground; interrupted, the same command goes on.
 
     \b
@@ -111,27 +120,48 @@ def hps(
       nas-hpc run hps digits -p nas_hpc.problems.hps.digits.Problem \\
         -r nas_hpc.problems.hps.digits.run --max-evals 40
     """
+    return _run(call, flags, architectures=False)
+
+
+@site_options
+@run.command(short_help="Search architectures; interrupted, the same command goes on.")
+@_search_options("EVO", "nas_hpc.nas.alpha.run")
+@click.pass_obj
+def nas(call: Invocation, /, **flags: Any) -> int:
+    """Search architectures in the foreground; interrupted, the same command goes on.
+
+    \b
+    Examples:
+      nas-hpc run nas dense -p nas_hpc.problems.nas.digits_dense.Problem --max-evals 100
+      nas-hpc run nas mine -p mine.py:Problem --app AMBS --max-evals 500 --workers 4
+    """
+    return _run(call, flags, architectures=True)
+
+
+def _run(call: Invocation, flags: Mapping[str, Any], *, architectures: bool) -> int:
     from nas_hpc.cli.foreground import Wish, check, finish, prepare
     from nas_hpc.cli.progress import display
 
+    name, max_evals, as_json = flags["name"], flags["max_evals"], flags["as_json"]
     wish = Wish(
         name=name,
-        application=application,
-        problem=whole_path(problem),
-        function=whole_path(function),
+        architectures=architectures,
+        application=flags["application"],
+        problem=whole_path(flags["problem"]),
+        function=whole_path(flags["function"]),
         max_evals=max_evals,
-        seed=seed,
-        more=(*_shape_words(shape), *parse_args(args)),
-        time_limit_s=time_limit or 0.0,
-        workers=workers or 0,
+        seed=flags["seed"],
+        more=(*_shape_words(flags), *parse_args(flags["args"])),
+        time_limit_s=flags["time_limit"] or 0.0,
+        workers=flags["workers"] or 0,
     )
     known = _known_site(call)
-    flags = {"job_mode": "serial", "nodes": nodes, "fresh_interpreter": fresh_interpreter}
-    settings = call.settings(known, flags)
+    chosen = {name: flags[name] for name in ("nodes", "fresh_interpreter")}
+    settings = call.settings(known, {"job_mode": "serial", **chosen})
     if known is not None:
         _check_free(known)
-    begin = f"search {name}: {max_evals} evaluations by {application}; loading its problem and run function …"
-    print(begin, file=sys.stderr if as_json else sys.stdout, flush=True)
+    begin = f"search {name}: {max_evals} evaluations by {wish.application}; loading its problem and run"
+    print(f"{begin} function …", file=sys.stderr if as_json else sys.stdout, flush=True)
     check(wish)
     site = known or _make_site(call.machine(None, settings))
     with serving(site):
@@ -144,7 +174,7 @@ def hps(
                 code = start(site, launcher_options(settings, name, 0.0, progress))
         else:
             note(f"search {name} is finished already; its {max_evals} evaluations are done")
-        return finish(site, job, code, write=report, as_json=as_json)
+        return finish(site, job, code, write=flags["report"], as_json=as_json)
 
 
 @contextlib.contextmanager

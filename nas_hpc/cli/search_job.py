@@ -21,12 +21,10 @@ from nas_hpc.records import App, Job, Resources, new_id
 from nas_hpc.site import Site
 from nas_hpc.store.base import JobFilter, Store
 
-HYPERPARAMETERS = ("AMBS", "RAN")
+HYPERPARAMETERS = ("AMBS", "EVO", "RAN")
 """Searches of hyperparameters among the ready-made applications."""
-ARCHITECTURES = ("PPO", "EVO", "RAN")
-"""What searches of architectures are called."""
-_OTHER_NAME = "NAS-"
-"""Before the name of an architecture search where a search of hyperparameters has it."""
+ARCHITECTURES = ("EVO", "PPO", "RAN", "AMBS")
+"""What searches of architectures are called; those that are not ready-made are applications of the site."""
 _OWN_FLAGS = ("--problem", "--run", "-p", "-r")
 
 
@@ -100,10 +98,16 @@ def check_new(site: Site, store: Store, workflow: str) -> None:
 
 def choose_app(known: Mapping[str, App], wish: Wish) -> App:
     """The application of the search: the site's, else the ready-made one. Raises WrongCall."""
-    if wish.architectures:
-        return _architecture_app(known, wish.application)
-    ours = _ready_made(wish.application)
     own = known.get(wish.application)
+    if wish.application not in STANDARD_APPS:
+        if own is None:
+            raise WrongCall(
+                f"--app {wish.application}: this version has no such search, and this site no application "
+                f"{wish.application}; give --app EVO, or register one with: nas-hpc app --name "
+                f"{wish.application} --exec COMMAND, which gets --problem, --run and the flags behind --"
+            )
+        return own
+    ours = _ready_made(wish.application)
     if own is None:
         return ours
     if _module_of(own) != _module_of(ours):
@@ -119,25 +123,6 @@ def choose_app(known: Mapping[str, App], wish: Wish) -> App:
     if own.executable != ours.executable:
         note(f"note: application {own.name} of this site runs by {python}; nas-hpc app --sync changes that")
     return own
-
-
-def _architecture_app(known: Mapping[str, App], name: str) -> App:
-    """An application of that name that is no search of hyperparameters; those may have the name ``RAN``."""
-    of_hyperparameters = {STANDARD_APPS[one][0] for one in HYPERPARAMETERS if one in STANDARD_APPS}
-    taken = name in HYPERPARAMETERS
-    for one in (name, f"{_OTHER_NAME}{name}"):
-        registered = known.get(one)
-        if registered is not None and _module_of(registered) not in of_hyperparameters:
-            return registered
-        if one in STANDARD_APPS and STANDARD_APPS[one][0] not in of_hyperparameters:
-            return _ready_made(one)
-    wanted = f"{_OTHER_NAME}{name}" if taken else name
-    but = f" ({name} here searches hyperparameters)" if taken else ""
-    raise WrongCall(
-        f"--app {name}: this version has no search of architectures of its own{but}, and this site no "
-        f"application {wanted}; register one with: nas-hpc app --name {wanted} --exec COMMAND, which gets "
-        "--problem, --run and the flags behind --"
-    )
 
 
 def _ready_made(name: str) -> App:
@@ -191,6 +176,6 @@ def check_loads(app: App, job: Job, wish: Wish) -> None:
         return
     module = _module_of(app)
     if module.startswith("nas_hpc.apps."):
-        check_search(module, words)
+        check_search(module, words, architectures=wish.architectures)
     else:
         check_objects(wish.problem, wish.function)

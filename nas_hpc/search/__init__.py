@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 from nas_hpc.search.base import Config, Optimizer, Problem
 
 if TYPE_CHECKING:
+    from nas_hpc.search.evolution import AgingEvolution
     from nas_hpc.search.forest import ForestOptimizer
     from nas_hpc.search.random import RandomSampler
 
-__all__ = ["Config", "ForestOptimizer", "Optimizer", "Problem", "RandomSampler"]
+__all__ = ["AgingEvolution", "Config", "ForestOptimizer", "Optimizer", "Problem", "RandomSampler"]
 
-_HEAVY = {"ForestOptimizer": "nas_hpc.search.forest", "RandomSampler": "nas_hpc.search.random"}
+_HEAVY = {
+    "AgingEvolution": "nas_hpc.search.evolution",
+    "ForestOptimizer": "nas_hpc.search.forest",
+    "RandomSampler": "nas_hpc.search.random",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,13 +3,15 @@
 Objectives are maximised; ``None`` (or NaN, or an infinity) stands for an evaluation that failed.
 
 **Resume.** An optimizer draws every random number from (seed, number of points asked so far), and looks at
-its points in the order in which they were asked, whatever the order in which they were told. So its future
-depends on three things alone: the points asked so far in their order, the objectives of those that are told,
-and its settings. A caller that comes back makes the optimizer with the same settings and replays
+its points in the order in which they were asked. So its future depends on three things alone: the points
+asked so far in their order, the objectives of those that are told, and its settings. (One thing more for
+aging evolution: the order of the successes told, which is their age.) A caller that comes back makes the
+optimizer with the same settings and replays
 
 1. every configuration that was asked, in the order of asking: ``remember(configs)`` (they become
    pending, nothing is computed), or the same ``ask`` calls with the ``tell`` calls between them;
-2. every configuration that was finished, with its objective, in any order: ``tell(configs, objectives)``.
+2. every configuration that was finished, with its objective, in the order in which they were told: ``tell(
+   configs, objectives)``.
 
 After that, ``ask(n)`` gives the same points as without the interruption. Configurations told that were never
 asked (another search's history) are taken in as observations, in the order of the ``tell`` calls.

@@ -60,18 +60,33 @@ class History:
             self._append(config, vector)
             self.asked += 1
 
-    def tell(self, configs: Sequence[Mapping[str, Any]], objectives: Sequence[float | None]) -> None:
-        """Note objectives; a point that is not pending is appended as a new one."""
+    def tell(self, configs: Sequence[Mapping[str, Any]], objectives: Sequence[float | None]) -> list[int]:
+        """Note objectives; a point that is not pending is appended as a new one.
+
+        Returns the places of those that succeeded, for ``vector`` and ``objective``.
+        """
         if len(configs) != len(objectives):
             counts = f"{len(configs)} configurations but {len(objectives)} objectives"
             raise WrongCall(f"tell: {counts}: give one objective each")
         values = [_number(o) for o in objectives]
         vectors = self._codec.to_vectors(configs)  # all are checked before anything is noted
+        succeeded = []
         for config, vector, value in zip(configs, vectors, values, strict=True):
             waiting = self._open.get(self._codec.key(config))
             index = waiting.popleft() if waiting else self._append(config, vector, pending=False)
             self._status[index] = FAILED if value is None else SUCCEEDED
             self._objectives[index] = math.nan if value is None else value
+            if value is not None:
+                succeeded.append(index)
+        return succeeded
+
+    def vector(self, place: int) -> Floats:
+        """The point at ``place``, (width,)."""
+        return self._vectors[place]
+
+    def objective(self, place: int) -> float:
+        """Its objective; NaN unless it succeeded."""
+        return self._objectives[place]
 
     def points(self) -> Points:
         """Everything as arrays: what was asked in the order of asking, then what was only told."""

@@ -26,6 +26,8 @@ _ABSENT = "\0absent"  # no value of a hyperparameter, and equal across processes
 _ROUNDS = 30  # rejection rounds after which a space counts as (nearly) impossible
 _LARGEST_DRAW = 50_000
 _DECIMALS = 12  # vectors closer than this are one point: value and vector do not round-trip to the last bit
+_FEW = 1_000  # values of a hyperparameter whose neighbours are written out
+_STEPS = (-2.0, -0.5)  # log10 of a mutation's step, in units of the range
 _INACTIVE = -1.0  # feature of an inactive hyperparameter: outside [0, 1], so that one split tells it apart
 
 
@@ -112,28 +114,45 @@ class SpaceCodec:
         if len(free):
             change[np.arange(n), free[rng.integers(len(free), size=n)]] = True
         change[:, self._fixed] = False
-        spread = np.where(np.isfinite(self._sizes) & (self._sizes > 1), self._sizes - 1.0, 1.0)
-        unit = np.array([1.0 if v is None else s for v, s in zip(self._values, spread, strict=True)])
-        sigma = np.maximum(scales[:, None], 0.7 * self._steps[None, :])
-        stepped = parents / unit + sigma * rng.standard_normal((n, self.width))
-        stepped = np.abs(stepped)
-        stepped = 1.0 - np.abs(1.0 - stepped)  # reflected at 0 and at 1
-        stepped = np.clip(stepped, 0.0, 1.0) * unit
+        stepped = self._stepped(parents, scales, rng)
         fresh = self._draw(n, rng)
         moved = np.where(change, np.where(self._unordered[None, :], fresh, stepped), parents)
         return self.legalise(self._snap(moved))
+
+    def mutate(self, parents: Floats, rng: np.random.Generator) -> Floats:
+        """Legal neighbours of legal ``parents`` (n, width): in each one active hyperparameter changes, any of
+        them equally likely.
+
+        Categorical ones take another value, all equally likely; ordered ones move as in ``move``. Those that
+        the change switches on take random values. Fewer than n where clauses forbid some.
+        """
+        free = ~np.isnan(parents) & ~self._fixed
+        parents, free = parents[free.any(axis=1)], free[free.any(axis=1)]
+        n = len(parents)
+        where = np.argmax(np.where(free, rng.random(free.shape), -1.0), axis=1)
+        whole = self.complete(parents, rng)
+        sizes = np.where(self._unordered, self._sizes, 2.0)
+        turned = (whole + 1.0 + np.floor(rng.random(whole.shape) * (sizes - 1.0))) % sizes
+        stepped = self._stepped(whole, 10.0 ** rng.uniform(*_STEPS, size=n), rng)
+        change = np.arange(self.width) == where[:, None]
+        moved = np.where(change, np.where(self._unordered[None, :], turned, stepped), whole)
+        return self.legalise(self._snap(moved))
+
+    def neighbours(self, vector: Floats, rng: np.random.Generator) -> Floats:
+        """All legal vectors that differ from ``vector`` (width,) in one active hyperparameter that has a list
+        of values, or few whole numbers; what that switches on takes random values."""
+        axes = [(i, self._axis(i)) for i in np.flatnonzero(~np.isnan(vector) & ~self._fixed)]
+        rows = [(i, value) for i, axis in axes if axis is not None for value in axis if value != vector[i]]
+        near = np.repeat(vector[None, :], len(rows), axis=0)
+        for row, (i, value) in zip(near, rows, strict=True):
+            row[i] = value
+        return self.legalise(self.complete(near, rng)) if rows else near
 
     def enumerate(self, limit: int) -> Floats | None:
         """All legal vectors of a finite space, or None if its grid has more than ``limit`` points."""
         if self.grid_size > limit:
             return None
-        axes = []
-        for hp, listed in zip(self._hps, self._values, strict=True):
-            if listed is not None:
-                axes.append(self._column_grid(hp, len(listed)))
-            else:
-                low, high = hp.to_value(np.array([0.0, 1.0]))
-                axes.append(np.asarray(hp.to_vector(np.arange(low, high + 1)), dtype=np.float64))
+        axes = [axis for i in range(self.width) if (axis := self._axis(i, limit)) is not None]
         grid = np.array(list(itertools.product(*axes)), dtype=np.float64).reshape(-1, self.width)
         return self.unique(self.legalise(grid))
 
@@ -220,6 +239,25 @@ class SpaceCodec:
             f"configuration {dict(config)}: {hp.name}={value!r} is outside the space ({hp}): "
             "give the history of the same problem"
         )
+
+    def _axis(self, i: int, limit: int = _FEW) -> Floats | None:
+        """All values of a hyperparameter as vectors have them; None if it has more than ``limit``."""
+        hp, listed = self._hps[i], self._values[i]
+        if not self._sizes[i] <= limit:
+            return None
+        if listed is not None:
+            return self._column_grid(hp, len(listed))
+        low, high = hp.to_value(np.array([0.0, 1.0]))
+        return np.asarray(hp.to_vector(np.arange(low, high + 1)), dtype=np.float64)
+
+    def _stepped(self, parents: Floats, scales: Floats, rng: np.random.Generator) -> Floats:
+        """Complete ``parents`` (n, width), all ordered ones moved by a Gaussian step of ``scales`` (n,)."""
+        spread = np.where(np.isfinite(self._sizes) & (self._sizes > 1), self._sizes - 1.0, 1.0)
+        unit = np.array([1.0 if v is None else s for v, s in zip(self._values, spread, strict=True)])
+        sigma = np.maximum(scales[:, None], 0.7 * self._steps[None, :])
+        stepped = np.abs(parents / unit + sigma * rng.standard_normal(parents.shape))
+        stepped = 1.0 - np.abs(1.0 - stepped)  # reflected at 0 and at 1
+        return np.asarray(np.clip(stepped, 0.0, 1.0) * unit)
 
     def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         legacy = np.random.RandomState(int(rng.integers(2**31)))  # ConfigSpace takes no other generator

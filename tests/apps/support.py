@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +65,18 @@ def rows(directory: Path) -> list[dict[str, str]]:
 
 
 def start(
-    peer: Peer, directory: Path, *flags: str, app: str = "random_search", attempt: int = 1
+    peer: Peer,
+    directory: Path,
+    *flags: str,
+    app: str = "random_search",
+    attempt: int = 1,
+    more: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """A search as a process of its own, as a launcher starts it."""
+    """A search as a process of its own, as a launcher starts it; ``more`` goes into its environment."""
     directory.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", f"nas_hpc.apps.{app}", *flags],
-        env=environment(peer, directory, attempt),
+        env={**environment(peer, directory, attempt), **(more or {})},
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,3 +95,17 @@ def environment(peer: Peer, directory: Path, attempt: int = 1) -> dict[str, str]
         "NAS_HPC_JOB_DIR": str(directory),
         "NAS_HPC_CORES_PER_NODE": "2",
     }
+
+
+@contextlib.contextmanager
+def as_a_program() -> Iterator[None]:
+    """Put back what a search takes for itself in its process, so that it can be called in this one."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    logger = logging.getLogger("nas_hpc")
+    state = (logger.handlers[:], logger.level, logger.propagate)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        logger.handlers[:], logger.level, logger.propagate = state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import signal
@@ -18,7 +17,7 @@ from nas_hpc.apps import STANDARD_APPS
 from nas_hpc.apps.ambs import ambs
 from nas_hpc.apps.program import main
 from tests.apps import quadratic
-from tests.apps.support import ROOT, environment, rows, start
+from tests.apps.support import ROOT, as_a_program, environment, rows, start
 from nas_hpc.wire import Shape
 from tests.evaluator.peer import Peer
 from tests.support import wait_until
@@ -221,16 +220,10 @@ BAD = [
 @pytest.fixture
 def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Peer, Callable[..., int]]]:
     """A peer, and a call of ``ambs`` in this process whose exit code is returned."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    logger = logging.getLogger("nas_hpc")
-    state = (logger.handlers[:], logger.level, logger.propagate)
-    with Peer(tmp_path / "endpoint.json", quadratic.run) as peer:
+    with as_a_program(), Peer(tmp_path / "endpoint.json", quadratic.run) as peer:
         for name, value in environment(peer, tmp_path).items():
             monkeypatch.setenv(name, value)
         yield peer, lambda *arguments: main(ambs, arguments)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    logger.handlers[:], logger.level, logger.propagate = state
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD)

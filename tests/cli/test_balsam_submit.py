@@ -54,7 +54,7 @@ def theta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.setenv("NAS_HPC_MACHINE", "theta")
     monkeypatch.delenv("DEEPHYPER_WORKERS_PER_NODE", raising=False)
     if "imports" not in request.fixturenames:  # it takes seconds
-        monkeypatch.setattr(search_job, "check_search", lambda module, words: None)
+        monkeypatch.setattr(search_job, "check_search", lambda module, words, architectures: None)
         monkeypatch.setattr(search_job, "check_objects", lambda problem, run: None)
     return directory
 
@@ -194,6 +194,23 @@ def test_a_search_whose_python_has_gone_is_registered_anew(nas_hpc: Run, site: S
 
 # -- searches of architectures ------------------------------------------------------------------------
 NAS = ("balsam-submit", "nas", "arch", *OBJECTS, *DEBUG)
+ARCHITECTURES = """\
+from nas_hpc.nas import NaProblem, SearchSpace, VariableNode
+from nas_hpc.nas.operations import Dense
+def create_space(input_shape, output_shape):
+    space = SearchSpace(input_shape, output_shape)
+    space.connect(space.inputs[0], VariableNode("form", [Dense(1), Dense(1, "tanh")]))
+    return space
+def load_data():
+    raise AssertionError("the shapes are given")
+Problem = NaProblem()
+Problem.load_data(load_data)
+Problem.search_space(create_space, input_shape=(3,), output_shape=(1,))
+Problem.loss("mse")
+Problem.objective("-val_loss__min")
+def run(config):
+    return config["arch_seq"][0]
+"""
 
 
 @pytest.mark.slow
@@ -201,24 +218,49 @@ def test_nas_works_with_an_application_of_the_site(
     nas_hpc: Run, site: Site, theta: Path, imports: None
 ) -> None:
     assert nas_hpc("app", "--name", "PPO", "--exec", ECHO).code == 0
-    answer = nas_hpc(*NAS, "--nas-nodes", "2", "--", "--network", "ppo_lnlstm_128")
+    answer = nas_hpc(*NAS, "--app", "PPO", "--nas-nodes", "2", "--", "--network", "ppo_lnlstm_128")
     assert answer.code == 0, answer.err
     [job] = content(site).jobs
     assert (job.application, job.resources.num_nodes, job.resources.ranks_per_node) == ("PPO", 2, 1)
     assert job.args.endswith("--network ppo_lnlstm_128")
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("PPO", "PPO"), ("EVO", "EVO"), ("RAN", "NAS-RAN")])
-def test_nas_without_an_application_says_how_to_register_one(
-    nas_hpc: Run, site: Site, theta: Path, name: str, wanted: str
+@pytest.mark.slow
+def test_nas_submits_the_search_of_architectures_that_is_named(
+    nas_hpc: Run, site: Site, theta: Path, imports: None
 ) -> None:
-    assert nas_hpc("app", "--sync").code == 0  # RAN is there: the one of hyperparameters
+    Path("shapes.py").write_text(ARCHITECTURES)
+    mine = ("-p", "shapes.py:Problem", "-r", "shapes.run", *DEBUG)
+    for name, flags in (("EVO", ()), ("RAN", ("--app", "RAN")), ("AMBS", ("--app", "AMBS"))):
+        answer = nas_hpc("balsam-submit", "nas", f"by{name}", *mine, *flags)
+        assert answer.code == 0, answer.err
+    found = content(site)
+    assert {job.name: job.application for job in found.jobs} == {
+        "byEVO": "EVO",
+        "byRAN": "RAN",
+        "byAMBS": "AMBS",
+    }
+    assert {job.args for job in found.jobs} == {
+        f"--evaluator balsam --problem {os.getcwd()}/shapes.py:Problem --run shapes.run"
+    }
+    [evolution] = [app for app in found.apps if app.name == "EVO"]
+    assert evolution.executable.endswith("-m nas_hpc.apps.regevo")
     before = content(site)
-    refused(nas_hpc(*NAS, "--app", name), f"--app {name}", f"nas-hpc app --name {wanted} --exec COMMAND")
+    wrong = nas_hpc("balsam-submit", "hps", "other", *mine)
+    refused(wrong, "shapes.py:Problem' is one of architectures", "nas instead of hps")
+    wrong = nas_hpc("balsam-submit", "nas", "other", *OBJECTS, *DEBUG)
+    refused(wrong, f"{POLYNOME}.Problem' is one of hyperparameters", "hps instead of nas")
     assert content(site) == before
-    assert nas_hpc("app", "--name", wanted, "--exec", ECHO).code == 0
-    assert nas_hpc(*NAS, "--app", name).code == 0
-    assert content(site).jobs[0].application == wanted
+
+
+def test_nas_without_an_application_says_how_to_register_one(nas_hpc: Run, site: Site, theta: Path) -> None:
+    assert nas_hpc("app", "--sync").code == 0
+    before = content(site)
+    refused(nas_hpc(*NAS, "--app", "PPO"), "--app PPO", "--app EVO", "nas-hpc app --name PPO --exec COMMAND")
+    assert content(site) == before
+    assert nas_hpc("app", "--name", "PPO", "--exec", ECHO).code == 0
+    assert nas_hpc(*NAS, "--app", "PPO").code == 0
+    assert content(site).jobs[0].application == "PPO"
 
 
 def test_the_nodes_of_the_search_are_among_those_of_the_batch_job(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.problem import HpProblem
-from nas_hpc.search import ForestOptimizer, Optimizer, RandomSampler
+from nas_hpc.search import AgingEvolution, ForestOptimizer, Optimizer, RandomSampler
 from tests.search.spaces import mixed, objective, problems, small
 from tests.support import examples
 
@@ -30,6 +30,7 @@ MAKERS: dict[str, Maker] = {
         problem, "ET", "EI", liar_strategy="cl_mean", seed=seed, n_initial=4
     ),
     "DUMMY": lambda problem, seed: ForestOptimizer(problem, "DUMMY", seed=seed),
+    "EVO": lambda problem, seed: AgingEvolution(problem, 5, 3, initial=3, seed=seed),
 }
 FEW = settings(
     max_examples=examples(8), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -61,7 +62,7 @@ def hash_free(config: dict[str, Any]) -> int:
     return sum(key(config).encode())
 
 
-@pytest.mark.parametrize("kind", ["random", "RF", "ET-EI"])
+@pytest.mark.parametrize("kind", ["random", "RF", "ET-EI", "EVO"])
 @FEW
 @given(problem=problems(), seed=st.integers(0, 99))
 def test_points_are_legal_plain_and_distinct_while_there_are_any(
@@ -83,14 +84,15 @@ def test_points_are_legal_plain_and_distinct_while_there_are_any(
         optimizer.tell(configs, [objective(c) for c in configs])
 
 
+@pytest.mark.parametrize("kind", ["RF", "EVO"])
 @FEW
 @given(seed=st.integers(0, 999), batches=st.lists(st.integers(1, 6), min_size=3, max_size=6))
-def test_the_same_calls_give_the_same_points(seed: int, batches: list[int]) -> None:
-    runs = [drive(MAKERS["RF"](mixed(), seed), batches, fail_every=5) for _ in range(2)]
+def test_the_same_calls_give_the_same_points(kind: str, seed: int, batches: list[int]) -> None:
+    runs = [drive(MAKERS[kind](mixed(), seed), batches, fail_every=5) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("kind", ["random", "RF", pytest.param("ET-EI", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["random", "RF", "EVO", pytest.param("ET-EI", marks=pytest.mark.slow)])
 @FEW
 @given(seed=st.integers(0, 999), shuffle=st.integers(0, 999))
 def test_a_resumed_search_goes_on_as_if_uninterrupted(kind: str, seed: int, shuffle: int) -> None:
@@ -100,7 +102,8 @@ def test_a_resumed_search_goes_on_as_if_uninterrupted(kind: str, seed: int, shuf
     told = [(c, None if hash_free(c) % 4 == 0 else objective(c)) for c in asked]
 
     through_json = json.loads(json.dumps(asked + running))
-    random.Random(shuffle).shuffle(told)  # the order in which results are told again does not matter
+    if kind != "EVO":  # to the others the order in which results are told again does not matter
+        random.Random(shuffle).shuffle(told)
     resumed.remember(through_json)
     resumed.tell([c for c, _ in told], [y for _, y in told])
 
