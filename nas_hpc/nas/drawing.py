@@ -78,7 +78,9 @@ class _Graph:
 # -- of a space ------------------------------------------------------------------------------------------
 def draw_space(space: SearchSpace) -> Figure:
     """All nodes with what they may do. An optional connection is a dashed line through a small box with its
-    place in the sequence; the other variable nodes have theirs in brackets."""
+    place in the sequence; the other variable nodes have theirs in brackets. Raises WrongCall for a graph
+    that is none."""
+    space.check_graph()
     graph, count = _Graph(), len(space.variable_nodes)
     places = {node.name: place for place, node in enumerate(space.variable_nodes)}
     skips = {node.name for node in space.variable_nodes if _is_skip(space, node)}
@@ -167,7 +169,8 @@ def _part_label(part: Mapping[str, Any]) -> _Label:
 
 # -- the figure --------------------------------------------------------------------------------------------
 def _draw(graph: _Graph, title: str, notes: Iterable[str], what: str, *, dashed: bool = True) -> Figure:
-    layout = lay_out([label.box(name) for name, label in graph.labels.items()], list(graph.links.values()))
+    boxes = {name: label.box(name) for name, label in graph.labels.items()}
+    layout = lay_out(list(boxes.values()), list(graph.links.values()))
     width = max(layout.width, 300.0, _width(title, HEAD, bold=True))
     said = [line for note in notes for line in wrapped(note, int(width / (0.58 * TEXT)))]
     head = LEADING * (HEAD + len(said) * TEXT) + 14.0
@@ -179,13 +182,13 @@ def _draw(graph: _Graph, title: str, notes: Iterable[str], what: str, *, dashed:
     axes.set_ylim(size[1] - MARGIN, -MARGIN)
     axes.axis("off")
     figure.set_label(f"{what}: {title}")
-    axes.text(0, 0, title, fontsize=HEAD, weight="bold", va="top")
+    _say(axes, 0, 0, title, fontsize=HEAD, weight="bold", va="top")
     for number, line in enumerate(said):
-        axes.text(0, LEADING * (HEAD + number * TEXT) + 2, line, fontsize=TEXT, color=MUTED, va="top")
+        _say(axes, 0, LEADING * (HEAD + number * TEXT) + 2, line, fontsize=TEXT, color=MUTED, va="top")
     shift = ((width - layout.width) / 2, head)
     _draw_lines(axes, layout, shift, dashed)
     for name, label in graph.labels.items():
-        _draw_box(axes, label, label.box(name), layout.centers[name], shift)
+        _draw_box(axes, label, boxes[name], layout.centers[name], shift)
     return figure
 
 
@@ -200,12 +203,12 @@ def _draw_lines(axes: Axes, layout: Layout, shift: tuple[float, float], dashed: 
             [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
         )
         dashes = (0, (3.5, 2.2)) if one.optional and dashed else "solid"
-        axes.add_patch(
+        axes.add_artist(
             PathPatch(path, facecolor="none", edgecolor=colour, linewidth=1.1, linestyle=dashes, zorder=order)
         )
         if one.arrives:
             tips = [(to_x - 2.8, to_y - 5.5), (to_x + 2.8, to_y - 5.5), (to_x, to_y)]
-            axes.add_patch(Polygon(tips, closed=True, facecolor=colour, linewidth=0, zorder=order))
+            axes.add_artist(Polygon(tips, closed=True, facecolor=colour, linewidth=0, zorder=order))
 
 
 def _draw_box(
@@ -214,7 +217,7 @@ def _draw_box(
     x, y = center[0] + shift[0], center[1] + shift[1]
     fill, border = FILLS[label.kind]
     rounding = box.height / 2 if label.kind in ("optional", "input", "output") else 4.0
-    axes.add_patch(
+    axes.add_artist(
         FancyBboxPatch(
             (x - box.width / 2, y - box.height / 2), box.width, box.height, linewidth=1.0, zorder=3,
             boxstyle=f"round,pad=0,rounding_size={rounding}", facecolor=fill, edgecolor=border,
@@ -222,22 +225,28 @@ def _draw_box(
         )
     )  # fmt: skip
     if label.kind == "optional":
-        axes.text(x, y, label.title, fontsize=TEXT, color=SKIP, ha="center", va="center_baseline", zorder=4)
+        _say(axes, x, y, label.title, fontsize=TEXT, color=SKIP, ha="center", va="center_baseline", zorder=4)
         return
     top = y - box.height / 2 + PAD_Y
-    axes.text(
-        x, top + TITLE, label.title, fontsize=TITLE, weight="bold", ha="center", va="baseline", zorder=4
+    _say(
+        axes, x, top + TITLE, label.title, fontsize=TITLE, weight="bold", ha="center", va="baseline", zorder=4
     )
     for number, line in enumerate(label.lines):
         at = top + LEADING * (TITLE + number * TEXT) + TEXT
-        axes.text(x, at, line, fontsize=TEXT, color=MUTED, ha="center", va="baseline", zorder=4)
+        _say(axes, x, at, line, fontsize=TEXT, color=MUTED, ha="center", va="baseline", zorder=4)
+
+
+def _say(axes: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    axes.text(x, y, text, parse_math=False, **look)  # names may have dollars
 
 
 @lru_cache(maxsize=4096)
 def _width(text: str, size: float, *, bold: bool = False) -> float:
     """Of ``text`` in points."""
+    if not text.strip():
+        return 0.0
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) if text.strip() else 0.0
+    return float(TextPath((0, 0), text, size=size, prop=font, usetex=False).vertices[:, 0].max())
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -140,7 +140,9 @@ class SearchSpace:
         Raises WrongCall for a sequence of another length or out of range, and where an operation does not fit
         its inputs or the output is not ``output_shape``.
         """
-        numbers = self.check(sequence)
+        return self._expand(self.check(sequence), self.outputs)
+
+    def _expand(self, numbers: Sequence[int], outputs: Sequence[str]) -> Architecture:
         chosen = dict(zip((n.name for n in self.variable_nodes), numbers, strict=True))
         operations = {name: self._operation(node, chosen) for name, node in self._nodes.items()}
         inputs = {
@@ -152,7 +154,6 @@ class SearchSpace:
             given = tuple(one for one in inputs[name] if one in present)
             if isinstance(self._nodes[name], InputNode) or (given and not isinstance(operations[name], Zero)):
                 present[name] = given
-        outputs = self.outputs
         used = _leading_to(outputs, present)
         owners: dict[str, str] = {}
         parts: list[Part] = []
@@ -210,8 +211,8 @@ class SearchSpace:
                 raise WrongCall(f"the input {node.name} of the space is connected to nothing: connect it")
         if len(outputs) != len(self.output_shapes):
             raise WrongCall(
-                f"the space has {len(outputs)} nodes that no node follows ({', '.join(outputs)}), and "
-                f"{len(self.output_shapes)} output shapes: let each output have one"
+                f"the space has {len(outputs)} nodes that no node follows ({', '.join(outputs)}), and its "
+                f"output_shape is for {len(self.output_shapes)}: give each output its shape"
             )
 
     # -- JSON ----------------------------------------------------------------------------------------
@@ -260,8 +261,9 @@ def check_space(space: SearchSpace, *, samples: int = 100) -> None:
                 f"the variable node {node.name} has {have}: add others, or make it a ConstantNode"
             )
     space.check_graph()
+    outputs = space.outputs
     for sequence in _probes(space, samples):
-        space.architecture(sequence)
+        space._expand(sequence, outputs)
 
 
 def _probes(space: SearchSpace, samples: int) -> Iterator[list[int]]:
