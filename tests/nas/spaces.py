@@ -31,7 +31,7 @@ from nas_hpc.nas.operations import (
 
 
 def dense_space(layers: int = 3, skips: int = 3) -> SearchSpace:
-    """Dense layers of 25 choices, a sum after each, with optional connections from the ``skips`` sums before."""
+    """Dense layers of 25 choices, a sum after each, with optional connections from ``skips`` sums before."""
     space = SearchSpace((64,), (10,))
     before: Node = space.inputs[0]
     anchors = deque([before], maxlen=skips)

@@ -486,3 +486,37 @@ def test_a_sample_is_a_sequence_and_its_generator_alone_decides_which() -> None:
 def test_the_spaces_of_these_tests_are_spaces() -> None:
     for space in (dense_space(), image_space()):
         check_space(space, samples=200)
+
+
+# -- beside Keras -----------------------------------------------------------------------------------------
+def shapes_and_size_agree(one: Architecture) -> None:
+    from nas_hpc.nas.model import build_model
+
+    model = build_model(one, seed=0)
+    outputs = model.outputs
+    assert [tuple(out.shape[1:]) for out in outputs] == [one.shapes[name] for name in one.outputs]
+    assert model.count_params() == one.parameters
+    given = [np.ones((2, *part.shape), "float32") for part in one.parts if part.operation is None]
+    found = model(given if len(given) > 1 else given[0])
+    assert np.isfinite(np.asarray(found)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.extra("tensorflow")
+@settings(max_examples=examples(40), deadline=None)
+@given(st.data())
+def test_architectures_of_random_spaces_have_the_shapes_and_parameters_of_their_keras_models(
+    data: st.DataObject,
+) -> None:
+    space = data.draw(vector_spaces())
+    shapes_and_size_agree(space.architecture(data.draw(sequences(space))))
+
+
+@pytest.mark.slow
+@pytest.mark.extra("tensorflow")
+def test_every_operation_on_images_in_a_network_with_mirror_and_mime_has_the_size_of_its_keras_model() -> (
+    None
+):
+    space = image_space()
+    for cell in range(9):
+        shapes_and_size_agree(space.architecture([cell, cell % 4, cell % 2]))
