@@ -28,6 +28,8 @@ class Best:
     """Parameters, and floating-point operations of one example."""
     objective: str
     """What the problem maximises; empty if that is not known."""
+    test: tuple[str, float] | None
+    """Name and value of the test metric to look at first."""
     svg: str
     """The drawing; empty if there is none."""
     missing: str
@@ -55,26 +57,39 @@ def best_architecture(location: Location, best: Evaluated) -> Best:
         body = _from_space(location, best)
     svg, missing = _drawn(body)
     known = {**(body or {}), **best.metadata}
+    objective = objective_of(best)
     return Best(
         sequence=", ".join(map(str, best.config[SEQUENCE])),
         sizes={name: known[name] for name in SIZES if _is_whole(known.get(name))},
-        objective=objective_of(best),
+        objective=objective,
+        test=next(iter(test_metrics(best.metadata, objective).items()), None),
         svg=svg,
         missing=missing,
         training_svg=_trained(read_object(directory / HISTORY) if directory else None),
     )
 
 
+def test_metrics(metadata: Mapping[str, Any], objective: str) -> dict[str, float]:
+    """What the test data gave, first what belongs to the objective: of val_accuracy__max test_accuracy."""
+    found = {
+        name: value
+        for name, value in metadata.items()
+        if name.startswith(_TEST) and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    beside = _TEST + objective.removeprefix("-").partition("__")[0].removeprefix("val_")
+    return dict(sorted(found.items(), key=lambda item: (item[0] != beside, item[0] == f"{_TEST}loss")))
+
+
 def results(evaluated: Evaluated) -> dict[str, Any]:
     """Its metadata without the sizes, tests first: they stand beside the objective."""
-    rest = {name: value for name, value in evaluated.metadata.items() if name not in SIZES}
-    return dict(sorted(rest.items(), key=lambda item: not item[0].startswith(_TEST)))
+    tests = test_metrics(evaluated.metadata, objective_of(evaluated))
+    return tests | {name: value for name, value in evaluated.metadata.items() if name not in SIZES}
 
 
-def columns(rows: Sequence[Evaluated]) -> list[str]:
+def columns(rows: Sequence[Evaluated], objective: str) -> list[str]:
     """The metadata that tell architectures apart, of all ``rows``."""
-    names = dict.fromkeys(name for row in rows for name in row.metadata)
-    return [name for name in names if name.startswith(_TEST)] + [name for name in SIZES if name in names]
+    names = {name: value for row in rows for name, value in row.metadata.items()}
+    return [*test_metrics(names, objective), *(name for name in SIZES if name in names)]
 
 
 def _is_whole(value: object) -> bool:

@@ -79,10 +79,11 @@ def _of_best(location: Location, best: Evaluated | None, rows: list[Evaluated]) 
     """What differs between searches of hyperparameters and of architectures."""
     if best is None or not architectures.is_architecture(best):
         return {"architecture": None, "results": best.metadata if best else {}, "columns": []}
+    found = architectures.best_architecture(location, best)
     return {
-        "architecture": architectures.best_architecture(location, best),
+        "architecture": found,
         "results": architectures.results(best),
-        "columns": architectures.columns(rows),
+        "columns": architectures.columns(rows, found.objective),
     }
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _MAX_EVALS, _TIME_LIMIT = "--max-evals", "--time-limit"
 _FREE = (_MAX_EVALS, _TIME_LIMIT)
 """Flags that may differ when a search goes on."""
-_OF_ARCHITECTURES = ("parameters", "epochs")
-"""What is told of a trained architecture beside its tests; the rest is in its result.json and the report."""
 _MPI_FLAGS = ("--nodes-per-eval", "--ranks-per-node")
 
 
@@ -282,8 +280,12 @@ def _objective_of(summary: Summary | None) -> str:
     return architectures.objective_of(best) if best and architectures.is_architecture(best) else ""
 
 
-def _tests_first(metadata: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(metadata.items(), key=lambda item: not item[0].startswith("test_"))
+def _of_architecture(metadata: Mapping[str, Any], objective: str) -> dict[str, Any]:
+    """What is told of a trained architecture; the rest is in its result.json and in the report."""
+    from nas_hpc.analytics.architectures import test_metrics
+
+    sizes = {name: metadata[name] for name in ("parameters", "epochs") if name in metadata}
+    return {**test_metrics(metadata, objective), **sizes}
 
 
 def _print_result(body: dict[str, Any], objective: str) -> None:
@@ -292,9 +294,10 @@ def _print_result(body: dict[str, Any], objective: str) -> None:
     if body["objective"] is not None:
         print(f"best objective  {show_number(body['objective'])}{f' ({objective})' if objective else ''}")
         sequence = body["config"].get("arch_seq")
-        for key, value in _tests_first(body["metadata"]) if sequence else body["metadata"].items():
-            told = not sequence or key in _OF_ARCHITECTURES or key.startswith("test_")
-            if told and isinstance(value, int | float | str) and not isinstance(value, bool):
+        sequence = sequence if isinstance(sequence, list) else []
+        said = _of_architecture(body["metadata"], objective) if sequence else body["metadata"]
+        for key, value in said.items():
+            if isinstance(value, int | float | str) and not isinstance(value, bool):
                 print(f"{key.replace('_', ' '):<15} {show_number(value)}")
         if not sequence:
             print(f"configuration   {show_config(body['config'])}")
