@@ -230,7 +230,7 @@ def test_nas_submits_the_search_of_architectures_that_is_named(
     nas_hpc: Run, site: Site, theta: Path, imports: None
 ) -> None:
     Path("shapes.py").write_text(ARCHITECTURES)
-    mine = ("-p", "shapes.py:Problem", "-r", "shapes.run", *DEBUG)
+    mine = ("-p", "shapes.py:Problem", "-r", "shapes.run", *DEBUG, "--no-check")
     for name, flags in (("EVO", ()), ("RAN", ("--app", "RAN")), ("AMBS", ("--app", "AMBS"))):
         answer = nas_hpc("balsam-submit", "nas", f"by{name}", *mine, *flags)
         assert answer.code == 0, answer.err
@@ -248,7 +248,7 @@ def test_nas_submits_the_search_of_architectures_that_is_named(
     before = content(site)
     wrong = nas_hpc("balsam-submit", "hps", "other", *mine)
     refused(wrong, "shapes.py:Problem' is one of architectures", "nas instead of hps")
-    wrong = nas_hpc("balsam-submit", "nas", "other", *OBJECTS, *DEBUG)
+    wrong = nas_hpc("balsam-submit", "nas", "other", *OBJECTS, *DEBUG, "--no-check")
     refused(wrong, f"{POLYNOME}.Problem' is one of hyperparameters", "hps instead of nas")
     assert content(site) == before
 

@@ -58,12 +58,12 @@ def test_evolution_killed_and_started_again_has_the_same_future(bench: Bench) ->
 def test_what_is_said_of_an_architecture_reads_well(bench: Bench) -> None:
     bench.nas("app", "--sync")
     args = f"{OBJECTS.replace('sequences.run', 'sequences.fickle')} --max-evals 30 --seed 2"
-    search = bench.job("evo_test", "EVO", args=args, workflow="evo_test")
+    bench.job("evo_test", "EVO", args=args, workflow="evo_test")
     bench.launch("--job-mode", "serial", "--wf-filter", "evo_test", code=0)
     found = rows(bench, "evo_test")
     good = [sequence(row) for row in found if row["objective"]]
     best = max(good, key=lambda one: run({"arch_seq": one}))
-    said = bench.nas("log", search)
+    said = bench.output("evo_test", "evo_test")
     assert f"30 of 30 done, {30 - len(good)} failed, best " in said
     assert f'{{"arch_seq":{json.dumps(best, separators=(",", ":"))}}}' in said
     page = Path(bench.nas("report", "evo_test").strip().splitlines()[-1]).read_text()
