@@ -25,7 +25,7 @@ from nas_hpc.files import replace_file
 from nas_hpc.nas.architecture import Architecture
 from nas_hpc.nas.checkpoints import Checkpoints
 from nas_hpc.nas.data import Data, load_data, space_of
-from nas_hpc.nas.failures import NotFinite, TrainingFailed, is_memory, out_of_memory
+from nas_hpc.nas.failures import NotFinite, TrainingFailed, is_memory, out_of_memory, refused_step
 from nas_hpc.nas.objective import Objective
 from nas_hpc.nas.problem import NaProblem, load_na_problem, name_of
 from nas_hpc.nas.progress import Progress
@@ -33,6 +33,7 @@ from nas_hpc.nas.space import SearchSpace
 from nas_hpc.trial import report
 
 if TYPE_CHECKING:
+    from nas_hpc.nas.events import Events
     from nas_hpc.nas.training import Trained
 
 PROBLEM_VARIABLE = "NAS_HPC_PROBLEM"
@@ -78,9 +79,12 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     except TrainingFailed:
         raise
     except Exception as error:
-        if not is_memory(error):
+        if is_memory(error):
+            raise out_of_memory(error, training.doing) from error
+        refused = refused_step(error)
+        if refused is None:
             raise
-        raise out_of_memory(error, training.doing) from error
+        raise refused from error
 
 
 def prepare() -> None:
@@ -175,6 +179,7 @@ class _Training:
         self.seed = seed
         self.doing = "load Keras"
         """For a failure's message."""
+        self.events: Events | None = None
         directory = os.environ.get("NAS_HPC_JOB_DIR")
         self.directory = Path(directory) if directory else None
         place = None if self.directory is None else self.directory / "checkpoint"
@@ -232,6 +237,11 @@ class _Training:
         named = objective.name if isinstance(objective, Objective) else "val_loss"
         more = {name: value for name, value in values.items() if name not in _REPORTED}
         report(progress.epoch, values.get(named, values["val_loss"]), **more)
+        if self.setup.problem.training.tensorboard and self.directory is not None:
+            from nas_hpc.nas.events import Events
+
+            self.events = self.events or Events(self.directory / "tensorboard")
+            self.events.add(progress.epoch, values)
 
     def _write(self, name: str, body: Mapping[str, Any]) -> None:
         if self.directory is not None:

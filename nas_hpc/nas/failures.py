@@ -16,7 +16,7 @@ class TrainingFailed(WorkFailed):
 
 
 class CannotBuild(TrainingFailed):
-    """Keras does not make the network of an architecture."""
+    """Keras does not make the network of an architecture, or it does not fit its loss, metrics or data."""
 
 
 class NotFinite(TrainingFailed):
@@ -38,6 +38,17 @@ def out_of_memory(error: BaseException, doing: str) -> OutOfMemory:
     """The failure for ``error``, which came while ``doing``."""
     said = next((one_line(one) for one in _chain(error) if type(one).__name__ in _OF_MEMORY), one_line(error))
     return OutOfMemory(f"there was not enough memory to {doing}: {said}".rstrip(": "))
+
+
+def refused_step(error: BaseException) -> CannotBuild | None:
+    """The failure for an operation that TensorFlow refused while it ran, because of its numbers or shapes;
+    None for another ``error``. Of TensorFlow's many lines it has the one that says why."""
+    if "OpError" not in [kind.__name__ for kind in type(error).__mro__]:
+        return None
+    lines = str(error).splitlines()
+    end = next((n for n, line in enumerate(lines) if line.strip().startswith("[[{{node")), len(lines))
+    said = next((line for line in reversed(lines[:end]) if line.strip()), type(error).__name__)
+    return CannotBuild(f"TensorFlow refused a step of the training: {' '.join(said.split())}")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

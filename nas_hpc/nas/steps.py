@@ -42,7 +42,7 @@ def optimizer_of(training: Training) -> Any:
     return getattr(keras.optimizers, _OPTIMIZERS[training.optimizer])(training.learning_rate, **more)
 
 
-class _Updates:
+class Updates:
     """What gradients do to ``variables``.
 
     A small network's are updated as one long variable: an optimizer's operations cost the same for ten
@@ -97,7 +97,7 @@ class Steps:
         self._metrics = metrics_of(problem, targets)
         self._rate = problem.training.learning_rate
         specs = _specs(sample.inputs), _specs(sample.targets)
-        self._updates = _Updates(self.optimizer, model.trainable_variables)
+        self._updates = Updates(self.optimizer, model.trainable_variables)
         try:
             self._train = tf.function(self._train_step, autograph=False).get_concrete_function(*specs)
             self._evaluate = tf.function(self._evaluation_step, autograph=False).get_concrete_function(*specs)
