@@ -108,12 +108,12 @@ def _show_space(found: SearchSpace) -> None:
     print(f"{len(places)} choices, {large_number(found.size)} architectures; {shapes[0]} to {shapes[1]}")
     rows = [
         (
-            places.get(node.name, "-"), node.name, node.kind, ", ".join(found.inputs_of(node)) or "-",
-            "; ".join(does(node, COLUMNS)),
+            places.get(node.name, "-"), node.name, "; ".join(does(node, COLUMNS)),
+            ", ".join(found.inputs_of(node)) or "-",
         )
         for node in found.nodes
     ]  # fmt: skip
-    print_table(["place", "node", "kind", "after", "does"], rows)
+    print_table(["place", "node", "does", "after"], rows)
 
 
 def _show_architecture(one: Architecture, as_json: bool) -> None:

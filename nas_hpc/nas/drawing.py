@@ -196,7 +196,7 @@ def _draw_lines(axes: Axes, layout: Layout, shift: tuple[float, float], dashed: 
     for one in layout.segments:
         (x, y), (to_x, to_y) = [(a + shift[0], b + shift[1]) for a, b in (one.start, one.end)]
         colour, order = (SKIP, 2) if one.optional else (LINE, 1)
-        tip = to_y - (4.5 if one.arrives else 0)
+        tip = max(y, to_y - 4.5) if one.arrives else to_y
         half = (y + tip) / 2
         path = Path(
             [(x, y), (x, half), (to_x, half), (to_x, tip)],

@@ -7,6 +7,7 @@ downward.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,16 +94,21 @@ def lay_out(boxes: Sequence[Box], links: Sequence[Link]) -> Layout:
 
 
 def _segments(rows: Sequence[list[_Item]], tops: list[float], heights: list[float]) -> Iterable[Segment]:
-    for row in rows:
-        for item in row:
-            half = item.height / 2 if item.box else heights[item.row] / 2
-            start = (item.x, tops[item.row] + heights[item.row] / 2 + half)
-            for lower, optional in item.below:
-                middle = tops[lower.row] + heights[lower.row] / 2
-                top = middle - lower.height / 2 if lower.box else tops[lower.row]
-                yield Segment(start, (lower.x, top), optional, bool(lower.box))
+    """Lines move aside between the rows alone, and go straight through a row to a box that is lower."""
+    for item in itertools.chain.from_iterable(rows):
+        top, bottom = tops[item.row], tops[item.row] + heights[item.row]
+        half = (heights[item.row] - item.height) / 2
+        for optional in dict.fromkeys(kind for _, kind in item.above):
             if not item.box:  # the line passes the row
-                yield Segment((item.x, tops[item.row]), start, item.above[0][1], False)
+                yield Segment((item.x, top), (item.x, bottom), optional, False)
+            elif half:
+                yield Segment((item.x, top), (item.x, top + half), optional, True)
+        for optional in dict.fromkeys(kind for _, kind in item.below):
+            if item.box and half:
+                yield Segment((item.x, bottom - half), (item.x, bottom), optional, False)
+        for lower, optional in item.below:
+            arrives = bool(lower.box) and lower.height == heights[lower.row]
+            yield Segment((item.x, bottom), (lower.x, tops[lower.row]), optional, arrives)
 
 
 def _rows_of(boxes: Sequence[Box], links: Sequence[Link]) -> dict[str, int]:
