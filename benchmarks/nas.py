@@ -2,7 +2,8 @@
 
     python -m benchmarks.nas hidden --seeds 10          # a space whose best architecture is known
     python -m benchmarks.nas pairs --seeds 10           # another one, where no layer can be chosen alone
-    python -m benchmarks.nas digits --seeds 10          # digits_dense, real trainings of a few epochs
+    python -m benchmarks.nas digits --seeds 10          # digits_dense: real data, small trainings by numpy
+    python -m benchmarks.nas digits-keras --seeds 10    # the same by nas_hpc.nas.alpha: an hour of a core
     python -m benchmarks.nas trainings                  # half-second trainings per minute, warm and fresh
 
 Both searches have the same seeds and the same number of evaluations, several at once that end in any order.
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import nas_digits
+from benchmarks import nas_digits, nas_numpy
 from benchmarks.common import command, show, workplace
 from benchmarks.nas_spaces import SPACES
 from nas_hpc.nas.problem import decisions
@@ -159,14 +160,43 @@ class Table:
                 file.write(json.dumps([sequence, objective]) + "\n")
 
 
-def train(sequence: Sequence_, answer: connection.Connection) -> None:
-    """In a fork of this process, as a launcher's warm interpreter has it."""
+def by_keras(sequence: Sequence_) -> float:
+    """A training as evaluations do it, in a fork of this process, as of a launcher's warm interpreter."""
     from nas_hpc.nas import alpha
     from nas_hpc.processes.call import RunningJob, seed_all
 
     seed_all(0)
+    return float(alpha.run(RunningJob({"arch_seq": list(sequence)}, "", 0))["objective"])
+
+
+def digits(plan: Plan, processes: int, table: Table, *, keras: bool) -> dict[str, Any]:
+    """The comparison by real trainings, ``processes`` at a time."""
+    if keras:
+        os.environ["NAS_HPC_PROBLEM"] = DIGITS
+        from nas_hpc.nas import alpha
+
+        alpha.run.prepare()  # type: ignore[attr-defined]
+        train, epochs = by_keras, nas_digits.Problem.training.num_epochs
+    else:
+        subject = nas_numpy.Digits()
+        train, epochs = subject.train, nas_numpy.EPOCHS
+    space = nas_digits.Problem.build_space((64,), (10,))
+    results = [pair(space, plan, seed) for seed in range(plan.seeds)]
+    begun = time.monotonic()
+    trained = _all_trained([search for both in results for search in both], processes, table, train)
+    return {
+        "space": "digits_dense",
+        "architectures": f"{float(space.size):.3g}",
+        "epochs": epochs,
+        "trainings": trained,
+        "took_s": time.monotonic() - begun,
+        **compared(results, plan),
+    }
+
+
+def _child(train: Callable[[Sequence_], float], sequence: Sequence_, answer: connection.Connection) -> None:
     try:
-        objective: float | None = alpha.run(RunningJob({"arch_seq": list(sequence)}, "", 0))["objective"]
+        objective: float | None = train(sequence)
     except Exception as error:
         print(f"{list(sequence)}: {type(error).__name__}: {error}")
         objective = None
@@ -174,27 +204,9 @@ def train(sequence: Sequence_, answer: connection.Connection) -> None:
     os._exit(0)
 
 
-def digits(plan: Plan, processes: int, table: Table) -> dict[str, Any]:
-    """The comparison by real trainings, ``processes`` at a time."""
-    os.environ["NAS_HPC_PROBLEM"] = DIGITS
-    from nas_hpc.nas import alpha
-
-    alpha.run.prepare()  # type: ignore[attr-defined]
-    space = nas_digits.Problem.build_space((64,), (10,))
-    results = [pair(space, plan, seed) for seed in range(plan.seeds)]
-    begun = time.monotonic()
-    trained = _all_trained([search for both in results for search in both], processes, table)
-    return {
-        "space": "digits_dense",
-        "architectures": f"{float(space.size):.3g}",
-        "epochs": nas_digits.Problem.training.num_epochs,
-        "trainings": trained,
-        "took_s": time.monotonic() - begun,
-        **compared(results, plan),
-    }
-
-
-def _all_trained(searches: Sequence[Search], processes: int, table: Table) -> int:
+def _all_trained(
+    searches: Sequence[Search], processes: int, table: Table, train: Callable[[Sequence_], float]
+) -> int:
     """Run all searches to their ends; how many architectures were trained for that."""
     for search in searches:
         search.go_on(first=True)
@@ -211,7 +223,7 @@ def _all_trained(searches: Sequence[Search], processes: int, table: Table) -> in
             waiting.setdefault(search.wants, []).append(search)
             if len(waiting[search.wants]) == 1:
                 mine, its = get_context("fork").Pipe()
-                child = get_context("fork").Process(target=train, args=(search.wants, its))
+                child = get_context("fork").Process(target=_child, args=(train, search.wants, its))
                 child.start()
                 its.close()
                 running[mine] = (search.wants, child)
@@ -264,7 +276,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=[*SPACES, "digits", "trainings"])
+    parser.add_argument("what", choices=[*SPACES, "digits", "digits-keras", "trainings"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, help="of each search (digits 100, else 500)")
     parser.add_argument("--population", type=int, help="of evolution (digits 20, else 100)")
@@ -272,13 +284,13 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=len(os.sched_getaffinity(0)), help="digits: trainings at once"
     )
-    parser.add_argument("--epochs", type=int, help="of a training (digits 5, trainings 20)")
+    parser.add_argument("--epochs", type=int, help="of a training (digits-keras 5, trainings 20)")
     parser.add_argument("--table", default="", help="digits: file of trainings that were done before")
     parser.add_argument("--warm", type=int, default=60, help="trainings: how many in warm interpreters")
     parser.add_argument("--fresh", type=int, default=12, help="trainings: how many in fresh ones")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    real = options.what == "digits"
+    real = options.what.startswith("digits")
     plan = Plan(
         options.seeds,
         options.evaluations or (100 if real else 500),
@@ -286,7 +298,8 @@ def main() -> None:
         options.sample or (5 if real else 10),
     )
     run: dict[str, Callable[[], dict[str, Any]]] = {
-        "digits": lambda: digits(plan, options.processes, Table(options.table)),
+        "digits": lambda: digits(plan, options.processes, Table(options.table), keras=False),
+        "digits-keras": lambda: digits(plan, options.processes, Table(options.table), keras=True),
         "trainings": lambda: trainings(options.warm, options.fresh, options.epochs or 20),
     }
     if real and options.epochs:
