@@ -4,8 +4,9 @@ softmax and cross entropy, best validation accuracy of an epoch."""
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,22 +43,24 @@ class Network:
 
     def __init__(self, architecture: Architecture, rng: np.random.Generator) -> None:
         self.parts, self.output = architecture.parts, architecture.outputs[0]
-        self.weights: dict[str, Floats] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for part in self.parts:
             widths = [architecture.shapes[name][-1] for name in part.inputs]
-            if isinstance(part.operation, Dense):
-                self._add(f"{part.name}/0", widths[0], part.operation.units, rng)
-            elif isinstance(part.operation, AddByProjecting):
-                for number, width in enumerate(widths):
-                    if width != widths[0]:
-                        self._add(f"{part.name}/{number}", width, widths[0], rng)
+            for number, width in enumerate(widths):
+                after = part.operation.units if isinstance(part.operation, Dense) else widths[0]
+                projects = isinstance(part.operation, AddByProjecting) and width != after
+                if isinstance(part.operation, Dense) or projects:
+                    shapes[f"{part.name}/{number}/w"] = (width, after)
+                    shapes[f"{part.name}/{number}/b"] = (after,)
+        count = sum(math.prod(shape) for shape in shapes.values())
+        self.all_weights, self.all_slopes = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        self.weights, self.slopes = (_views(one, shapes) for one in (self.all_weights, self.all_slopes))
+        for name, weight in self.weights.items():
+            if name.endswith("/w"):
+                limit = np.sqrt(6 / sum(weight.shape))
+                weight[:] = rng.uniform(-limit, limit, weight.shape)
         self._values: dict[str, Floats] = {}
         self._sums: dict[str, Floats] = {}
-
-    def _add(self, name: str, before: int, after: int, rng: np.random.Generator) -> None:
-        limit = np.sqrt(6 / (before + after))
-        self.weights[f"{name}/w"] = rng.uniform(-limit, limit, (before, after)).astype(np.float32)
-        self.weights[f"{name}/b"] = np.zeros(after, np.float32)
 
     def forward(self, x: Floats) -> Floats:
         """The output before softmax."""
@@ -79,9 +82,9 @@ class Network:
         result: Floats = x @ self.weights[f"{name}/w"] + self.weights[f"{name}/b"]
         return result
 
-    def backward(self, slope: Floats) -> dict[str, Floats]:
-        """The gradient by weight, for the loss's slope by the output of the last ``forward``."""
-        slopes, gradient = {self.output: slope}, {}
+    def backward(self, slope: Floats) -> None:
+        """Set ``slopes``, for the loss's slope by the output of the last ``forward``."""
+        slopes = {self.output: slope}
         for part in reversed(self.parts):
             if part.operation is None or part.name not in slopes:
                 continue
@@ -90,11 +93,17 @@ class Network:
             for number, name in enumerate(part.inputs):
                 key, by_input = f"{part.name}/{number}", by_sum
                 if f"{key}/w" in self.weights:
-                    gradient[f"{key}/w"] = self._values[name].T @ by_sum
-                    gradient[f"{key}/b"] = by_sum.sum(axis=0)
+                    np.matmul(self._values[name].T, by_sum, out=self.slopes[f"{key}/w"])
+                    np.sum(by_sum, axis=0, out=self.slopes[f"{key}/b"])
                     by_input = by_sum @ self.weights[f"{key}/w"].T
                 slopes[name] = slopes[name] + by_input if name in slopes else by_input
-        return gradient
+
+
+def _views(flat: Floats, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
+    """Arrays of these shapes that lie one after the other in ``flat``."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -122,19 +131,19 @@ class Digits:
         rng = np.random.default_rng(zlib.crc32(bytes(sequence)))
         network = Network(self.space.architecture(sequence), rng)
         (x, y), (x_valid, y_valid) = self.data
-        means = {name: np.zeros_like(weight) for name, weight in network.weights.items()}
-        squares = {name: np.zeros_like(weight) for name, weight in network.weights.items()}
+        weights, slopes = network.all_weights, network.all_slopes
+        mean, square = np.zeros_like(weights), np.zeros_like(weights)
         best, step = 0.0, 0
         for _ in range(EPOCHS):
             order = rng.permutation(len(x))
             for begin in range(0, len(x), BATCH):
                 rows = order[begin : begin + BATCH]
                 step += 1
-                for name, gradient in network.backward(_slope(network.forward(x[rows]), y[rows])).items():
-                    means[name] += 0.1 * (gradient - means[name])
-                    squares[name] += 0.001 * (gradient * gradient - squares[name])
-                    pace = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-                    network.weights[name] -= pace * means[name] / (np.sqrt(squares[name]) + 1e-7)
+                network.backward(_slope(network.forward(x[rows]), y[rows]))
+                mean += 0.1 * (slopes - mean)
+                square += 0.001 * (slopes * slopes - square)
+                pace = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+                weights -= pace * mean / (np.sqrt(square) + 1e-7)
             best = max(best, float((network.forward(x_valid).argmax(axis=1) == y_valid).mean()))
         return best
 

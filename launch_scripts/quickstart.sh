@@ -38,7 +38,7 @@ unset NAS_HPC_SITE
 export PATH="$venv/bin:$PATH"
 if [ "$kind" = nas ]; then
     exec nas-hpc run nas quickstart-nas -p nas_hpc.problems.nas.digits_dense.Problem --app EVO \
-        --max-evals 120 --args '--population-size 30 --sample-size 8' "$@"
+        --max-evals 120 "$@"
 fi
 exec nas-hpc run hps quickstart -p nas_hpc.problems.hps.digits.Problem -r nas_hpc.problems.hps.digits.run \
     --max-evals 40 "$@"
