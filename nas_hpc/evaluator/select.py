@@ -91,7 +91,7 @@ def check_kind(kind: str, environ: Mapping[str, str] = os.environ) -> None:
             "cannot use: run the search under nas-hpc launcher"
         )
     raise WrongCall(
-        "no launcher: start the search with nas-hpc run hps ..., or as a job with nas-hpc job ... "
+        "no launcher: start the search with nas-hpc run hps|nas ..., or as a job with nas-hpc job ... "
         "and then nas-hpc launcher"
     )
 

@@ -118,7 +118,7 @@ def test_a_whole_search_of_architectures_as_a_program_and_without_tensorflow(
         text = f"open({str(tmp_path / 'imported')!r}, 'a').write('{name}')\nraise ImportError('poison')\n"
         (poison / name / "__init__.py").write_text(text)
     directory = tmp_path / "TEST" / "test_12345678"
-    problem = ("--problem", f"{MODULE}.Loaded", "--run", f"{MODULE}.run", "--seed", "3")
+    problem = ("--problem", f"{MODULE}.Loaded", "--run", "nas_hpc.nas.alpha.run", "--seed", "3")
     with Peer(tmp_path / "endpoint.json", sequences.run, workers=2) as peer:
         path = {"PYTHONPATH": f"{poison}{os.pathsep}{ROOT}"}
         process = start(peer, directory, *problem, "--max-evals", "40", app=app, more=path)
