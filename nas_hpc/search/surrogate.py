@@ -23,10 +23,9 @@ Features = NDArray[np.float32]
 TREES = 50
 _MIN_STD = 1e-6  # in units of the normal scores
 _SAMPLES_PER_TREE = 1_500
-_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "RF": (DecisionTreeRegressor, {"max_features": 0.5}),
-    "ET": (ExtraTreeRegressor, {"max_features": 1.0}),
-}
+_KINDS: dict[str, tuple[Any, float]] = {"RF": (DecisionTreeRegressor, 0.5), "ET": (ExtraTreeRegressor, 1.0)}
+"""With the share of the features that is looked at for each split."""
+_WORK_PER_SPLIT = 50_000  # samples times features; architectures have hundreds of features
 
 
 class Forest:
@@ -80,10 +79,16 @@ def _grow(kind: str, x: Features, y: Floats, seeds: NDArray[Any]) -> Any:
         drawn = rng.integers(len(x), size=min(len(x), _SAMPLES_PER_TREE))
         share, times = np.unique(drawn, return_counts=True)
         x, y, weights = x[share], y[share], times.astype(np.float64)
-    maker, settings = _KINDS[kind]
+    maker, part = _KINDS[kind]
+    looked_at = split_features(part, len(x), x.shape[1])
     with config_context(skip_parameter_validation=True):
-        tree = maker(random_state=split_seed, **settings).fit(x, y, sample_weight=weights, check_input=False)
-    return tree.tree_
+        tree = maker(random_state=split_seed, max_features=looked_at)
+        return tree.fit(x, y, sample_weight=weights, check_input=False).tree_
+
+
+def split_features(share: float, samples: int, features: int) -> int:
+    """How many features are looked at for each split: ``share`` of them, fewer where that takes long."""
+    return max(1, min(int(share * features), _WORK_PER_SPLIT // max(1, samples)))
 
 
 class Predictions:

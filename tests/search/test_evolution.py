@@ -121,7 +121,7 @@ def test_every_place_changes_equally_often_whatever_it_may_choose_from() -> None
     assert {child["many"] for child in children} == set(range(25))
 
 
-@settings(max_examples=examples(40), deadline=None, derandomize=True)
+@settings(max_examples=examples(20), deadline=None, derandomize=True)
 @given(problem=problems(), seed=st.integers(0, 9999))
 def test_mutations_are_legal_and_change_one_active_value_and_what_it_switches(
     problem: HpProblem, seed: int
@@ -195,9 +195,9 @@ def test_clauses_that_forbid_all_neighbours_leave_random_points() -> None:
 
 
 def test_it_finds_a_hidden_sequence_that_random_search_does_not() -> None:
-    """12 places with 6 operations each, scored by how many are right; 400 evaluations."""
+    """12 places with 6 operations each, scored by how many are right; 300 evaluations."""
     found: dict[str, list[float]] = {"EVO": [], "random": []}
-    for seed in range(5):
+    for seed in range(3):
         best = {
             str(place): int(op) for place, op in enumerate(np.random.default_rng(seed).integers(6, size=12))
         }
@@ -206,8 +206,8 @@ def test_it_finds_a_hidden_sequence_that_random_search_does_not() -> None:
             "random": RandomSampler(sequences(12, 6), seed=seed),
         }
         for name, optimizer in makers.items():
-            for _ in range(100):
-                configs = optimizer.ask(4)
+            for _ in range(60):
+                configs = optimizer.ask(5)
                 optimizer.tell(configs, [12.0 - distance(config, best) for config in configs])
             found[name].append(optimizer.state["best_objective"])
     print(found)

@@ -19,7 +19,7 @@ from nas_hpc.search.acquisition import expected_improvement, lower_confidence_bo
 from nas_hpc.search.forest import normal_scores
 from nas_hpc.search.history import FAILED, PENDING, SUCCEEDED, Points
 from nas_hpc.search.space import SpaceCodec
-from nas_hpc.search.surrogate import Forest, Predictions
+from nas_hpc.search.surrogate import Forest, Predictions, split_features
 from tests.search.spaces import mixed, objective
 from tests.support import examples
 
@@ -95,6 +95,17 @@ def test_mean_and_deviation_follow_the_law_of_total_variance_over_the_trees(kind
     variances = np.array([tree.impurity[tree.apply(query)] for tree in forest._trees])
     np.testing.assert_allclose(mean, means.mean(axis=0))
     np.testing.assert_allclose(std**2, np.maximum(variances.mean(axis=0) + means.var(axis=0), 1e-12))
+
+
+@given(st.sampled_from([0.5, 1.0]), st.integers(1, 1_500), st.integers(1, 5_000))
+def test_a_split_looks_at_its_share_of_the_features_and_at_no_more_than_is_quick(
+    share: float, samples: int, features: int
+) -> None:
+    looked_at = split_features(share, samples, features)
+    assert 1 <= looked_at <= max(1, share * features)
+    assert samples * looked_at <= 50_000
+    if samples * share * features <= 50_000:
+        assert looked_at == max(1, int(share * features))
 
 
 def test_a_lie_is_one_more_sample_in_every_leaf_it_falls_into() -> None:
