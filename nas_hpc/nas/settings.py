@@ -43,8 +43,8 @@ class Training:
     tensorboard: bool = False
     """Whether to write TensorBoard's events."""
     checkpoint_s: float = 60.0
-    """A checkpoint is written at the end of an epoch, and within a long one, if the last is older than so many
-    seconds; 0: after every epoch. When a training is asked to end it writes one in any case."""
+    """A checkpoint is written at the end of an epoch, and within a long one, if the last is older than so
+    many seconds; 0: after every epoch. When a training is asked to end it writes one in any case."""
 
     def __post_init__(self) -> None:
         for name, least, kind in (
