@@ -104,8 +104,9 @@ def _show_space(found: SearchSpace) -> None:
     from nas_hpc.nas.wording import does, large_number
 
     places = {node.name: place for place, node in enumerate(found.variable_nodes)}
+    size = f"{len(places)} choice{'s' * (len(places) != 1)}, {large_number(found.size)} architectures"
     shapes = [", ".join(map(str, some)) for some in ([n.shape for n in found.inputs], found.output_shapes)]
-    print(f"{len(places)} choices, {large_number(found.size)} architectures; {shapes[0]} to {shapes[1]}")
+    print(f"{size}; {shapes[0]} to {shapes[1]}")
     rows = [
         (
             places.get(node.name, "-"), node.name, "; ".join(does(node, COLUMNS)),

@@ -52,6 +52,8 @@ class VariableNode(Node):
 
     def __init__(self, name: str = "", ops: Iterable[Operation] = ()) -> None:
         super().__init__(name)
+        if isinstance(ops, Operation):
+            raise WrongCall(f"{self!r}: give a list of operations, such as [{ops}, ...]")
         self.ops: list[Operation] = [_operation(op, self) for op in ops]
 
     def add_op(self, op: Operation) -> None:
@@ -90,12 +92,16 @@ def _operation(given: Any, node: Node) -> Operation:
     return given
 
 
+def operations_of(node: Node) -> list[Operation]:
+    """What ``node`` may do, if that is not another node's matter."""
+    return node.ops if isinstance(node, VariableNode) else [node.op] if isinstance(node, ConstantNode) else []
+
+
 def optional_sources(node: Node) -> list[str]:
     """The nodes that an operation of ``node`` may connect to it."""
     if isinstance(node, MirrorNode | MimeNode):
         return optional_sources(node.node)
-    ops = node.ops if isinstance(node, VariableNode) else [node.op] if isinstance(node, ConstantNode) else []
-    return list(dict.fromkeys(op.source for op in ops if isinstance(op, Connect)))
+    return list(dict.fromkeys(op.source for op in operations_of(node) if isinstance(op, Connect)))
 
 
 def node_to_json(node: Node, inputs: Sequence[str]) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from nas_hpc.nas.nodes import (
     VariableNode,
     node_from_json,
     node_to_json,
+    operations_of,
     optional_sources,
 )
-from nas_hpc.nas.operations import Connect, Operation, Shape, Zero
+from nas_hpc.nas.operations import Connect, Operation, Shape, Zero, check_kind
 
 __all__ = [
     "ConstantNode", "InputNode", "MimeNode", "MirrorNode", "Node", "SearchSpace", "VariableNode",
@@ -260,6 +261,9 @@ def check_space(space: SearchSpace, *, samples: int = 100) -> None:
             raise WrongCall(
                 f"the variable node {node.name} has {have}: add others, or make it a ConstantNode"
             )
+    for one in space.nodes:
+        for op in operations_of(one):
+            check_kind(op, one.name)
     space.check_graph()
     outputs = space.outputs
     for sequence in _probes(space, samples):
@@ -335,6 +339,8 @@ def _no_order(left: Mapping[str, Sequence[str]], inputs: Mapping[str, Sequence[s
         circle.append(name)
         name = next(source for source in left[name] if source in left)
     circle = circle[circle.index(name) :]
+    if len(circle) == 1:
+        return WrongCall(f"the node {name} is connected to itself: take that connection out")
     return WrongCall(f"the nodes {', '.join(circle)} wait for each other: take a connection out")
 
 

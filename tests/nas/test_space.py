@@ -119,6 +119,18 @@ def mirror_of_another_space() -> None:
     space.connect(space.inputs[0], MirrorNode(other.nodes[1]))
 
 
+class Unbuilt(Operation):
+    """An operation of one's own that is not done."""
+
+
+def inner_operation() -> Operation:
+    class Inner(Operation):
+        def build(self, tensors: Any, make: Any) -> Any:
+            return tensors[0]
+
+    return Inner()
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no variable node": (
         lambda: check_space(chain(Dense(2))),
@@ -164,6 +176,22 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a circle of two choices": (
         two_connects_that_close_a_circle,
         "the nodes one, two wait for each other: take a connection out",
+    ),
+    "a node that waits for itself": (
+        lambda: check_space(chain([Dense(2), Connect("v0")])),
+        "the node v0 is connected to itself: take that connection out",
+    ),
+    "an operation without build": (
+        lambda: check_space(chain([Dense(2), Unbuilt()])),
+        "node v0: the operation Unbuilt has no build(): write that method",
+    ),
+    "an operation of a function": (
+        lambda: check_space(chain([Dense(2), inner_operation()])),
+        "node v0: the operation Inner is a class inside a function, where no other process finds",
+    ),
+    "an operation for a list": (
+        lambda: VariableNode("v", Dense(2)),  # type: ignore[arg-type]
+        "VariableNode(v): give a list of operations, such as [Dense(2), ...]",
     ),
     "nothing leads to a node": (
         nothing_leads_to,
