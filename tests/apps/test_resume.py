@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nas_hpc.problem import HpProblem
 from nas_hpc.search.base import Optimizer
+from nas_hpc.search.evolution import AgingEvolution
 from nas_hpc.search.forest import ForestOptimizer
 from nas_hpc.search.random import RandomSampler
 from tests.apps import quadratic
@@ -27,6 +28,7 @@ EVALUATIONS = 14
 MAKERS: dict[str, Callable[[], Optimizer]] = {
     "random": lambda: RandomSampler(quadratic.Problem, 5),
     "ambs": lambda: ForestOptimizer(quadratic.Problem, seed=5, n_initial=6),
+    "evo": lambda: AgingEvolution(quadratic.Problem, 4, 2, initial=3, seed=5),
 }
 
 
@@ -92,10 +94,11 @@ _points = st.lists(st.tuples(st.integers(1, 45), st.booleans()), min_size=1, max
 _few = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 
 
-@given(_points)
+@pytest.mark.parametrize("name", ["random", "evo"])
+@given(points=_points)
 @settings(_few, max_examples=examples(25))
-def test_random_search_goes_on_as_if_uninterrupted(points: list[tuple[int, bool]]) -> None:
-    _interrupted("random", points)
+def test_a_quick_search_goes_on_as_if_uninterrupted(name: str, points: list[tuple[int, bool]]) -> None:
+    _interrupted(name, points)
 
 
 @pytest.mark.slow
@@ -110,7 +113,7 @@ def test_ambs_goes_on_as_if_uninterrupted_at_some_points(after: int) -> None:
     _interrupted("ambs", [(after, True), (after + 1, False)])
 
 
-@pytest.mark.parametrize("name", ["random", "ambs"])
+@pytest.mark.parametrize("name", MAKERS)
 def test_two_searches_with_one_seed_on_one_worker_ask_the_same(tmp_path: Path, name: str) -> None:
     with Peer(tmp_path / "endpoint.json", quadratic.run) as peer:
         search(peer, tmp_path, MAKERS[name], max_evals=EVALUATIONS)
