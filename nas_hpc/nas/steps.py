@@ -151,6 +151,11 @@ class Steps:
         """The metrics of all examples since the last ``reset``, by name."""
         return {one.name: float(one.metric.result()) for one in self._metrics}
 
+    @property
+    def names(self) -> list[str]:
+        """Of loss and metrics, as the history has them."""
+        return ["loss", *(one.name for one in self._metrics)]
+
     def reset(self) -> None:
         """Begin the metrics anew."""
         for one in self._metrics:

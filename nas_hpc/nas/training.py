@@ -12,15 +12,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nas_hpc.errors import WrongCall
+from nas_hpc.loading import close_names
 from nas_hpc.nas.checkpoints import Arrays, Checkpoints, State
 from nas_hpc.nas.data import Data, Sample
 from nas_hpc.nas.failures import NotFinite
+from nas_hpc.nas.objective import Objective
 from nas_hpc.nas.problem import NaProblem
 from nas_hpc.nas.progress import Monitor, Progress, best_monitor, early_monitor, why_stop
 from nas_hpc.nas.schedules import schedule_of
@@ -74,6 +77,7 @@ class Trainer:
         self._best_of: Monitor | None = best_monitor(problem)
         self._early = early_monitor(problem)
         self._steps = Steps(model, problem, data.train)
+        _check_names(problem, self._early, self._steps.names)
         self._data = data
         self._seed = seed
         self._checkpoints = checkpoints
@@ -215,6 +219,16 @@ class Trainer:
         now = time.monotonic()
         self._progress.train_s += now - self._began
         self._began = now
+
+
+def _check_names(problem: NaProblem, early: Monitor, names: Sequence[str]) -> None:
+    """Raise WrongCall if the objective or early stopping is of a metric that there will not be."""
+    objective = problem.the_objective
+    if isinstance(objective, Objective):
+        objective.check([name for name in names if name != "loss"])
+    if problem.training.patience and early.name.removeprefix("val_") not in names:
+        near = close_names(early.name, [*names, *(f"val_{name}" for name in names)])
+        raise WrongCall(f"hyperparameters: monitor={early.name!r} names no metric of the network{near}")
 
 
 def _rows(sample: Sample, rows: Any) -> tuple[Batch, Batch]:

@@ -121,6 +121,9 @@ def test_several_outputs_have_losses_weights_and_metrics_each_and_without_test_d
     problem.search_space(space)
     problem.load_data(lambda: [(x, [y, np.abs(y)]) for x, y in small.parts(test=False)])
     problem.loss(["mse", "mae"], weights=[0.0, 1.0])
+    problem.objective("val_mae__max")
+    with pytest.raises(WrongCall, match=r"'val_mae__max' names no metric.*val_(sum|size)_mae"):
+        trainer_of(problem, sequence=[1])
     problem.objective("-val_loss")
     trained = trainer_of(problem, sequence=[1]).run()
     assert {"val_sum_mae", "val_size_mae", "val_sum_r2", "val_size_r2", "val_loss"} <= set(trained.history)
