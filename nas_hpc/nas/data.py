@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import one_line
 from nas_hpc.nas.losses import check_losses, check_metrics, check_output, check_targets, loss_kind
+from nas_hpc.nas.objective import Objective
 from nas_hpc.nas.operations import Shape
 from nas_hpc.nas.problem import NaProblem, name_of
+from nas_hpc.nas.progress import early_monitor
 from nas_hpc.nas.space import SearchSpace
 
 Array = NDArray[Any]
@@ -61,8 +63,11 @@ def check_problem(problem: NaProblem) -> tuple[SearchSpace, Data | None]:
     problem.check()
     check_losses(problem.loss_function)
     check_metrics(problem.metric_list)
+    early_monitor(problem)
     data = None if problem.given_shapes else load_data(problem)
-    return space_of(problem, data), data
+    space = space_of(problem, data)
+    _check_objective(problem, space)
+    return space, data
 
 
 def space_of(problem: NaProblem, data: Data | None) -> SearchSpace:
@@ -242,14 +247,23 @@ def _apply(transformer: Any, array: Array) -> Array:
 
 # -- small things --------------------------------------------------------------------------------------------
 def _losses(problem: NaProblem, outputs: int) -> list[Any]:
-    """A loss for each output; a single one is that of all. Raises WrongCall if a list has more or fewer."""
+    """A loss for each output. Raises WrongCall if there are more or fewer of them."""
     loss = problem.loss_function
-    losses = list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
+    losses = list(loss) if isinstance(loss, list | tuple) else [loss]
     if len(losses) != outputs:
         raise WrongCall(
             f"the problem has {outputs} outputs and {len(losses)} losses: give a list with one for each"
         )
     return losses
+
+
+def _check_objective(problem: NaProblem, space: SearchSpace) -> None:
+    """Raise WrongCall if the history of a network with several outputs has nothing of the objective's name:
+    its metrics have the output's name before theirs."""
+    objective = problem.the_objective
+    if isinstance(objective, Objective) and len(space.output_shapes) > 1:
+        outputs = space.architecture([0] * len(space.choices)).outputs
+        objective.check([f"{output}_{name}" for output in outputs for name in problem.metric_names])
 
 
 def _check_shapes(what: str, space: Sequence[Shape], data: Sequence[Shape]) -> None:

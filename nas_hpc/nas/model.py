@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import zlib
 from collections.abc import Mapping, Sequence
@@ -121,15 +122,26 @@ def _seed_of(seed: int, name: str) -> int:
 def _seeded(kind: Any, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Values for the arguments of a layer ``kind`` that draw random numbers, where these are not given."""
     values: dict[str, Any] = {}
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    for name, initializer in _random(kind).items():
         if name in arguments:
             continue
-        if name == "seed":
-            values[name] = seed
-        elif name.endswith("_initializer") and isinstance(parameter.default, str):
-            # Not initializers.get, which draws a seed from the process's random numbers.
-            initializer = getattr(keras.initializers, _OTHER.get(parameter.default, parameter.default), None)
-            if initializer is not None and "seed" in inspect.signature(initializer).parameters:
-                own = (seed + zlib.crc32(name.encode())) % 2**31  # two kernels of a layer differ
-                values[name] = initializer(seed=own)
+        own = (seed + zlib.crc32(name.encode())) % 2**31  # two kernels of a layer differ
+        values[name] = own if initializer is None else initializer(seed=own)
     return values
+
+
+@functools.cache
+def _random(kind: Any) -> dict[str, Any]:
+    """The arguments of a layer ``kind`` that draw random numbers: initialisers and their classes; and "seed"
+    with None."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        default = parameter.default
+        if name == "seed":
+            found[name] = None
+        elif name.endswith("_initializer") and isinstance(default, str):
+            # Not initializers.get, which draws a seed from the process's random numbers.
+            initializer = getattr(keras.initializers, _OTHER.get(default, default), None)
+            if initializer is not None and "seed" in inspect.signature(initializer).parameters:
+                found[name] = initializer
+    return found

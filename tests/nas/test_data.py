@@ -223,7 +223,26 @@ def test_a_problem_that_lacks_something_says_what() -> None:
     problem.objective("val_acc__max")
     assert "objective 'val_acc__max' names no metric of the problem" in refused(problem)
     problem.objective("-val_loss")
+    problem.metrics(["acuracy"])
+    problem.loss("mse")
+    assert "metrics: 'acuracy' is none of Keras's: did you mean accuracy" in refused(problem)
+    problem.loss("msee")
     assert "loss 'msee' is none of Keras's: did you mean mse" in refused(problem)
+
+
+def test_of_several_outputs_an_objective_names_one() -> None:
+    several = problem_of(pair(X, [Y, Y]), ["mse", "mse"])
+    for right in ("-val_loss", "-val_out_1_mae__min", "-out_0_mae"):
+        several.objective(right)
+        assert check_problem(several)[0].size == 3
+    several.objective("-val_mae")
+    assert "objective '-val_mae' names no metric of the problem" in refused(several)
+
+
+def test_early_stopping_that_looks_at_no_metric_is_refused() -> None:
+    problem = problem_of(pair(X, Y))
+    problem.hyperparameters(patience=3, monitor="val_acc")
+    assert "monitor='val_acc' names no metric of the problem" in refused(problem)
 
 
 def test_a_space_that_leaves_no_choice_or_does_not_fit_is_refused() -> None:
