@@ -15,9 +15,9 @@ class Node:
     kind = ""
 
     def __init__(self, name: str = "") -> None:
-        if not isinstance(name, str) or "/" in name or name != name.strip():
+        if not isinstance(name, str) or "/" in name or name != name.strip() or not name.isprintable():
             raise WrongCall(
-                f"{type(self).__name__}: the name {name!r}: give a text without slashes and outer blanks"
+                f"{type(self).__name__}: the name {name!r}: give a line without slashes and outer blanks"
             )
         self.name = name
 

@@ -35,6 +35,7 @@ __all__ = [
 ]  # fmt: skip
 VERSION = 1
 """Of the JSON form."""
+ROUNDS = 4
 
 
 class SearchSpace:
@@ -206,6 +207,8 @@ class SearchSpace:
                 raise WrongCall(
                     f"nothing is connected to the node {name}: connect something, or leave it out"
                 )
+            if not self._inputs[name]:
+                self._check_optional(self._nodes[name])
         outputs = self.outputs
         for node in self.inputs:
             if node.name in outputs:
@@ -215,6 +218,15 @@ class SearchSpace:
                 f"the space has {len(outputs)} nodes that no node follows ({', '.join(outputs)}), and its "
                 f"output_shape is for {len(self.output_shapes)}: give each output its shape"
             )
+
+    @staticmethod
+    def _check_optional(node: Node) -> None:
+        for op in operations_of(node):
+            if not isinstance(op, Connect | Zero):
+                raise WrongCall(
+                    f"the node {node.name} has no input but by Connect, so that {op} would be without one: "
+                    "give Zero() instead, or connect a node"
+                )
 
     # -- JSON ----------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
@@ -251,7 +263,8 @@ class SearchSpace:
 def check_space(space: SearchSpace, *, samples: int = 100) -> None:
     """Raise WrongCall for a space that leaves no choice, or architectures of which cannot be.
 
-    Looked at are all architectures that differ from the first one in one node, and ``samples`` random ones.
+    Looked at are architectures in which every operation of every node occurs ``ROUNDS`` times, and
+    ``samples`` random ones. Named is, if there is one, one that differs from the first in one choice.
     """
     if not space.variable_nodes:
         raise WrongCall("the search space has no variable node: nothing is left to be searched")
@@ -266,20 +279,31 @@ def check_space(space: SearchSpace, *, samples: int = 100) -> None:
             check_kind(op, one.name)
     space.check_graph()
     outputs = space.outputs
-    for sequence in _probes(space, samples):
-        space._expand(sequence, outputs)
+    try:
+        for sequence in _probes(space, samples):
+            space._expand(sequence, outputs)
+    except WrongCall:
+        for sequence in _first_and_neighbours(space.choices):
+            space._expand(sequence, outputs)
+        raise
 
 
 def _probes(space: SearchSpace, samples: int) -> Iterator[list[int]]:
-    choices = space.choices
+    choices, rng = space.choices, np.random.default_rng(0)
+    for _ in range(ROUNDS):
+        orders = [rng.permutation(count) for count in choices]
+        for number in range(max(choices)):
+            yield [int(order[number % len(order)]) for order in orders]
+    for _ in range(samples):
+        yield space.sample(rng)
+
+
+def _first_and_neighbours(choices: Sequence[int]) -> Iterator[list[int]]:
     first = [0] * len(choices)
     yield first
     for position, count in enumerate(choices):
         for value in range(1, count):
             yield [*first[:position], value, *first[position + 1 :]]
-    rng = np.random.default_rng(0)
-    for _ in range(samples):
-        yield space.sample(rng)
 
 
 def _root(node: Node) -> str:

@@ -216,6 +216,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         connect_beside_an_input,
         "Connect(input_0) is the only input of its node: connect nothing else to it",
     ),
+    "an operation in a node of connections": (
+        lambda: (
+            (space := chain(CHOICE, Concatenate(), Dense(2))).connect(
+                VariableNode("skip", [Identity(), Connect("input_0")]), space.nodes[2]
+            )
+            or check_space(space)
+        ),
+        "the node skip has no input but by Connect, so that Identity would be without one: give Zero()",
+    ),
     "connect to what is nowhere": (
         lambda: check_space(chain(CHOICE, [Dense(2), Connect("gone")])),
         "the node v1 has Connect(gone), and the space has no node 'gone': connect it first",
@@ -253,7 +262,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: VariableNode("v").add_op(Identity),  # type: ignore[arg-type]
         "VariableNode(v): the class Identity is no operation: give one such as Dense(16, 'relu')",
     ),
-    "a slash in a name": (lambda: VariableNode("a/b"), "give a text without slashes and outer blanks"),
+    "a slash in a name": (lambda: VariableNode("a/b"), "give a line without slashes and outer blanks"),
+    "two lines in a name": (
+        lambda: VariableNode("a\nb"),
+        "VariableNode: the name 'a\\nb': give a line",
+    ),
     "an empty shape": (lambda: SearchSpace((), (2,)), "the input shape () is empty: give one such as (64,)"),
     "a number for a shape": (
         lambda: SearchSpace(64, (2,)),  # type: ignore[arg-type]
@@ -509,6 +522,27 @@ def test_a_sample_is_a_sequence_and_its_generator_alone_decides_which() -> None:
     drawn = Counter(space.sample(rng)[0] for _ in range(2500))
     assert set(drawn) == set(range(25))
     assert max(drawn.values()) < 2 * min(drawn.values())  # each 100 times, standard deviation 10
+
+
+def test_an_operation_that_fits_nowhere_is_found_in_a_space_of_30_nodes() -> None:
+    space = dense_space(layers=30)
+    [layer] = [node for node in space.variable_nodes if node.name == "dense_17"]
+    layer.ops[-1] = Conv2D(3, 3)
+    said = r"^node dense_17 of the architecture \[(0, )+24(, 0)+\]: Conv2D\(3, 3\) takes inputs of rank 3"
+    with pytest.raises(WrongCall, match=said):
+        check_space(space)
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(st.data())
+def test_a_wrong_operation_is_found_wherever_it_is(data: st.DataObject) -> None:
+    space = data.draw(vector_spaces())
+    if not space.variable_nodes:
+        return
+    node = data.draw(st.sampled_from(space.variable_nodes))
+    node.ops[data.draw(st.integers(0, len(node.ops) - 1))] = Conv2D(3, 3)
+    with pytest.raises(WrongCall, match="node |operation"):
+        check_space(space)
 
 
 def test_the_spaces_of_these_tests_are_spaces() -> None:
