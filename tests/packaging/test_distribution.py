@@ -65,7 +65,13 @@ def test_the_sdist_holds_sources_tests_and_scripts_but_no_links(built: Path) -> 
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers()}
-    assert {"LICENSE", "tests/conftest.py", "launch_scripts/quickstart.sh", "docs/files.md"} <= names
+    assert {
+        "LICENSE",
+        "tests/conftest.py",
+        "constraints/tensorflow.txt",
+        "launch_scripts/quickstart.sh",
+        "docs/files.md",
+    } <= names
     assert not [name for name in names if name.split("/")[0] in LINKS]
 
 

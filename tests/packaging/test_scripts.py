@@ -74,3 +74,49 @@ def test_a_command_that_fails_behind_its_line_of_progress_shows_its_output(check
     script = f". '{checkout}/launch_scripts/environment.sh'; announce Working sh -c 'echo why; exit 3'"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, env=os.environ)
     assert (done.returncode, done.stderr) == (3, "Working ... failed:\nwhy\n")
+
+
+FAKE_PYTHON = r"""
+case "$*" in
+*ensurepip*) ;;
+*version_info*) echo "$0" ;;
+*"import platform"*) echo 3.11 ;;
+*sysconfig*) echo "$(dirname -- "$0")" ;;
+"-m venv"*)
+    mkdir -p "${@: -1}/bin" "${@: -1}/lib"
+    cp -- "$0" "${@: -1}/bin/python"
+    for one in ruff lint-imports; do printf '#!/bin/sh\n' >"${@: -1}/bin/$one"; done
+    chmod +x "${@: -1}"/bin/* ;;
+*" install "*)
+    echo "$*" >>"$CALLS"
+    case "$*" in *constraints/tensorflow.txt*) exit "$TENSORFLOW" ;; esac ;;
+*pytest*) echo "$0 $*" >>"$CALLS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
+def test_where_tensorflow_cannot_be_had_the_checks_run_without_it_and_say_so(
+    tmp_path: Path, checkout: Path, there: bool
+) -> None:
+    """The script is real; the interpreter is a script that notes what it is asked to install."""
+    for folder in ("launch_scripts", "constraints", "tests/hostile"):
+        shutil.copytree(checkout / folder, tmp_path / "root" / folder)
+    for file in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(checkout / file, tmp_path / "root" / file)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/bash\n{FAKE_PYTHON}")
+    python.chmod(0o755)
+    calls = tmp_path / "calls"
+    environ = {
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": str(python), "CALLS": str(calls),
+        "TENSORFLOW": "0" if there else "1",
+    }  # fmt: skip
+    command = ["bash", str(tmp_path / "root" / "launch_scripts" / "run_tests.sh"), "--quick", "tests/one.py"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    installs = [line for line in calls.read_text().splitlines() if "requirements.txt" in line]
+    assert ["constraints/tensorflow.txt" in line for line in installs] == [True] + [False] * (not there)
+    assert ("no TensorFlow, so the tests that need it are left out" in done.stderr) is not there
+    (tests,) = (line for line in calls.read_text().splitlines() if "pytest" in line and "install" not in line)
+    assert tests.endswith("tests/one.py")
