@@ -1,4 +1,4 @@
-"""Searches of architectures: what evaluations get, what is written and said, what is refused, no TensorFlow."""
+"""Searches of architectures: what evaluations get, what is written, said and refused; no TensorFlow."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_the_optimizer_of_architectures_speaks_of_them_only() -> None:
 
 SMALL = load_searched(f"{MODULE}.Small")
 _anything = st.one_of(
-    st.none(), st.integers(-9, 9), st.floats(), st.text(max_size=3), st.booleans(), st.lists(st.integers(), max_size=2)
+    st.none(), st.integers(-9, 9), st.floats(), st.text(max_size=3), st.booleans(),
+    st.lists(st.integers(), max_size=2),
 )  # fmt: skip
 
 
