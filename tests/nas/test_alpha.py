@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,30 +165,6 @@ def test_a_step_that_tensorflow_refuses_is_said_in_one_line(
     problem.loss(wrong)
     with pytest.raises(CannotBuild, match=r"^TensorFlow refused a step of the training: .*30.*49.{0,40}$"):
         evaluate(problem, monkeypatch)
-
-
-_PREPARED = """
-import os
-from nas_hpc.nas import alpha
-from nas_hpc.processes.warm import unsafe_reason
-alpha.run.prepare()
-print(repr(unsafe_reason()), flush=True)
-alpha.load_data = None  # what is prepared is not loaded again
-if os.fork() == 0:
-    print(alpha.run({"arch_seq": [1, 1, 1]})["metadata"]["epochs"], flush=True)
-    os._exit(0)
-os.wait()
-"""
-
-
-@pytest.mark.extra("tensorflow")
-@pytest.mark.slow
-def test_what_prepare_leaves_is_safe_to_fork_and_holds_data_and_space() -> None:
-    environ = {**os.environ, alpha.PROBLEM_VARIABLE: PATH}
-    done = subprocess.run(
-        [sys.executable, "-c", _PREPARED], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=250
-    )
-    assert done.stdout.split() == ["''", "3"], done.stdout + done.stderr
 
 
 _LITTLE_MEMORY = """
