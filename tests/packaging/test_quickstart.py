@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -15,15 +16,20 @@ from tests.packaging.test_distribution import NOT_SOURCE
 PATIENCE_S = 600
 
 
-def quickstart(tree: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+def quickstart(tree: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     began = time.monotonic()
-    command = [str(tree / "launch_scripts" / "quickstart.sh")]
+    command = [str(tree / "launch_scripts" / "quickstart.sh"), *arguments]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     return done, time.monotonic() - began
 
 
+def result(output: str) -> dict[str, str]:
+    """The lines at a search's end."""
+    return dict(re.findall(r"^(\w+(?: \w+)?) {2,}(.+)$", output, re.MULTILINE))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(2 * PATIENCE_S)
+@pytest.mark.timeout(3 * PATIENCE_S)
 def test_quickstart_installs_searches_and_reports_and_says_so_when_run_again(
     tmp_path: Path, checkout: Path
 ) -> None:
@@ -32,7 +38,7 @@ def test_quickstart_installs_searches_and_reports_and_says_so_when_run_again(
     first, first_s = quickstart(tree)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "40/40 done" in first.stdout + first.stderr
-    said = dict(re.findall(r"^(\w+(?: \w+)?) {2,}(.+)$", first.stdout, re.MULTILINE))
+    said = result(first.stdout)
     assert float(said["best objective"]) > 0.8
     assert float(said["test accuracy"]) > 0.8
     assert "learning_rate=" in said["configuration"]
@@ -47,3 +53,20 @@ def test_quickstart_installs_searches_and_reports_and_says_so_when_run_again(
     assert "finished already" in again.stdout + again.stderr
     assert f"best objective  {said['best objective']}" in again.stdout
     print(f"first run {first_s:.0f} s, again {again_s:.0f} s")
+    if importlib.util.find_spec("tensorflow") is not None:  # else it may not be had here at all
+        check_architectures(tree)
+
+
+def check_architectures(tree: Path) -> None:
+    """The same for architectures, in the same environment, to which TensorFlow is added."""
+    done, seconds = quickstart(tree, "nas", "--max-evals", "3", "--seed", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Installing TensorFlow" in done.stderr
+    assert "Installing nas-hpc" not in done.stderr
+    said = result(done.stdout)
+    assert re.fullmatch(r"0\.[5-9]\d* \(val_accuracy__max\)", said["best objective"])
+    assert float(said["test accuracy"]) > 0.5
+    report = Path(said["report"]).read_text()
+    assert "The best architecture" in report
+    assert report.count("<svg ") == 4
+    print(f"architectures {seconds:.0f} s")
