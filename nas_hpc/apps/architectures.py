@@ -6,6 +6,7 @@ A search works on the decisions of a space of architectures, hyperparameters "0"
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered befor
 
 ARCH_SEQ = "arch_seq"
 PROBLEM_VARIABLE = "NAS_HPC_PROBLEM"
+_TRAINING = "nas_hpc.nas.alpha.run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,17 @@ def to_point(config: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
             f"with {len(space.choices)} whole numbers"
         )
     return {str(place): number for place, number in enumerate(space.check(sequence))}
+
+
+def check_libraries(run: str) -> None:
+    """Raise WrongCall if ``run`` is the training of this package, and what it needs is not installed.
+
+    Nothing is loaded: a search never loads TensorFlow.
+    """
+    if run == _TRAINING:
+        for name in ("tensorflow", "keras"):
+            if importlib.util.find_spec(name) is None:
+                raise WrongCall(f"{run} needs {name}, which is not installed: install nas-hpc[nas]")
 
 
 def show_size(size: int) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas_hpc.apps.architectures import Searched, load_searched, show_size
+from nas_hpc.apps.architectures import Searched, check_libraries, load_searched, show_size
 from nas_hpc.apps.flags import SearchOptions
 from nas_hpc.apps.functions import find_function, resolve_file
 from nas_hpc.apps.results import ResultsFile
@@ -77,6 +77,7 @@ def _settings(options: SearchOptions) -> Settings:
         options.nodes_per_eval, options.ranks_per_node, options.threads_per_rank, options.gpus_per_rank
     )
     run, specification = find_function(options.run)
+    check_libraries(run)
     seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
     return Settings(
         run=run,

@@ -62,7 +62,7 @@ def _ask(words: Sequence[str]) -> None:
 def _check(kind: str, module: str, words: Sequence[str]) -> None:
     import click
 
-    from nas_hpc.apps.architectures import load_searched
+    from nas_hpc.apps.architectures import check_libraries, load_searched
     from nas_hpc.apps.functions import locate_run_function, resolve_file
     from nas_hpc.loading import load_object
 
@@ -80,7 +80,7 @@ def _check(kind: str, module: str, words: Sequence[str]) -> None:
             f"{error.format_message().rstrip('.')}; the search's flags: python -m {module} --help"
         ) from error
     _check_kind(kind, flags["problem"], load_searched(flags["problem"]).space is not None)
-    locate_run_function(flags["run"])
+    check_libraries(locate_run_function(flags["run"]))
 
 
 def _check_kind(kind: str, problem: str, architectures: bool) -> None:

@@ -6,7 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -123,7 +125,7 @@ def test_a_whole_search_of_architectures_as_a_program_and_without_tensorflow(
     with Peer(tmp_path / "endpoint.json", sequences.run, workers=2) as peer:
         path = {"PYTHONPATH": f"{poison}{os.pathsep}{ROOT}"}
         process = start(peer, directory, *problem, "--max-evals", "40", app=app, more=path)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=150)
         asks = [row.ask for row in peer.rows.values()]
         assert peer.reports[-1].best_config.keys() == {"arch_seq"}
     assert (process.returncode, err) == (0, "")
@@ -196,6 +198,19 @@ def test_what_cannot_be_searched_is_one_line_before_the_first_job(
     assert err.count("\n") == 1
     for part in says:
         assert part in err
+    assert peer.rows == {}
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "keras"])
+def test_a_library_that_trainings_need_and_that_is_not_installed_is_named_before_the_first_job(
+    peer: Peer, call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for known in ("tensorflow", "keras"):
+        monkeypatch.setitem(sys.modules, known, ModuleType(known))
+        sys.modules[known].__spec__ = ModuleSpec(known, None)
+    monkeypatch.setitem(sys.modules, name, None)  # as if there were none
+    assert call("regevo", "--problem", f"{MODULE}.Problem", "--run", "nas_hpc.nas.alpha.run") == 2
+    assert f"nas_hpc.nas.alpha.run needs {name}, which is not installed" in capsys.readouterr().err
     assert peer.rows == {}
 
 

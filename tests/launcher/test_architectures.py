@@ -38,15 +38,16 @@ def finished(bench: Bench, workflow: str) -> int:
 def test_evolution_killed_and_started_again_has_the_same_future(bench: Bench) -> None:
     bench.nas("app", "--name", "EVO", "--exec", f"{sys.executable} -m nas_hpc.apps.regevo")
     args = f"{OBJECTS} --max-evals {EVALUATIONS} --seed 5 --population-size 8 --sample-size 4 --initial 6"
+    args += " --eval-env WORK_S=0.05"
     for workflow in ("whole", "killed"):
         bench.job("evo_test", "EVO", "--num-nodes", "1", *ONE, args=args, workflow=workflow)
-    bench.launch("--job-mode", "serial", "--wf-filter", "whole")
+    bench.launch("--job-mode", "serial", "--wf-filter", "whole", timeout_s=150)
     for count in (4, 15):
         launcher = bench.start("--job-mode", "serial", "--wf-filter", "killed")
-        wait_until(lambda: finished(bench, "killed") >= count, 60, f"{count} evaluations")  # noqa: B023
+        wait_until(lambda: finished(bench, "killed") >= count, 150, f"{count} evaluations")  # noqa: B023
         launcher.kill()
         launcher.communicate(timeout=60)
-    bench.launch("--job-mode", "serial", "--wf-filter", "killed")
+    bench.launch("--job-mode", "serial", "--wf-filter", "killed", timeout_s=150)
     first, again = ([sequence(row) for row in rows(bench, name)] for name in ("whole", "killed"))
     assert len({tuple(one) for one in first}) == EVALUATIONS
     assert again == first
@@ -59,7 +60,7 @@ def test_what_is_said_of_an_architecture_reads_well(bench: Bench) -> None:
     bench.nas("app", "--sync")
     args = f"{OBJECTS.replace('sequences.run', 'sequences.fickle')} --max-evals 30 --seed 2"
     bench.job("evo_test", "EVO", args=args, workflow="evo_test")
-    bench.launch("--job-mode", "serial", "--wf-filter", "evo_test", code=0)
+    bench.launch("--job-mode", "serial", "--wf-filter", "evo_test", timeout_s=150)
     found = rows(bench, "evo_test")
     good = [sequence(row) for row in found if row["objective"]]
     best = max(good, key=lambda one: run({"arch_seq": one}))
