@@ -7,13 +7,17 @@ A search works on the decisions of a space of architectures, hyperparameters "0"
 from __future__ import annotations
 
 import importlib.util
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_hpc.apps.functions import resolve_file
 from nas_hpc.errors import WrongCall
+from nas_hpc.files import replace_file
 from nas_hpc.loading import load_object
 
 if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered before
@@ -23,7 +27,9 @@ if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered befor
 
 ARCH_SEQ = "arch_seq"
 PROBLEM_VARIABLE = "NAS_HPC_PROBLEM"
+SPACE_FILE = "space.json"
 _TRAINING = "nas_hpc.nas.alpha.run"
+_log = logging.getLogger("nas_hpc.apps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,14 @@ class Searched:
         if self.space is None:
             return config
         return {str(place): number for place, number in enumerate(config.get(ARCH_SEQ) or ())}
+
+    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        """What evaluations get: ``environ``, and what the user ``given``, whose problem is found as the
+        search's is: evaluations have directories of their own."""
+        both = {**self.environ, **given}
+        if PROBLEM_VARIABLE in given:
+            both[PROBLEM_VARIABLE] = resolve_file(given[PROBLEM_VARIABLE])
+        return both
 
     def outward(self, optimizer: Optimizer) -> Optimizer:
         """``optimizer``, which works on ``decisions``, with the configurations that evaluations get."""
@@ -115,6 +129,15 @@ def check_libraries(run: str) -> None:
 def show_size(size: int) -> str:
     """A number of architectures for people: 1296, 1.5e+15; it may be beyond every float."""
     return str(size) if size < 10**6 else f"{Decimal(size):.1e}"
+
+
+def write_space(space: SearchSpace, directory: str) -> None:
+    """Leave the space in the search's ``directory``, for those who read it without the problem."""
+    if directory:
+        try:
+            replace_file(Path(directory, SPACE_FILE), json.dumps(space.to_json()) + "\n")
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", SPACE_FILE, error.strerror)
 
 
 def load_searched(path: str) -> Searched:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas_hpc.apps.architectures import Searched, check_libraries, load_searched, show_size
+from nas_hpc.apps.architectures import Searched, check_libraries, load_searched, show_size, write_space
 from nas_hpc.apps.flags import SearchOptions
 from nas_hpc.apps.functions import find_function, resolve_file
 from nas_hpc.apps.results import ResultsFile
@@ -48,11 +48,12 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer, *, repeats
 
     make()
     results = _results_file(searched)
-    settings = replace(settings, environ={**searched.environ, **settings.environ})
+    settings = replace(settings, environ=searched.environment(settings.environ))
     what = "run function" if settings.specify is None else "job specification"
     _log.info("problem %s, %s %s, seed %d", options.problem, what, settings.run, settings.seed)
     if searched.space is not None:
         _log.info("%d decisions, %s architectures", len(searched.names), show_size(searched.space.size))
+        write_space(searched.space, os.environ.get("NAS_HPC_JOB_DIR", ""))
     with create(options.evaluator, settings) as evaluator:
         _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
         done = sum(result.objective is not None for result in evaluator.history)

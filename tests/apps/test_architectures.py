@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from nas_hpc.apps.random_search import random_search
 from nas_hpc.apps.regevo import regevo
 from nas_hpc.config import strange_variables
 from nas_hpc.errors import WrongCall
+from nas_hpc.nas import SearchSpace
 from nas_hpc.search import RandomSampler
 from tests.apps import sequences
 from tests.apps.support import ROOT, as_a_program, environment, rows, start
@@ -153,9 +155,19 @@ def test_a_problem_in_a_file_is_found_by_its_whole_path(
     (tmp_path / "mine_in_a_file.py").write_text(f"from {MODULE} import Problem\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    found = {"NAS_HPC_PROBLEM": f"{tmp_path}/mine_in_a_file.py:Problem"}
     flags = ("--problem", "mine_in_a_file.py:Problem", "--run", f"{MODULE}.run", "--max-evals", "1")
     assert call("regevo", *flags) == 0
-    assert peer.rows[1].ask.environ == {"NAS_HPC_PROBLEM": f"{tmp_path}/mine_in_a_file.py:Problem"}
+    assert peer.rows[1].ask.environ == found
+    other = ("--problem", f"{MODULE}.Problem", "--eval-env", "NAS_HPC_PROBLEM=mine_in_a_file.py:Problem")
+    assert call("regevo", *other, *flags[2:-1], "2") == 0
+    assert peer.rows[2].ask.environ == found
+
+
+def test_the_space_is_left_in_the_directory_of_the_search(tmp_path: Path, peer: Peer, call: Call) -> None:
+    assert call("random_search", *COMMON, "--max-evals", "1") == 0
+    left = SearchSpace.from_json(json.loads((tmp_path / "space.json").read_text()))
+    assert left.choices == [4, 4, 2, 4, 2, 2, 3, 2]
 
 
 def test_allowed_duplicates_are_not_told_of(
