@@ -291,7 +291,9 @@ CASES = [
     Case((*HPS, "-p", "mine.Problem", "-r", "__main__.run"), ("__main__",), prepare=modules),
     Case((*HPS, "-p", "mine.Problem", "-r", "mine.run", "--args", "--kapa 3"), ("--kapa",), prepare=modules),
     Case((*HPS, "-p", "a.P", "-r", "a.run", "--args", "--seed 3"), ("--seed", "to nas-hpc run itself")),
-    Case((*HPS[:3], "--app", "GP", "--max-evals", "2", "-p", "a.P", "-r", "a.run"), ("'GP'", "AMBS, EVO, RAN")),
+    Case(
+        (*HPS[:3], "--app", "GP", "--max-evals", "2", "-p", "a.P", "-r", "a.run"), ("'GP'", "AMBS, EVO, RAN")
+    ),
     Case((*HPS[:3], "--max-evals", "0", "-p", "a.P", "-r", "a.run"), ("'--max-evals'", "0 is not allowed")),
     # changing jobs
     Case(("modify", "nosuch", "--retries", "1"), ("'nosuch'", "nas-hpc ls jobs")),
