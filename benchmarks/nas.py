@@ -53,10 +53,11 @@ class Plan:
 # -- searches ----------------------------------------------------------------------------------------------
 def searching(optimizer: RandomSampler, evaluations: int, seed: int) -> Iterator[Sequence_]:
     """One search: yields architectures to evaluate, takes objectives by ``send``; results become known in
-    the order of random durations, ``AT_ONCE`` evaluations at once. Returns the best objectives so far."""
+    the order of random durations, ``AT_ONCE`` evaluations at once. Returns the objectives, a failure's
+    as NaN."""
     rng = np.random.default_rng([seed, 4])
     running: list[tuple[float, int, dict[str, Any], float | None]] = []
-    best: list[float] = []
+    objectives: list[float] = []
     now = 0.0
     for number in range(evaluations):
         if len(running) == AT_ONCE:
@@ -64,9 +65,9 @@ def searching(optimizer: RandomSampler, evaluations: int, seed: int) -> Iterator
             optimizer.tell([config], [objective])
         (config,) = optimizer.ask(1)
         objective = yield tuple(int(config[str(place)]) for place in range(len(config)))
-        best.append(max([*best[-1:], -np.inf if objective is None else objective]))
+        objectives.append(np.nan if objective is None else objective)
         heapq.heappush(running, (now + rng.uniform(0.5, 1.5), number, config, objective))
-    return best
+    return objectives
 
 
 @dataclass(slots=True)
@@ -75,14 +76,22 @@ class Search:
 
     steps: Any
     wants: Sequence_ | None = None
-    best: list[float] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
+
+    def best(self, after: int) -> float:
+        """The highest of the first ``after`` evaluations."""
+        return float(np.nanmax(self.objectives[:after]))
+
+    def late_mean(self) -> float:
+        """Of the second half of the evaluations: what the search proposes once it knows something."""
+        return float(np.nanmean(self.objectives[len(self.objectives) // 2 :]))
 
     def go_on(self, objective: float | None = None, *, first: bool = False) -> None:
         """Take an objective, and want the next architecture, or be done."""
         try:
             self.wants = next(self.steps) if first else self.steps.send(objective)
         except StopIteration as end:
-            self.wants, self.best = None, end.value
+            self.wants, self.objectives = None, end.value
 
 
 def pair(space: Any, plan: Plan, seed: int) -> tuple[Search, Search]:
@@ -97,11 +106,14 @@ def compared(results: Sequence[tuple[Search, Search]], plan: Plan) -> dict[str, 
     """Medians, spread, and how often evolution was ahead."""
     from scipy.stats import wilcoxon
 
-    evolution, random = ([search.best[-1] for search in one] for one in zip(*results, strict=True))
+    evolution, random = (
+        [search.best(plan.evaluations) for search in one] for one in zip(*results, strict=True)
+    )
     differences = [a - b for a, b in zip(evolution, random, strict=True)]
     halves = [
-        median(search.best[plan.evaluations // 2 - 1] for search in one) for one in zip(*results, strict=True)
+        median(search.best(plan.evaluations // 2) for search in one) for one in zip(*results, strict=True)
     ]
+    late = [[search.late_mean() for search in one] for one in zip(*results, strict=True)]
     same = len(differences) < 2 or not any(differences)
     return {
         "seeds": plan.seeds,
@@ -116,6 +128,9 @@ def compared(results: Sequence[tuple[Search, Search]], plan: Plan) -> dict[str, 
         "p_wilcoxon_one_sided": 1.0 if same else float(wilcoxon(differences, alternative="greater").pvalue),
         "evolution_median_at_half": halves[0],
         "random_median_at_half": halves[1],
+        "evolution_mean_of_second_half": median(late[0]),
+        "random_mean_of_second_half": median(late[1]),
+        "evolution_mean_ahead": sum(a > b for a, b in zip(*late, strict=True)),
     }
 
 
