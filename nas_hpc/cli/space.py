@@ -27,7 +27,13 @@ _SEQUENCE = click.option(
 
 @click.group()
 def space() -> None:
-    """Show and draw the search space of a problem, or one architecture of it."""
+    """Show and draw the search space of a problem, or one architecture of it.
+
+    \b
+    Examples:
+      nas-hpc space show nas_hpc.problems.nas.digits_dense.Problem
+      nas-hpc space draw nas_hpc.problems.nas.digits_dense.Problem -o space.svg
+    """
 
 
 @site_options
