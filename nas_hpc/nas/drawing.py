@@ -69,10 +69,11 @@ class _Graph:
     """What is to be drawn."""
 
     labels: dict[str, _Label] = field(default_factory=dict)
-    links: dict[tuple[str, str], Link] = field(default_factory=dict)
+    links: dict[Link, None] = field(default_factory=dict)
+    """Each once, in order."""
 
     def link(self, source: str, target: str, optional: bool = False) -> None:
-        self.links.setdefault((source, target), Link(source, target, optional))
+        self.links[Link(source, target, optional)] = None
 
 
 # -- of a space ------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def draw_space(space: SearchSpace) -> Figure:
     _add_outputs(graph, space.outputs, space.output_shapes)
     title = f"{count} choice{'s' * (count != 1)}, {large_number(space.size)} architectures"
     notes = ["[3]: the place of the choice in the sequence"]
-    if skips or any(link.optional for link in graph.links.values()):
+    if skips or any(link.optional for link in graph.links):
         notes.append("dashed: an optional connection, with its place in the sequence")
     return _draw(graph, title, notes, "The search space")
 
@@ -170,7 +171,7 @@ def _part_label(part: Mapping[str, Any]) -> _Label:
 # -- the figure --------------------------------------------------------------------------------------------
 def _draw(graph: _Graph, title: str, notes: Iterable[str], what: str, *, dashed: bool = True) -> Figure:
     boxes = {name: label.box(name) for name, label in graph.labels.items()}
-    layout = lay_out(list(boxes.values()), list(graph.links.values()))
+    layout = lay_out(list(boxes.values()), list(graph.links))
     width = max(layout.width, 300.0, _width(title, HEAD, bold=True))
     said = [line for note in notes for line in wrapped(note, int(width / (0.58 * TEXT)))]
     head = LEADING * (HEAD + len(said) * TEXT) + 14.0

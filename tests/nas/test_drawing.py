@@ -19,7 +19,7 @@ from nas_hpc.errors import WrongCall
 from nas_hpc.nas import ConstantNode, MimeNode, MirrorNode, SearchSpace, VariableNode
 from nas_hpc.nas.drawing import SKIP, draw_architecture, draw_space, to_png, to_svg
 from nas_hpc.nas.layout import Box, Layout, Link, lay_out
-from nas_hpc.nas.operations import Concatenate, Dense, Dropout, Identity, Operation
+from nas_hpc.nas.operations import Concatenate, Connect, Dense, Dropout, Identity, Operation, Zero
 from nas_hpc.nas.wording import choice_lines, large_number
 from tests.nas.spaces import dense_space, image_space, sequences, vector_spaces
 from tests.support import examples
@@ -236,9 +236,20 @@ def _rgba(colour: str) -> tuple[float, ...]:
     return to_rgba(colour)
 
 
-def test_connections_of_connections_and_connected_outputs_are_drawn() -> None:
-    from nas_hpc.nas.operations import Connect, Zero
+def test_a_chosen_connection_beside_a_fixed_one_is_seen() -> None:
+    space = SearchSpace((4,), (2,))
+    space.connect(space.inputs[0], end := ConstantNode(Concatenate(), "end"))
+    space.connect(VariableNode("skip", [Zero(), Connect("input_0")]), end)
+    space.connect(end, ConstantNode(Dense(2), "out"))
+    lines = [
+        [one.get_edgecolor() for one in draw_architecture(space.architecture([skip])).axes[0].get_children()
+         if type(one) is PathPatch]
+        for skip in (0, 1)
+    ]  # fmt: skip
+    assert [(len(some), _rgba(SKIP) in some) for some in lines] == [(3, False), (4, True)]
 
+
+def test_connections_of_connections_and_connected_outputs_are_drawn() -> None:
     space = SearchSpace((4,), (4,))
     first = VariableNode("first", [Identity(), Dense(4)])
     space.connect(space.inputs[0], first)
