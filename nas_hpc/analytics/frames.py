@@ -1,8 +1,8 @@
 """Reading a workflow's files into frames, tolerating what is torn, missing or foreign.
 
 The launcher's ``attempts.jsonl`` and ``launchers.jsonl`` say almost everything; only directories that they do
-not name are opened (``job.json``, ``result.json``), and lines of packed files, so that ten thousand evaluations
-are read in a second.
+not name are opened (``job.json``, ``result.json``), and lines of packed files, so that ten thousand
+evaluations are read in a second.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ _FLAGS = (
     click.option("--nodes-per-eval", type=Whole(1), default=1, show_default=True,
                  help="Nodes of each evaluation; more than one needs a launcher in mpi mode."),
     click.option("--ranks-per-node", type=Whole(1), default=1, show_default=True,
-                 help="MPI ranks of each evaluation on each of its nodes; more than one needs mpi mode, too."),
+                 help="MPI ranks of each evaluation on each of its nodes; more than one needs mpi mode."),
     click.option("--threads-per-rank", type=Whole(1), default=1, show_default=True,
                  help="Threads of each rank at least."),
     click.option("--gpus-per-rank", type=Whole(0), default=0, show_default=True,

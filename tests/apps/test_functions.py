@@ -77,7 +77,8 @@ def test_functions_made_otherwise_are_found_too(place: Path, source: str) -> Non
     ("source", "specified"),
     [
         (
-            "from nas_hpc import *\nfrom nas_hpc import job_specification\n@job_specification\ndef run(p): ...",
+            "from nas_hpc import *\nfrom nas_hpc import job_specification\n"
+            "@job_specification\ndef run(p): ...",
             True,
         ),
         ("import nas_hpc\n@nas_hpc.balsamjob_spec\ndef run(p): ...", True),

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import pytest
 from nas_hpc.apps import STANDARD_APPS
 from nas_hpc.apps.ambs import ambs
 from nas_hpc.apps.program import main
+from nas_hpc.wire import Shape
 from tests.apps import quadratic
 from tests.apps.support import ROOT, as_a_program, environment, rows, start
-from nas_hpc.wire import Shape
 from tests.evaluator.peer import Peer
 from tests.support import wait_until
 
