@@ -49,6 +49,8 @@ class Objective:
             names = [*known, *(f"val_{one}" for one in known)]
             near = close_names(self.name, names)
             raise WrongCall(f"objective {self.text!r} names no metric of the problem{near}")
+        if self.name.removeprefix("val_") == "loss" and not self.text.startswith("-"):
+            raise WrongCall(f"objective {self.text!r} would maximise the loss: give '-{self.name}__min'")
 
     def __call__(self, history: History) -> float:
         """Its value. Raises WrongCall if the history has no such values, or one that is not finite."""

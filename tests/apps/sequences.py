@@ -70,7 +70,7 @@ Loaded.search_space(create_space)
 NoLoss = NaProblem()
 NoLoss.load_data(load_data)
 NoLoss.search_space(create_space)
-NoLoss.objective("val_loss__min")
+NoLoss.objective("-val_loss__min")
 
 Alone = problem()
 Alone.search_space(SearchSpace, input_shape=(2,), output_shape=(1,))

@@ -222,6 +222,8 @@ def test_a_problem_that_lacks_something_says_what() -> None:
     assert "the problem has no objective" in refused(problem)
     problem.objective("val_acc__max")
     assert "objective 'val_acc__max' names no metric of the problem" in refused(problem)
+    problem.objective("val_loss__min")
+    assert "objective 'val_loss__min' would maximise the loss: give '-val_loss__min'" in refused(problem)
     problem.objective("-val_loss")
     problem.metrics(["acuracy"])
     problem.loss("mse")
