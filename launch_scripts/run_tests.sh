@@ -179,7 +179,7 @@ check() {
     "$@" || failed+=("$name")
 }
 # A process for each core, at most four: much of the tests is waiting.
-tests=(--numprocesses auto --maxprocesses 4 ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"})
+tests=(--numprocesses auto --maxprocesses 4 --dist worksteal ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"})
 if [ -n "$hostile" ]; then
     check "pytest, hostile" run_hostile "${tests[@]}"
 else

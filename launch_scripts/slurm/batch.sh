@@ -21,7 +21,7 @@
 # Made by nas-hpc 0.1.0 from slurm.sh.j2; how to use a template of your own: docs/commands.md.
 
 # A batch system may give hardly any environment, or all of that of the shell that submitted.
-unset NAS_HPC_ATTEMPT NAS_HPC_BATCH_JOB NAS_HPC_ENDPOINT NAS_HPC_JOB_DIR NAS_HPC_JOB_ID NAS_HPC_LAUNCHER_ID NAS_HPC_LOCAL_RANK NAS_HPC_OLD_PS NAS_HPC_RANK NAS_HPC_RANKS NAS_HPC_RANKS_PER_NODE NAS_HPC_RECONNECT_S NAS_HPC_STAGED NAS_HPC_WORKFLOW
+unset NAS_HPC_ATTEMPT NAS_HPC_BATCH_JOB NAS_HPC_ENDPOINT NAS_HPC_JOB_DIR NAS_HPC_JOB_ID NAS_HPC_LAUNCHER_ID NAS_HPC_LOCAL_RANK NAS_HPC_OLD_PS NAS_HPC_PROBLEM NAS_HPC_RANK NAS_HPC_RANKS NAS_HPC_RANKS_PER_NODE NAS_HPC_RECONNECT_S NAS_HPC_STAGED NAS_HPC_WORKFLOW
 export PATH=/path/to/venv/bin:${PATH:-/usr/local/bin:/usr/bin:/bin}
 [ -n "${HOME:-}" ] || export HOME=/home/ME
 export NAS_HPC_SITE=/path/to/site

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,14 @@ OPS = "[Identity(), Dense(3, 'relu'), Dense(5, 'relu')]"
 
 
 @pytest.fixture(autouse=True)
-def mine(nas_hpc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A problem in the directory in which the command is called; what it puts into the path is taken back."""
+def mine(nas_hpc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A problem in the directory in which the command is called; path and modules are then as before."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     write(tmp_path / "work")
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def write(where: Path, first: str = OPS, second: str = OPS, name: str = "mine.py") -> None:
