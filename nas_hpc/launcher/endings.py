@@ -27,7 +27,7 @@ def finish_of(
     counted = result.outcome in (Outcome.LOST, Outcome.START_FAILED)
     if counted or (result.outcome is not Outcome.OK and job.retries):
         earlier = [attempt for attempt in store.attempts([job.id]) if attempt.number < job.attempt]
-    harmless = result.outcome is Outcome.LOST and _got_on(store, job)
+    harmless = result.outcome is Outcome.LOST and _got_on(store, job, lost_limit)
     path = policy.follow(
         result.outcome,
         earlier,
@@ -42,9 +42,10 @@ def finish_of(
     return Finish(job.id, job.attempt, lease, result, path, ended.tail, result.reason)
 
 
-def _got_on(store: Store, search: Job) -> bool:
-    """Whether an evaluation of ``search`` has ended during its current attempt."""
-    begun = [attempt.claimed for attempt in store.attempts([search.id]) if attempt.number == search.attempt]
+def _got_on(store: Store, search: Job, lost_limit: int) -> bool:
+    """Whether an evaluation of ``search`` has ended during its last ``lost_limit`` attempts: one that is lost
+    at once may follow others that came far."""
+    begun = sorted(attempt.claimed for attempt in store.attempts([search.id]))[-lost_limit:]
     results = (one.attempt.result for one in reversed(store.finished(search.id)) if one.attempt is not None)
     return bool(begun) and any(result is not None and result.end > begun[0] for result in results)
 
