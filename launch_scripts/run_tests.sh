@@ -3,7 +3,7 @@
 #
 #   run_tests.sh [--quick] [--hostile] [--install] [arguments for pytest]
 #
-# --quick    without the tests marked slow, properties on fewer examples: about two and a half minutes on two cores
+# --quick    without the tests marked slow, properties on fewer examples: about three minutes on two cores
 # --hostile  the tests alone, where a launcher has a hard life: no environment, a read-only installation, sites
 #            with the traces of another host, results that are seen 5 s late, 256 file descriptors
 # --install  as root on Debian, install the distribution's programs that some tests run (done too when CI=true)
