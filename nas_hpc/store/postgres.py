@@ -54,7 +54,18 @@ SETTINGS = {
 }
 """Of every session of ours."""
 
-_TURN = "SELECT name, value, txid_current(), pg_backend_pid() FROM counters ORDER BY name FOR UPDATE"
+_TURN = (
+    "SELECT name, value, txid_current(), pg_backend_pid(), (SELECT min(since) FROM witness)"
+    " FROM counters ORDER BY name FOR UPDATE"
+)
+# After a crash numbers of transactions that had not come to the disk are given again. What the first
+# checkpoint after it does not know as given was lost, whatever becomes of the next one with that number.
+_OUTCOME = (
+    "SELECT known, CASE WHEN known THEN txid_status(%(number)s) END FROM (SELECT"
+    " (SELECT min(since) FROM witness) IS NOT DISTINCT FROM %(since)s::double precision OR %(number)s <"
+    " (SELECT (split_part(next_xid, ':', 1)::bigint << 32) + split_part(next_xid, ':', 2)::bigint"
+    " FROM pg_control_checkpoint()) AS known) AS crash"
+)
 _BEGIN_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_TURN}"
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _MAKING = 0x6E61735F687063  # the lock of who makes or upgrades the tables
@@ -162,7 +173,8 @@ class PostgresDialect:
             )
 
     def begin(self, cursor: Any, *, write: bool, making: bool = False) -> Begun:
-        """One that writes waits for its turn at the counters. The ticket is its number and its backend's."""
+        """One that writes waits for its turn at the counters. The ticket is its number, its backend's,
+        and since when the server has not crashed."""
         if not write:
             cursor.execute(_BEGIN_READ)
             return Begun()
@@ -202,8 +214,10 @@ class PostgresDialect:
 
     def outcome(self, cursor: Any, ticket: Any) -> bool | None:
         """Ask the server. The backend that still has the transaction is ended: nobody can go on with it."""
-        number, backend = ticket
-        status = cursor.execute("SELECT txid_status(%s)", [number]).fetchone()[0]
+        number, backend, since = ticket
+        known, status = cursor.execute(_OUTCOME, {"number": number, "since": since}).fetchone()
+        if not known:
+            return False
         if status == "in progress":
             cursor.execute(_END_BACKEND, [backend, number])
             return None
