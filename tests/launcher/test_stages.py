@@ -326,6 +326,7 @@ sys.exit(not os.path.exists("partial"))
         assert "RUN_TIMEOUT" in bench.nas("why", "enough")
         launcher = bench.start("--job-mode", "serial", "--nodes", "3")
         wait_until(lambda: bench.state("little") == "RUNNING", 60, "the restart")
+        wait_until(lambda: bench.state("enough") == "JOB_FINISHED", 60, "the handled job's end")
         launcher.send_signal(signal.SIGTERM)
         launcher.communicate(timeout=60)
         assert states(bench, "enough") == ["READY", "RUNNING", "RUN_TIMEOUT", "POSTPROCESSED", "JOB_FINISHED"]
