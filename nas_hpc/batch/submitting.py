@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from nas_hpc.batch import jobs, limits, script
 from nas_hpc.batch.following import refresh
+from nas_hpc.batch.local import parse_id
 from nas_hpc.batch.machine import Machine
 from nas_hpc.batch.system import Answer, Ask, BatchSystem, QueueState, Request, ask
 from nas_hpc.batch.systems import system_of
@@ -24,6 +26,7 @@ from nas_hpc.files import replace_file
 from nas_hpc.records import BatchJob
 from nas_hpc.site import Site
 from nas_hpc.states import BATCH_FINAL, BatchState
+from nas_hpc.store.place import place_of
 
 Note = Callable[[str], None]
 MAX_CHAIN = 100
@@ -194,7 +197,7 @@ def _request(site: Site, machine: Machine, wanted: Wanted) -> Request:
         output=site.qsubmit / "output",
         queue=wanted.queue or machine.queue,
         project=wanted.project,
-        dependencies=tuple(_id_of(site, machine, one) for one in wanted.dependencies),
+        dependencies=_dependencies(site, machine, wanted),
         attrs=attrs,
         flags=(*machine.flags, *wanted.flags),
         queue_flag=machine.queue_flag,
@@ -223,6 +226,24 @@ def _id_of(site: Site, machine: Machine, word: str) -> str:
     if not job.id:
         raise WrongCall(f"--dependencies {word}: {job.key} has no id ({job.state.value}); name another one")
     return job.id
+
+
+def _dependencies(site: Site, machine: Machine, wanted: Wanted) -> tuple[str, ...]:
+    named = [_id_of(site, machine, one) for one in wanted.dependencies]
+    return tuple(dict.fromkeys([*named, *_in_turn(site, machine)]))
+
+
+def _in_turn(site: Site, machine: Machine) -> tuple[str, ...]:
+    """The batch jobs that a new one waits for where no queue puts them in order: on this machine itself those
+    of a site with SQLite, which one launcher has at a time."""
+    if machine.system != "local" or place_of(site).kind != "sqlite":
+        return ()
+    mine = [job for job in jobs.read_jobs(site) if job.system == "local" and job.state not in BATCH_FINAL]
+    live = refresh(site, mine, os.environ, patience_s=0.0).jobs
+    here = socket.gethostname()
+    return tuple(
+        job.id for job in live if job.state not in BATCH_FINAL and job.id and parse_id(job.id)[2] == here
+    )
 
 
 def _check_programs(machine: Machine, system: BatchSystem, note: Note | None = None) -> bool:

@@ -62,6 +62,17 @@ def _search_options(function: Function) -> Function:
     return function
 
 
+class _WithSearchFlags(click.Command):
+    """A command that hands flags behind ``--`` on to the search, and says so where they stand before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            right = f"flags of the search stand behind --, as in -- {error.option_name} ..."
+            raise click.UsageError(f"{error.format_message().rstrip('.')} ({right})", ctx) from None
+
+
 @site_options
 @machine_option
 @click.group("balsam-submit", invoke_without_command=True, no_args_is_help=False)
@@ -83,7 +94,7 @@ def balsam_submit(ctx: click.Context) -> None:
 
 @site_options
 @machine_option
-@balsam_submit.command()
+@balsam_submit.command(cls=_WithSearchFlags)
 @_search_options
 @click.option("--app", "application", type=click.Choice(HYPERPARAMETERS), default="AMBS", show_default=True)
 @click.pass_obj
@@ -101,7 +112,7 @@ def hps(call: Invocation, /, **flags: Any) -> int:
 
 @site_options
 @machine_option
-@balsam_submit.command()
+@balsam_submit.command(cls=_WithSearchFlags)
 @_search_options
 @click.option("--app", "application", type=click.Choice(ARCHITECTURES), default="EVO", show_default=True)
 @click.option("--nas-nodes", type=Count(1), default=1, show_default=True, help="Nodes of the search itself.")

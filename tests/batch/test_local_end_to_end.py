@@ -73,3 +73,14 @@ def test_what_a_killed_runner_interrupted_is_finished_by_the_next_submission_and
     assert until(scene, second).exit_code == 0, printed(scene)
     assert scene.over()
     assert scene.judge() <= 3
+
+
+def test_a_second_batch_job_of_a_site_with_sqlite_waits_for_its_turn_instead_of_failing(scene: Scene) -> None:
+    first = submit(scene)
+    busy(scene, 2)
+    second = submit(scene)
+    assert (second.state, second.dependencies) == (BatchState.HELD, (first.id,))
+    scene.gate.touch()
+    assert until(scene, first).exit_code == 0, printed(scene)
+    assert until(scene, second).exit_code == 0, printed(scene)
+    assert scene.judge() == 0
