@@ -8,6 +8,7 @@ started (``nas_hpc.processes.rank``), so what is looked for here happens before 
 from __future__ import annotations
 
 import re
+import signal
 
 START_S = 5.0
 """What an MPI program cannot start, it usually gives up within this time."""
@@ -69,6 +70,8 @@ def start_failure(return_code: int | None, text: str, duration_s: float) -> str:
     """
     if not return_code or duration_s > _PATIENT_S:
         return ""
+    if return_code == -signal.SIGPIPE and duration_s <= START_S and not text.strip():
+        return "it ended by SIGPIPE and said nothing"  # hydra, if its proxy goes before it has read from it
     match = _CERTAINLY.search(text)
     if match is None:
         quick = duration_s <= START_S and return_code in (126, 127)
