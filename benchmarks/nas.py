@@ -1,12 +1,15 @@
-"""Searches of architectures: regularized evolution beside random search, warm interpreters beside fresh ones.
+"""Searches of architectures: evolution and PPO beside random search, warm interpreters beside fresh ones.
 
     python -m benchmarks.nas hidden --seeds 10          # a space whose best architecture is known
     python -m benchmarks.nas pairs --seeds 10           # another one, where no layer can be chosen alone
     python -m benchmarks.nas digits --seeds 10          # digits_dense: real data, small trainings by numpy
     python -m benchmarks.nas digits-keras --seeds 10    # the same by nas_hpc.nas.alpha: an hour of a core
+    python -m benchmarks.nas learning --seeds 5         # PPO: evaluations until it has learned
+    python -m benchmarks.nas policy                     # PPO: what a step costs
     python -m benchmarks.nas trainings                  # half-second trainings per minute, warm and fresh
 
-Both searches have the same seeds and the same number of evaluations, several at once that end in any order.
+The searches have the same seeds and the same number of evaluations, several at once that end in any order;
+PPO, one agent, waits for all of them before it asks for more.
 On digits an architecture is trained once, and has the same objective in every search; ``--table FILE`` keeps
 the trainings for the next run. ``trainings`` runs two searches under real launchers, one after the other.
 """
@@ -28,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import nas_digits, nas_numpy
+from benchmarks import nas_digits, nas_numpy, nas_ppo
 from benchmarks.common import command, show, workplace
 from benchmarks.nas_spaces import SPACES
 from nas_hpc.nas.problem import decisions
@@ -94,43 +97,49 @@ class Search:
             self.wants, self.objectives = None, end.value
 
 
-def pair(space: Any, plan: Plan, seed: int) -> tuple[Search, Search]:
-    """Evolution and random search with the same seed, not begun."""
+SEARCHES = ("evolution", "ppo", "random")
+
+
+def begun(space: Any, plan: Plan, seed: int) -> dict[str, Search]:
+    """The searches with the same seed, not begun."""
     problem = decisions(space)
     evolution = AgingEvolution(problem, population=plan.population, sample=plan.sample, seed=seed)
-    both = (evolution, RandomSampler(problem, seed=seed))
-    return tuple(Search(searching(one, plan.evaluations, seed)) for one in both)  # type: ignore[return-value]
-
-
-def compared(results: Sequence[tuple[Search, Search]], plan: Plan) -> dict[str, Any]:
-    """Medians, spread, and how often evolution was ahead."""
-    from scipy.stats import wilcoxon
-
-    evolution, random = (
-        [search.best(plan.evaluations) for search in one] for one in zip(*results, strict=True)
-    )
-    differences = [a - b for a, b in zip(evolution, random, strict=True)]
-    halves = [
-        median(search.best(plan.evaluations // 2) for search in one) for one in zip(*results, strict=True)
-    ]
-    late = [[search.late_mean() for search in one] for one in zip(*results, strict=True)]
-    same = len(differences) < 2 or not any(differences)
     return {
+        "evolution": Search(searching(evolution, plan.evaluations, seed)),
+        "ppo": Search(nas_ppo.searching(space.choices, plan.evaluations, seed, AT_ONCE)),
+        "random": Search(searching(RandomSampler(problem, seed=seed), plan.evaluations, seed)),
+    }
+
+
+def compared(results: Sequence[dict[str, Search]], plan: Plan) -> dict[str, Any]:
+    """Medians, spread, and how often evolution and PPO were ahead of random search."""
+    figures: dict[str, Any] = {
         "seeds": plan.seeds,
         "evaluations": plan.evaluations,
         "population, sample": f"{plan.population}, {plan.sample}",
-        "evolution_median": median(evolution),
-        "evolution_quartiles": _quartiles(evolution),
-        "random_median": median(random),
-        "random_quartiles": _quartiles(random),
-        "evolution_ahead": sum(one > 0 for one in differences),
+    }
+    for name in SEARCHES:
+        best = [one[name].best(plan.evaluations) for one in results]
+        figures[f"{name}_median"] = median(best)
+        figures[f"{name}_quartiles"] = _quartiles(best)
+        figures[f"{name}_median_at_half"] = median(one[name].best(plan.evaluations // 2) for one in results)
+        figures[f"{name}_mean_of_second_half"] = median(one[name].late_mean() for one in results)
+    for name in SEARCHES[:-1]:
+        figures |= {f"{name}_{key}": value for key, value in _beside_random(results, name, plan).items()}
+    return figures
+
+
+def _beside_random(results: Sequence[dict[str, Search]], name: str, plan: Plan) -> dict[str, Any]:
+    from scipy.stats import wilcoxon
+
+    both = [(one[name], one["random"]) for one in results]
+    differences = [mine.best(plan.evaluations) - other.best(plan.evaluations) for mine, other in both]
+    same = len(differences) < 2 or not any(differences)
+    return {
+        "ahead": sum(one > 0 for one in differences),
         "equal": sum(one == 0 for one in differences),
         "p_wilcoxon_one_sided": 1.0 if same else float(wilcoxon(differences, alternative="greater").pvalue),
-        "evolution_median_at_half": halves[0],
-        "random_median_at_half": halves[1],
-        "evolution_mean_of_second_half": median(late[0]),
-        "random_mean_of_second_half": median(late[1]),
-        "evolution_mean_ahead": sum(a > b for a, b in zip(*late, strict=True)),
+        "mean_ahead": sum(mine.late_mean() > other.late_mean() for mine, other in both),
     }
 
 
@@ -146,12 +155,12 @@ def synthetic(name: str, plan: Plan) -> dict[str, Any]:
     results = []
     for seed in range(plan.seeds):
         known = SPACES[name](seed)
-        both = pair(known.space, plan, seed)
-        for search in both:
+        searches = begun(known.space, plan, seed)
+        for search in searches.values():
             search.go_on(first=True)
             while search.wants is not None:
                 search.go_on(known.value(search.wants))
-        results.append(both)
+        results.append(searches)
     size = float(SPACES[name](0).space.size)
     return {"space": name, "architectures": f"{size:.3g}", "optimum": 1.0, **compared(results, plan)}
 
@@ -196,15 +205,16 @@ def digits(plan: Plan, processes: int, table: Table, *, keras: bool) -> dict[str
         subject = nas_numpy.Digits()
         train, epochs = subject.train, nas_numpy.EPOCHS
     space = nas_digits.Problem.build_space((64,), (10,))
-    results = [pair(space, plan, seed) for seed in range(plan.seeds)]
-    begun = time.monotonic()
-    trained = _all_trained([search for both in results for search in both], processes, table, train)
+    results = [begun(space, plan, seed) for seed in range(plan.seeds)]
+    started = time.monotonic()
+    searches = [search for one in results for search in one.values()]
+    trained = _all_trained(searches, processes, table, train)
     return {
         "space": "digits_dense",
         "architectures": f"{float(space.size):.3g}",
         "epochs": epochs,
         "trainings": trained,
-        "took_s": time.monotonic() - begun,
+        "took_s": time.monotonic() - started,
         **compared(results, plan),
     }
 
@@ -291,7 +301,9 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=[*SPACES, "digits", "digits-keras", "trainings"])
+    parser.add_argument(
+        "what", choices=[*SPACES, "digits", "digits-keras", "learning", "policy", "trainings"]
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, help="of each search (digits 100, else 500)")
     parser.add_argument("--population", type=int, help="of evolution (digits 20, else 100)")
@@ -303,6 +315,7 @@ def main() -> None:
     parser.add_argument("--table", default="", help="digits: file of trainings that were done before")
     parser.add_argument("--warm", type=int, default=60, help="trainings: how many in warm interpreters")
     parser.add_argument("--fresh", type=int, default=12, help="trainings: how many in fresh ones")
+    parser.add_argument("--network", default="ppo_lnlstm_128", help="learning, policy: of PPO")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     real = options.what.startswith("digits")
@@ -315,6 +328,8 @@ def main() -> None:
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "digits": lambda: digits(plan, options.processes, Table(options.table), keras=False),
         "digits-keras": lambda: digits(plan, options.processes, Table(options.table), keras=True),
+        "learning": lambda: nas_ppo.compared(options.seeds, options.evaluations or 10_000, options.network),
+        "policy": lambda: nas_ppo.costs(options.network),
         "trainings": lambda: trainings(options.warm, options.fresh, options.epochs or 20),
     }
     if real and options.epochs:
