@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,10 +17,19 @@ import click
 from nas_hpc.apps.architectures import Searched, check_libraries, load_searched, show_size, write_space
 from nas_hpc.apps.flags import SearchOptions
 from nas_hpc.apps.functions import find_function, resolve_file
+from nas_hpc.apps.progress import Interrupted
 from nas_hpc.apps.results import ResultsFile
-from nas_hpc.apps.search import Interrupted, Search
+from nas_hpc.apps.search import Search
 from nas_hpc.errors import NasHpcError
-from nas_hpc.evaluator import CacheKey, Settings, check_kind, create, derived_seed, evaluation_shape
+from nas_hpc.evaluator import (
+    CacheKey,
+    LauncherEvaluator,
+    Settings,
+    check_kind,
+    create,
+    derived_seed,
+    evaluation_shape,
+)
 from nas_hpc.loading import load_callable
 from nas_hpc.wire import Report
 
@@ -32,6 +41,43 @@ MakeOptimizer = Callable[["HpProblem", int], "Optimizer"]
 _log = logging.getLogger("nas_hpc.apps")
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A search of which all was checked that can be before the first evaluation."""
+
+    options: SearchOptions
+    searched: Searched
+    settings: Settings
+    results: ResultsFile
+
+    def connect(self) -> LauncherEvaluator:
+        """The evaluator, with the search's past; the search is told of. Raises NasHpcError."""
+        options, searched, settings = self.options, self.searched, self.settings
+        what = "run function" if settings.specify is None else "job specification"
+        _log.info("problem %s, %s %s, seed %d", options.problem, what, settings.run, settings.seed)
+        if searched.space is not None:
+            _log.info("%d decisions, %s architectures", len(searched.names), show_size(searched.space.size))
+            write_space(searched.space, os.environ.get("NAS_HPC_JOB_DIR", ""))
+        evaluator = create(options.evaluator, settings)
+        _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
+        done = sum(result.objective is not None for result in evaluator.history)
+        failed = len(evaluator.history) - done
+        evaluator.report(
+            Report(None, {}, done, failed, options.max_evals)
+        )  # what is to be seen before a result
+        return evaluator
+
+
+def prepare(options: SearchOptions) -> Prepared:
+    """Check all that can be without a launcher. Raises WrongCall, ConfigError."""
+    check_kind(options.evaluator)
+    settings = _settings(options)
+    searched = load_searched(options.problem)
+    results = _results_file(searched)
+    settings = replace(settings, environ=searched.environment(settings.environ))
+    return Prepared(options, searched, settings, results)
+
+
 def run_search(options: SearchOptions, make_optimizer: MakeOptimizer, *, repeats: bool = False) -> None:
     """Run a search as this process's work. Everything is checked before anything is submitted.
 
@@ -39,32 +85,18 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer, *, repeats
 
     Raises NasHpcError, or Interrupted after a signal.
     """
-    check_kind(options.evaluator)
-    settings = _settings(options)
-    searched = load_searched(options.problem)
+    prepared = prepare(options)
+    searched, settings = prepared.searched, prepared.settings
 
     def make() -> Optimizer:
         return searched.outward(make_optimizer(searched.decisions, settings.seed))
 
     make()
-    results = _results_file(searched)
-    settings = replace(settings, environ=searched.environment(settings.environ))
-    what = "run function" if settings.specify is None else "job specification"
-    _log.info("problem %s, %s %s, seed %d", options.problem, what, settings.run, settings.seed)
-    if searched.space is not None:
-        _log.info("%d decisions, %s architectures", len(searched.names), show_size(searched.space.size))
-        write_space(searched.space, os.environ.get("NAS_HPC_JOB_DIR", ""))
-    with create(options.evaluator, settings) as evaluator:
-        _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
-        done = sum(result.objective is not None for result in evaluator.history)
-        failed = len(evaluator.history) - done
-        evaluator.report(
-            Report(None, {}, done, failed, options.max_evals)
-        )  # what is to be seen before a result
+    with prepared.connect() as evaluator:
         Search(
             make,
             evaluator,
-            results,
+            prepared.results,
             max_evals=options.max_evals,
             starting_points=len(searched.decisions.starting_point_asdict),
             time_limit_s=options.time_limit_s,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nas_hpc.apps import search as module
+from nas_hpc.apps import progress as module
 from nas_hpc.errors import LauncherGone, WorkFailed
 from nas_hpc.problem import HpProblem
 from nas_hpc.search.random import RandomSampler
