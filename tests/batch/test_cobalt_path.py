@@ -199,6 +199,7 @@ TROUBLES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_status_command_that_fails_hangs_or_babbles_changes_no_state(theta: Theta) -> None:
     number = queued(theta)
     site = Site(theta.scene.site)
@@ -221,6 +222,7 @@ def test_a_status_command_that_fails_hangs_or_babbles_changes_no_state(theta: Th
     assert number in theta.bench.nas("why", "task")
 
 
+@pytest.mark.slow
 def test_a_log_that_is_seen_late_tells_the_exit_code_in_the_end(theta: Theta) -> None:
     theta.bench.nas("init", str(theta.scene.site))
     theta.cobalt.log_delay_s = 3.0

@@ -211,6 +211,7 @@ def test_a_batch_job_over_its_time_is_ended(tmp_path: Path) -> None:
         assert "maximum execution time exceeded" in (cobalt.directory / "out.cobaltlog").read_text()
 
 
+@pytest.mark.slow
 def test_it_gets_term_and_after_a_while_kill(tmp_path: Path) -> None:
     with Cobalt(tmp_path / "cobalt", grace_s=3.0) as cobalt:
         ready = cobalt.directory / "ready"
@@ -246,6 +247,7 @@ def test_a_dependent_batch_job_runs_after_exit_code_0_alone(cobalt: Cobalt) -> N
 # qstat
 
 
+@pytest.mark.slow
 def test_ids_are_right_padded_and_columns_two_blanks_apart(cobalt: Cobalt) -> None:
     cobalt.queue("q")
     for _ in range(10):

@@ -91,6 +91,7 @@ def test_a_walltime_that_is_over_and_a_deleted_batch_job_are_told_apart(bench: B
     assert bench.until(after, S.ENDED).exit_code == 0
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_or_refused_or_anothers_is_told(bench: Bench) -> None:
     id_ = bench.submit("exec sleep 600")
     bench.pbs.change(id_, owner="somebody")
@@ -106,6 +107,7 @@ def test_what_is_forgotten_or_refused_or_anothers_is_told(bench: Bench) -> None:
         bench.submit("echo", nodes=3, queue="debug")
 
 
+@pytest.mark.slow
 def test_an_environment_that_breaks_the_json_and_commands_that_fail_change_no_state(bench: Bench) -> None:
     id_ = bench.submit("exec sleep 600")
     bench.pbs.invalid_json()

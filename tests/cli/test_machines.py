@@ -119,6 +119,7 @@ def test_that_file_systems_are_shared_is_written_into_the_sites_made_on_a_machin
         assert body["settings"]["shared_filesystem"]["origin"] == origin
 
 
+@pytest.mark.slow
 def test_help_and_ls_read_no_file_of_a_machine_and_a_name_leads_to_one_alone(full_site: Site) -> None:
     """In a process of its own: what is imported, and what is opened, is what a user waits for."""
     code = """

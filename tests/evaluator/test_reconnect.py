@@ -89,6 +89,7 @@ def test_no_result_is_given_twice_over_many_reconnects(peer: Peer, connect: Conn
     assert peer.hellos[-1].cursor > 0, "only what is new is asked for"
 
 
+@pytest.mark.slow
 def test_a_frozen_launcher_whose_file_was_replaced_is_left_while_the_connection_still_stands(
     peer: Peer, connect: Connect
 ) -> None:
@@ -239,6 +240,7 @@ class Cable:
             end.close()
 
 
+@pytest.mark.slow
 def test_a_launcher_whose_heartbeat_stops_is_left_though_its_connection_stands(
     peer: Peer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_launcher_that_cannot_open_its_endpoint_ends_and_the_next_one_works(be
     assert bench.state("quick") == "JOB_FINISHED"
 
 
+@pytest.mark.slow
 def test_unplaceable_jobs_do_not_keep_a_launcher(bench: Bench) -> None:
     quick = bench.script("QUICK", QUICK)
     bench.searches()

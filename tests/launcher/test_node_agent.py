@@ -360,6 +360,7 @@ def _no_address(endpoint: Endpoint) -> Endpoint:
         pytest.param(_no_address, "'nonsense'", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_an_endpoint_that_is_no_use_is_named_once_and_a_better_one_is_waited_for(
     host: Host, spoil: Any, said: str
 ) -> None:

@@ -73,6 +73,7 @@ def test_states_are_recorded_and_result_and_job_files_written(bench: Bench) -> N
     assert line["job"] == result["job"]
 
 
+@pytest.mark.slow
 def test_a_failing_program_is_retried_as_asked_and_then_failed(bench: Bench) -> None:
     flaky = bench.script(
         "FLAKY",

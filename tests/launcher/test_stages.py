@@ -87,6 +87,7 @@ def wait_for(bench: Bench, name: str, stage: str) -> None:
 
 
 class TestScripts:
+    @pytest.mark.slow
     def test_they_run_before_and_after_the_program_in_its_directory_with_its_environment(
         self, bench: Bench
     ) -> None:
@@ -268,6 +269,7 @@ sys.exit(not os.path.exists("partial"))
 """
     FAIL = "import os, sys\nif 'partial' in sys.argv:\n    open('partial', 'w').close()\nsys.exit(2)\n"
 
+    @pytest.mark.slow
     def test_one_that_succeeds_after_an_error_finishes_the_job(self, bench: Bench) -> None:
         post, fail = program(bench, "post", self.POST), bench.script("FAIL", self.FAIL)
         job = bench.job("j", fail, "--postprocess", post, "--post-error-handler", args="partial")
@@ -474,6 +476,7 @@ class TestParents:
         assert bench.state("grandchild") == "JOB_FINISHED"
         assert bench.states("run") == ["CREATED", "AWAITING_PARENTS", *ran]
 
+    @pytest.mark.slow
     def test_files_of_parents_are_linked_as_asked_and_nothing_is_overwritten(self, bench: Bench) -> None:
         write = bench.script("WRITE", "import sys\nfor n in sys.argv[2:]: open(n, 'w').write(sys.argv[1])")
         read = bench.script(

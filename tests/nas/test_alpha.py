@@ -45,6 +45,7 @@ def test_without_a_problem_both_places_for_it_are_named(monkeypatch: pytest.Monk
         alpha.run({"arch_seq": [0]})
 
 
+@pytest.mark.slow
 def test_a_search_can_look_at_it_without_loading_tensorflow() -> None:
     code = "import sys, nas_hpc.nas.alpha as a; print(callable(a.run.prepare), 'keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

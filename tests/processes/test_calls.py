@@ -335,6 +335,7 @@ def test_an_interpreter_that_does_not_exist_is_start_failed(tmp_path: Path, warm
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
+@pytest.mark.slow
 def test_a_time_limit_ends_a_run_function(tmp_path: Path, warm: bool) -> None:
     code = "import time\ndef run(job): return time.sleep(600) if job['x'] else 1\n"
 

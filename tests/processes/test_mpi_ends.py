@@ -39,6 +39,7 @@ def order(bench: Bench, *, mpi: bool, stubborn: bool = False) -> Order:
 
 
 @pytest.mark.parametrize("who", ["agent", "keeper", "kill_all", "disowned", "next launcher"])
+@pytest.mark.slow
 def test_an_mpi_program_is_asked_before_it_is_killed(tmp_path: Path, test_id: str, who: str) -> None:
     async def scenario() -> tuple[Path, Path, Path]:
         async with Bench(tmp_path, grace_s=10.0 if who == "disowned" else 1.0) as bench:

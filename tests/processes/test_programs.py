@@ -210,6 +210,7 @@ def test_a_program_finds_a_clean_process(tmp_path: Path) -> None:
     go(scenario())
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_a_program_by_term(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Bench(tmp_path) as bench:

@@ -249,6 +249,7 @@ def test_a_runtime_that_hangs_children_unseen_is_found_by_its_first_evaluations(
     go(scenario())
 
 
+@pytest.mark.slow
 def test_a_run_function_that_sleeps_or_waits_is_not_taken_for_hung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_batch_of_100_has_100_distinct_points(liar: str, acq_func: str) -> Non
     assert not [c for c in batch if c in history]
 
 
+@pytest.mark.slow
 def test_a_search_learns_to_avoid_the_half_that_fails() -> None:
     problem = mixed_problem()
     optimizer = ForestOptimizer(problem, seed=0)

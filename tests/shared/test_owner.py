@@ -218,6 +218,7 @@ def test_a_change_for_an_owner_that_is_silent_stays_and_a_question_is_withdrawn(
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_an_owner_that_dies_while_a_command_waits_is_succeeded_by_it(site: Site) -> None:
     owner._write_owner(site, foreign(2.0))
     store = RemoteStore(site, heartbeat_s=30.0)

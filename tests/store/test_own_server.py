@@ -182,6 +182,7 @@ def test_a_port_of_the_network_stays_the_same_unless_somebody_else_has_it(site: 
         assert start(site, interface="lo").port != port
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_is_seen_and_started_again_with_all_that_was_acknowledged(
     site: Site,
 ) -> None:

@@ -324,6 +324,7 @@ class TestSessions:
             assert other.jobs(JobFilter()) == []
 
     @pytest.mark.parametrize("writes", [False, True])
+    @pytest.mark.slow
     def test_a_process_that_stops_in_a_transaction_holds_nobody_for_ever(
         self, url: str, monkeypatch: pytest.MonkeyPatch, writes: bool
     ) -> None:

@@ -48,6 +48,7 @@ def line(process: Worker) -> str:
     return text.strip()
 
 
+@pytest.mark.slow
 def test_four_processes_win_each_job_once(store: SqlStore, url: str, checkout: Path) -> None:
     jobs = store.add_jobs([evaluation("s", seq) for seq in range(1, 501)], Actor.SEARCH)
     with workers(checkout, 4, "claim", url) as claimers:
