@@ -25,8 +25,18 @@ from nas_hpc.files import replace_file
 from nas_hpc.nas.architecture import Architecture
 from nas_hpc.nas.checkpoints import Checkpoints
 from nas_hpc.nas.data import Data, load_data, space_of
-from nas_hpc.nas.failures import NotFinite, TrainingFailed, is_memory, out_of_memory, refused_step
+from nas_hpc.nas.failures import (
+    NotFinite,
+    RanksDiffer,
+    TrainingFailed,
+    is_memory,
+    out_of_memory,
+    refused_step,
+)
 from nas_hpc.nas.objective import Objective
+from nas_hpc.nas.parallel import Ranks, ranks_here
+from nas_hpc.nas.parallel.base import agreed, broadcast_bytes
+from nas_hpc.nas.parallel.shards import seed_of
 from nas_hpc.nas.problem import NaProblem, load_na_problem, name_of
 from nas_hpc.nas.progress import Progress
 from nas_hpc.nas.space import SearchSpace
@@ -62,7 +72,9 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     evaluation's directory, if there is one, gets ``architecture.json`` and ``history.json``, and while the
     training runs its checkpoints: an attempt that follows one that was interrupted goes on from there.
 
-    Raises WrongCall for a problem or a sequence that is none; NotFinite, OutOfMemory.
+    Called by all ranks of a start at once it trains one network on all of them, and rank 0 writes.
+
+    Raises WrongCall for a problem or a sequence that is none; NotFinite, OutOfMemory, RanksDiffer.
     """
     path = _path(config)
     _surroundings()
@@ -73,9 +85,14 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             f"arch_seq is {sequence!r:.80}: give the sequence of an architecture, as in [3, 0, 1]"
         )
     architecture = setup.space.architecture(sequence)
-    training = _Training(setup, architecture, _seed(setup.problem, config))
+    ranks = ranks_here()
+    seed = int(broadcast_bytes(ranks, str(_seed(setup.problem, config)).encode()))
+    training = _Training(setup, architecture, seed, ranks)
     try:
         return training.run()
+    except (NotFinite, RanksDiffer):
+        agreed(ranks, True)  # all ranks have it; the first that ends, ends the others, and rank 0 has written
+        raise
     except TrainingFailed:
         raise
     except Exception as error:
@@ -173,8 +190,9 @@ def _seed(problem: NaProblem, config: Mapping[str, Any]) -> int:
 class _Training:
     """The training of one architecture, with its files."""
 
-    def __init__(self, setup: Setup, architecture: Architecture, seed: int) -> None:
+    def __init__(self, setup: Setup, architecture: Architecture, seed: int, ranks: Ranks) -> None:
         self.setup = setup
+        self.ranks = ranks
         self.architecture = architecture
         self.seed = seed
         self.doing = "load Keras"
@@ -183,7 +201,7 @@ class _Training:
         directory = os.environ.get("NAS_HPC_JOB_DIR")
         self.directory = Path(directory) if directory else None
         place = None if self.directory is None else self.directory / "checkpoint"
-        self.checkpoints = Checkpoints(place, _key(setup, architecture, seed))
+        self.checkpoints = Checkpoints(place, _key(setup, architecture, seed, ranks.size))
 
     def run(self) -> dict[str, Any]:
         problem = self.setup.problem
@@ -194,9 +212,10 @@ class _Training:
 
         size = f"{self.architecture.parameters} parameters"
         self.doing = f"build the network ({size})"
-        model = build_model(self.architecture, self.seed)
+        model = build_model(self.architecture, seed_of(self.seed, self.ranks.rank))
         self.doing = f"train the network ({size}, batch_size {problem.training.batch_size})"
-        trainer = Trainer(problem, model, self.setup.data, self.seed, self.checkpoints, self._on_epoch)
+        data, ranks = self.setup.data, self.ranks
+        trainer = Trainer(problem, model, data, self.seed, self.checkpoints, self._on_epoch, ranks)
         try:
             trained = trainer.run()
             return {
@@ -205,7 +224,8 @@ class _Training:
             }
         finally:
             self._write("history.json", _strict(trainer.history))
-            self.checkpoints.remove()
+            if ranks.rank == 0:
+                self.checkpoints.remove()
 
     def _about(self) -> dict[str, Any]:
         more = {"problem": self.setup.path, "seed": self.seed, "objective": self._objective_name}
@@ -227,6 +247,7 @@ class _Training:
             "resumed_from": trained.resumed_from,
             "resumed_step": trained.resumed_step,
             "seed": self.seed,
+            **({"ranks": self.ranks.size, "data_parallel": self.ranks.way} if self.ranks.size > 1 else {}),
             **trained.test,
         }
 
@@ -244,7 +265,7 @@ class _Training:
             self.events.add(progress.epoch, values)
 
     def _write(self, name: str, body: Mapping[str, Any]) -> None:
-        if self.directory is not None:
+        if self.directory is not None and self.ranks.rank == 0:
             replace_file(self.directory / name, json.dumps(body), mode=0o644)
 
 
@@ -255,7 +276,7 @@ def _objective(problem: NaProblem, history: Mapping[str, list[float]]) -> Any:
     return objective(history)
 
 
-def _key(setup: Setup, architecture: Architecture, seed: int) -> str:
+def _key(setup: Setup, architecture: Architecture, seed: int, ranks: int) -> str:
     """What two attempts at one training have in common, and no others."""
     problem, data = setup.problem, setup.data
     same = {
@@ -264,6 +285,7 @@ def _key(setup: Setup, architecture: Architecture, seed: int) -> str:
         "loss": _loss_names(problem.loss_function),
         "metrics": problem.metric_names,
         "seed": seed,
+        "ranks": ranks,
         "data": [
             [list(array.shape) for array in (*one.inputs, *one.targets)] for one in (data.train, data.valid)
         ],

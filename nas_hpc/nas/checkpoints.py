@@ -64,7 +64,7 @@ class Checkpoints:
             return
         try:
             self._directory.mkdir(exist_ok=True)
-            replace_file(self._directory / f"step-{state.steps:012d}.npz", _packed(state, self._key))
+            replace_file(self._directory / f"step-{state.steps:012d}.npz", packed(state, self._key))
             for path in self._files()[_KEPT:]:
                 path.unlink(missing_ok=True)
         except OSError as error:
@@ -76,7 +76,7 @@ class Checkpoints:
         """The newest one of this training whose arrays are ``like`` these in shape and type; or None."""
         for path in self._files():
             try:
-                return _unpacked(path.read_bytes(), self._key, like)
+                return unpacked(path.read_bytes(), self._key, like)
             except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
                 _say(f"passed over the checkpoint {path}: {one_line(error) or type(error).__name__}")
         return None
@@ -99,7 +99,8 @@ class Checkpoints:
         return sorted((one for one in self._directory.iterdir() if _NAME.fullmatch(one.name)), reverse=True)
 
 
-def _packed(state: State, key: str) -> bytes:
+def packed(state: State, key: str) -> bytes:
+    """``state`` as a checkpoint of the training ``key`` has it."""
     about = {
         "version": VERSION, "key": key, "steps": state.steps, "progress": state.progress.to_json(),
         "arrays": len(state.arrays), "best": len(state.best),
@@ -111,7 +112,11 @@ def _packed(state: State, key: str) -> bytes:
     return stream.getvalue()
 
 
-def _unpacked(content: bytes, key: str, like: Sequence[np.ndarray[Any, Any]]) -> State:
+def unpacked(content: bytes, key: str, like: Sequence[np.ndarray[Any, Any]]) -> State:
+    """What ``packed`` made of a state whose arrays are ``like`` these.
+
+    Raises ValueError, KeyError, TypeError, EOFError, BadZipFile.
+    """
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         about = json.loads(bytes(archive["about"]))
         if about["version"] != VERSION:

@@ -23,6 +23,10 @@ class NotFinite(TrainingFailed):
     """The loss, or what the objective is of, became infinite or no number."""
 
 
+class RanksDiffer(TrainingFailed):
+    """The ranks of a training have not the same weights: their gradients were not averaged."""
+
+
 class OutOfMemory(TrainingFailed):
     """The network or its batches do not fit into the memory."""
 

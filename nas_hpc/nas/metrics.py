@@ -76,6 +76,19 @@ def metrics_of(problem: NaProblem, targets: Sequence[Target]) -> list[NamedMetri
     ]
 
 
+def check_sums(metrics: Sequence[NamedMetric]) -> None:
+    """Raise WrongCall for a metric of which it is not known that what two ranks have counted may be added up,
+    and is then what one would have counted of all examples. Keras's are such.
+    """
+    for one in metrics:
+        of_keras = type(one.metric).__module__.partition(".")[0] == "keras"
+        if not of_keras and not getattr(one.metric, "additive", False):
+            raise WrongCall(
+                f"metrics: {one.name} is a {type(one.metric).__name__}, of which it is not known whether the "
+                "ranks of a training may add up what they counted: give its class additive = True if they may"
+            )
+
+
 def _metric(given: Any, name: str, target: Target) -> Any:
     if given in ("accuracy", "acc"):
         return _accuracy(target)(name=name)

@@ -8,9 +8,11 @@ from typing import Any
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import close_names
+from nas_hpc.nas.parallel.wrapped import refuse_wrapped
 
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam", "adamw", "adagrad", "adadelta", "adamax", "nadam")
 SCHEDULES = ("constant", "cosine")
+SCALINGS = ("linear", "sqrt", "none")
 _EARLY = {"monitor": "monitor", "patience": "patience", "min_delta": "min_delta", "mode": "mode"}
 
 
@@ -28,6 +30,9 @@ class Training:
     """What the learning rate does after its warm-up: constant, or cosine: down to 0 at the last epoch."""
     warmup_epochs: float = 0.0
     """It rises from 0 so long, in a straight line."""
+    scaling: str = "linear"
+    """What ``learning_rate`` is multiplied by where a network is trained on several ranks, whose batches are
+    together so many times as large: linear: their number, sqrt: its root, none: 1."""
     clip_norm: float = 0.0
     """Gradients whose global norm is larger are shortened to it; 0: never."""
     patience: int = 0
@@ -47,6 +52,7 @@ class Training:
     many seconds; 0: after every epoch. When a training is asked to end it writes one in any case."""
 
     def __post_init__(self) -> None:
+        refuse_wrapped(self.optimizer)
         for name, least, kind in (
             ("batch_size", 1, int), ("num_epochs", 1, int), ("patience", 0, int), ("learning_rate", 0, float),
             ("warmup_epochs", 0, float), ("clip_norm", 0, float), ("min_delta", 0, float),
@@ -56,7 +62,8 @@ class Training:
         if not self.learning_rate > 0:
             raise WrongCall(f"hyperparameters: learning_rate={self.learning_rate!r}: give a number above 0")
         for name, known in (
-            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("mode", ("auto", "max", "min")),
+            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("scaling", SCALINGS),
+            ("mode", ("auto", "max", "min")),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise WrongCall(

@@ -20,7 +20,10 @@ from nas_hpc.loading import one_line
 from nas_hpc.nas.checkpoints import Arrays
 from nas_hpc.nas.data import Sample
 from nas_hpc.nas.failures import CannotBuild, is_memory
-from nas_hpc.nas.metrics import Target, losses_of, metrics_of
+from nas_hpc.nas.metrics import Target, check_sums, losses_of, metrics_of
+from nas_hpc.nas.parallel.alone import Alone
+from nas_hpc.nas.parallel.base import Ranks, differing, gathered
+from nas_hpc.nas.parallel.wrapped import refuse_wrapped
 from nas_hpc.nas.problem import NaProblem
 from nas_hpc.nas.settings import Training
 
@@ -50,6 +53,7 @@ class Updates:
     """
 
     def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        refuse_wrapped(optimizer)
         self.optimizer = optimizer
         self._variables = list(variables)
         self._sizes = [math.prod(one.shape) for one in self._variables]
@@ -81,13 +85,16 @@ class Updates:
 
 
 class Steps:
-    """The steps of ``model``, trained as ``problem`` says on data like ``sample``.
+    """The steps of ``model``, trained as ``problem`` says on data like ``sample``, by ``ranks`` together.
 
+    On several ranks weights and optimizer are the same on all; what normalisations have seen, what dropouts
+    have drawn and what metrics have counted is each rank's own until it is put together.
     Raises WrongCall for losses and metrics that Keras does not know, CannotBuild if they do not fit.
     """
 
-    def __init__(self, model: Any, problem: NaProblem, sample: Sample) -> None:
+    def __init__(self, model: Any, problem: NaProblem, sample: Sample, ranks: Ranks | None = None) -> None:
         self.model = model
+        self._ranks = ranks or Alone()
         self.optimizer = optimizer_of(problem.training)
         targets = [
             Target(name, tuple(output.shape[1:]), tuple(array.shape[1:]))
@@ -95,11 +102,13 @@ class Steps:
         ]
         self._losses = losses_of(problem, len(targets))
         self._metrics = metrics_of(problem, targets)
+        if self._ranks.size > 1:
+            check_sums(self._metrics)
         self._rate = problem.training.learning_rate
         specs = _specs(sample.inputs), _specs(sample.targets)
         self._updates = Updates(self.optimizer, model.trainable_variables)
         try:
-            self._train = tf.function(self._train_step, autograph=False).get_concrete_function(*specs)
+            self._train = self._traced(specs)
             self._evaluate = tf.function(self._evaluation_step, autograph=False).get_concrete_function(*specs)
         except WrongCall:
             raise
@@ -110,12 +119,34 @@ class Steps:
                 f"the network, its loss and its metrics do not fit together: {one_line(error)}"
             ) from error
 
+    def _traced(self, specs: tuple[list[Any], list[Any]]) -> Any:
+        if self._ranks.size == 1:
+            return tf.function(self._train_step, autograph=False).get_concrete_function(*specs)
+        share, wishes = tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32)
+        common = tf.function(self._common_step, autograph=False)
+        return common.get_concrete_function(*specs, share, wishes)
+
     # -- steps ---------------------------------------------------------------------------------------
     def train(self, inputs: Batch, targets: Batch, rate: float) -> Any:
         """One step with the learning ``rate``; the batch's loss before it, as a tensor: not waited for."""
         if rate != self._rate:
             self.optimizer.learning_rate = self._rate = rate
         return self._train(_tensors(inputs), _tensors(targets))
+
+    def train_together(
+        self, inputs: Batch, targets: Batch, rate: float, share: float, wishes: Sequence[bool]
+    ) -> tuple[float, list[bool]]:
+        """One step of all ranks, in which this one's loss counts ``share``, on average 1; with 0 nothing of
+        its batch is counted. The loss of all, and which of the two ``wishes`` a rank has: the same on all.
+        """
+        if rate != self._rate:
+            self.optimizer.learning_rate = self._rate = rate
+        counted = None if share else [_copy(one) for one in self._counts]
+        numbers = tf.constant(share, tf.float32), tf.constant(wishes, tf.float32)
+        loss, *wished = self._train(_tensors(inputs), _tensors(targets), *numbers).numpy()
+        for variable, array in zip(self._counts, counted or [], strict=False):
+            variable.assign(array)
+        return float(loss), [bool(one) for one in wished]
 
     def evaluate(self, inputs: Batch, targets: Batch) -> float:
         """The batch's loss."""
@@ -127,6 +158,17 @@ class Steps:
         self._updates.apply(tape.gradient(loss, self.model.trainable_variables))
         self._update(targets, outputs)
         return loss
+
+    def _common_step(self, inputs: Any, targets: Any, share: Any, wishes: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss, outputs = self._forward(inputs, targets, training=True)
+            loss = loss * share
+        beside = tf.concat([tf.reshape(loss, (1,)), wishes], 0)
+        variables = self.model.trainable_variables
+        gradients, beside = self._ranks.gradients(tape, loss, variables, beside)
+        self._updates.apply(gradients)
+        self._update(targets, outputs)
+        return beside
 
     def _evaluation_step(self, inputs: Any, targets: Any) -> Any:
         loss, outputs = self._forward(inputs, targets, training=False)
@@ -148,7 +190,12 @@ class Steps:
 
     # -- metrics -------------------------------------------------------------------------------------
     def results(self) -> dict[str, float]:
-        """The metrics of all examples since the last ``reset``, by name."""
+        """The metrics of all examples since the last ``reset``, by name: of all ranks' examples, which each
+        of them has counted afterwards."""
+        for variable in self._counts if self._ranks.size > 1 else ():
+            counted = _copy(variable)
+            total = self._ranks.sum(counted.astype(np.float64))
+            variable.assign(total.astype(counted.dtype))
         return {one.name: float(one.metric.result()) for one in self._metrics}
 
     @property
@@ -163,13 +210,47 @@ class Steps:
 
     # -- numbers -------------------------------------------------------------------------------------
     def arrays(self) -> Arrays:
-        """All numbers of network, optimizer and metrics: what ``restore`` takes back."""
-        return [_copy(one) for one in self._variables]
+        """All numbers of network, optimizer and metrics, and what other ranks have of their own: what
+        ``restore`` takes back."""
+        arrays = [_copy(one) for one in self._variables]
+        if self._ranks.size > 1:
+            own = b"".join(_copy(one).tobytes() for one in self._own)
+            arrays.append(np.array([np.frombuffer(row, np.uint8) for row in gathered(self._ranks, own)]))
+        return arrays
 
     def restore(self, arrays: Arrays) -> None:
         """Take over the numbers of ``arrays``; fewer of them: the network's."""
         for variable, array in zip(self._variables, arrays, strict=False):
             variable.assign(array)
+        if len(arrays) > len(self._variables):
+            content = arrays[-1][self._ranks.rank].tobytes()
+            for variable in self._own:
+                like = _copy(variable)
+                variable.assign(np.frombuffer(content[: like.nbytes], like.dtype).reshape(like.shape))
+                content = content[like.nbytes :]
+        self._follow()
+
+    def follow_first(self, *, normalisations: bool) -> None:
+        """All ranks take over the network's and the optimizer's numbers from rank 0; whether also what no
+        gradient changes."""
+        weights = self.model.weights if normalisations else self.model.trainable_weights
+        for variable in [*weights, *self.optimizer.variables]:
+            variable.assign(self._ranks.broadcast(_copy(variable)))
+        self._follow()
+
+    def average(self) -> None:
+        """What normalisations have seen becomes the mean of what they have on the ranks."""
+        for variable in self.model.non_trainable_weights:
+            array = _copy(variable)
+            if array.dtype.kind == "f":
+                mean = self._ranks.sum(array.astype(np.float64)) / self._ranks.size
+                variable.assign(mean.astype(array.dtype))
+
+    def differing(self) -> list[int]:
+        """The ranks whose weights are not those of rank 0."""
+        return differing(self._ranks, [_copy(one) for one in self.model.weights])
+
+    def _follow(self) -> None:
         self._updates.follow()
         self._rate = float(self.optimizer.learning_rate)
 
@@ -179,8 +260,17 @@ class Steps:
 
     @property
     def _variables(self) -> list[Any]:
-        of_metrics = [variable for one in self._metrics for variable in one.metric.variables]
-        return [*self.model.variables, *self.optimizer.variables, *of_metrics]
+        return [*self.model.variables, *self.optimizer.variables, *self._counts]
+
+    @property
+    def _own(self) -> list[Any]:
+        """Of which each rank has numbers of its own."""
+        common = {id(one) for one in self.model.trainable_variables}
+        return [*(one for one in self.model.variables if id(one) not in common), *self._counts]
+
+    @property
+    def _counts(self) -> list[Any]:
+        return [variable for one in self._metrics for variable in one.metric.variables]
 
 
 def _mean(loss: Any, wanted: Any, predicted: Any) -> Any:

@@ -3,6 +3,9 @@
 The loop is one of our own, a step at a time: a loss that is not finite is seen at once, and a training that
 is asked to end writes a checkpoint between two steps, from which its next attempt goes on as if nothing had
 happened. What an epoch shuffles follows from seed and epoch alone.
+
+Several ranks train one network together: each has its part of every batch, and what one of them decides or
+learns all know before the next step, so that none waits for one that has gone. Rank 0 alone writes.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ import numpy as np
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.loading import close_names
-from nas_hpc.nas.checkpoints import Arrays, Checkpoints, State
+from nas_hpc.nas.checkpoints import Arrays, Checkpoints, State, packed, unpacked
 from nas_hpc.nas.data import Data, Sample
-from nas_hpc.nas.failures import NotFinite
+from nas_hpc.nas.failures import NotFinite, RanksDiffer
 from nas_hpc.nas.objective import Objective
+from nas_hpc.nas.parallel.alone import Alone
+from nas_hpc.nas.parallel.base import Ranks, agreed, broadcast_bytes
+from nas_hpc.nas.parallel.shards import Shard
 from nas_hpc.nas.problem import NaProblem
 from nas_hpc.nas.progress import Monitor, Progress, best_monitor, early_monitor, why_stop
 from nas_hpc.nas.schedules import schedule_of
@@ -58,9 +64,10 @@ class Trained:
 
 
 class Trainer:
-    """One training of ``model`` on ``data``; ``on_epoch`` is called after each epoch.
+    """One training of ``model`` on ``data``, by ``ranks`` together; ``on_epoch`` is called after each epoch,
+    by rank 0. The order of the examples follows from ``seed``, the same on all ranks.
 
-    Raises NotFinite, CannotBuild, WrongCall; and what TensorFlow raises.
+    Raises NotFinite, RanksDiffer, CannotBuild, WrongCall; and what TensorFlow raises.
     """
 
     def __init__(
@@ -71,12 +78,15 @@ class Trainer:
         seed: int,
         checkpoints: Checkpoints,
         on_epoch: Callable[[Progress], None] = lambda progress: None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._began = self._saved = time.monotonic()
         self._settings = problem.training
         self._best_of: Monitor | None = best_monitor(problem)
         self._early = early_monitor(problem)
-        self._steps = Steps(model, problem, data.train)
+        self._ranks = ranks or Alone()
+        self._shard = Shard(len(data.train), self._settings.batch_size, self._ranks.rank, self._ranks.size)
+        self._steps = Steps(model, problem, data.train, self._ranks)
         _check_names(problem, self._early, self._steps.names)
         self._data = data
         self._seed = seed
@@ -88,12 +98,17 @@ class Trainer:
         self._best: Arrays = []
         self._unread: list[tuple[Any, int]] = []
         self._read = self._began
+        self._asked = [False, False]
+        """On several ranks, what a rank wished in the last step: to end, to write a checkpoint."""
 
     def run(self) -> Trained:
         """Train to the end; if asked to end before it, write a checkpoint and end this process."""
         from_epoch, from_step = self._resume()
+        if self._together and not from_step:
+            self._steps.follow_first(normalisations=True)
         while not (stopped := why_stop(self._progress, self._settings, self._early)):
             self._epoch()
+        self._compare()
         history = self._progress.history
         best = self._best_of.best_epoch(history) if self._best_of is not None else self._progress.epoch
         test = {f"test_{name}": value for name, value in self._test().items()}
@@ -106,6 +121,10 @@ class Trainer:
     def history(self) -> dict[str, list[float]]:
         """Of the epochs that are done."""
         return self._progress.history
+
+    @property
+    def _together(self) -> bool:
+        return self._ranks.size > 1
 
     # -- epochs --------------------------------------------------------------------------------------
     def _epoch(self) -> None:
@@ -122,30 +141,49 @@ class Trainer:
         progress.add_epoch(values)
         self._lap()
         progress.epoch_s = progress.train_s - before_s
+        due = time.monotonic() - self._saved >= self._settings.checkpoint_s
+        if self._together:  # one clock decides for all
+            times = self._ranks.broadcast(np.array([progress.train_s, progress.epoch_s, due]))
+            progress.train_s, progress.epoch_s, due = float(times[0]), float(times[1]), bool(times[2])
         self._keep_best()
-        self._on_epoch(progress)
-        if time.monotonic() - self._saved >= self._settings.checkpoint_s:
+        if self._ranks.rank == 0:
+            self._on_epoch(progress)
+        if progress.epoch == 1:
+            self._compare()
+        if due:
             self._save()
 
     def _train_epoch(self) -> None:
-        progress, size = self._progress, self._settings.batch_size
-        sample = self._data.train
-        count = len(sample.inputs[0])
-        rate = schedule_of(self._settings, math.ceil(count / size))
-        order = np.random.default_rng([self._seed, progress.epoch]).permutation(count)
+        progress, sample, shard = self._progress, self._data.train, self._shard
+        rate = schedule_of(self._settings, shard.steps, shard.size)
+        order = np.random.default_rng([self._seed, progress.epoch]).permutation(shard.count)
         if progress.step == 0:
             self._steps.reset()
-        for start in range(progress.step * size, count, size):
+        for batch in shard.batches(order, progress.step):
             self._look(within_epoch=True)
-            rows = order[start : start + size]
-            loss = self._steps.train(*_rows(sample, rows), rate(self._done))
+            inputs, targets = _rows(sample, batch.rows)
+            if self._together:
+                loss = self._step_together(inputs, targets, rate(self._done), batch.share)
+            else:
+                loss = self._steps.train(inputs, targets, rate(self._done))
             progress.step += 1
             self._done += 1
-            self._unread.append((loss, len(rows)))
-            if len(self._unread) >= _UNREAD_STEPS or time.monotonic() - self._read > _UNREAD_S:
+            self._unread.append((loss, batch.examples))
+            late = time.monotonic() - self._read > _UNREAD_S
+            if self._together or len(self._unread) >= _UNREAD_STEPS or late:
                 self._read_losses()
+            if self._together and self._done == 1:
+                self._steps.follow_first(normalisations=False)  # whatever the first step has made
         self._read_losses()
-        progress.trained = {"loss": progress.loss_sum / count, **self._steps.results()}
+        progress.trained = {"loss": progress.loss_sum / shard.count, **self._steps.results()}
+        if self._together:
+            self._steps.average()
+
+    def _step_together(self, inputs: Batch, targets: Batch, rate: float, share: float) -> float:
+        """With the gradients the ranks exchange loss and wishes: agreeing costs nothing beside them."""
+        wishes = self._wishes()
+        loss, self._asked = self._steps.train_together(inputs, targets, rate, share, wishes)
+        return loss
 
     def _read_losses(self) -> None:
         progress = self._progress
@@ -160,12 +198,16 @@ class Trainer:
         self._read = time.monotonic()
 
     def _evaluate(self, sample: Sample) -> dict[str, float]:
-        """Loss and metrics of ``sample``."""
+        """Loss and metrics of ``sample``, of which each rank looks at its part."""
         self._steps.reset()
         total = 0.0
-        for rows in _slices(sample, self._settings.batch_size):
+        for rows in _slices(sample, self._settings.batch_size, self._ranks):
             self._look()
-            total += self._steps.evaluate(*_rows(sample, rows)) * (rows.stop - rows.start)
+            examples = len(sample.inputs[0][rows])
+            if examples:
+                total += self._steps.evaluate(*_rows(sample, rows)) * examples
+        if self._together:
+            total = float(self._ranks.sum(np.array([total]))[0])
         return {"loss": total / len(sample.inputs[0]), **self._steps.results()}
 
     def _test(self) -> dict[str, float]:
@@ -182,37 +224,73 @@ class Trainer:
         if self._best_of.best_epoch(self._progress.history) == self._progress.epoch:
             self._best = self._steps.weights()
 
+    def _compare(self) -> None:
+        """Raise RanksDiffer if the ranks have not the same weights, of which each has the hash."""
+        if self._together and (other := self._steps.differing()):
+            numbers = f"ranks {', '.join(map(str, other))} have" if len(other) > 1 else f"rank {other[0]} has"
+            raise RanksDiffer(
+                f"after epoch {self._progress.epoch} {numbers} other weights than rank 0: "
+                f"{self._ranks.way} did not average the gradients"
+            )
+
     def _settings_said(self) -> str:
-        return f"(learning_rate {self._settings.learning_rate:g})"
+        ranks = f" on {self._ranks.size} ranks" if self._together else ""
+        return f"(learning_rate {self._settings.learning_rate:g}{ranks})"
 
     # -- interruptions -------------------------------------------------------------------------------
     def _look(self, *, within_epoch: bool = False) -> None:
         """Between two batches: whether to end, or to write a checkpoint of a long epoch."""
         if not self._checkpoints.possible:
             return
-        if should_stop():
+        if not self._together:
+            end, save = self._wishes()
+        else:
+            end, save = self._asked if within_epoch else agreed(self._ranks, should_stop(), False)
+        if end:
             self._save()
+            agreed(self._ranks, True)  # the end of one rank may be that of all: it is written by now
             _end_as_asked()
-        after_s = self._settings.checkpoint_s
-        if within_epoch and after_s and time.monotonic() - self._saved >= after_s:
+        if within_epoch and save:
             self._save()
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Of this process: to end, to write a checkpoint. Of the time it is rank 0 that decides."""
+        if not self._checkpoints.possible:
+            return False, False
+        after_s = self._settings.checkpoint_s
+        due = self._ranks.rank == 0 and after_s > 0 and time.monotonic() - self._saved >= after_s
+        return should_stop(), due
 
     def _save(self) -> None:
         if self._checkpoints.possible:
             self._read_losses()
             self._lap()
-            self._checkpoints.save(State(self._progress, self._done, self._steps.arrays(), self._best))
+            arrays = self._steps.arrays()
+            if self._ranks.rank == 0:
+                self._checkpoints.save(State(self._progress, self._done, arrays, self._best))
         self._saved = time.monotonic()
+        self._asked = [False, False]
 
     def _resume(self) -> tuple[int, int]:
         """Go on from a checkpoint, if there is one: the epochs and the steps that it had done."""
-        state = self._checkpoints.load(self._steps.arrays()) if self._checkpoints.possible else None
+        state = self._load() if self._checkpoints.possible else None
         if state is None:
             return 0, 0
         self._steps.restore(state.arrays)
         self._progress, self._done, self._best = state.progress, state.steps, state.best
-        print(f"nas-hpc: goes on after {state.steps} steps, in epoch {state.progress.epoch + 1}", flush=True)
+        if self._ranks.rank == 0:
+            where = f"after {state.steps} steps, in epoch {state.progress.epoch + 1}"
+            print(f"nas-hpc: goes on {where}", flush=True)
         return state.progress.epoch, state.steps
+
+    def _load(self) -> State | None:
+        """The newest checkpoint; rank 0 reads it for all."""
+        like = self._steps.arrays()
+        if not self._together:
+            return self._checkpoints.load(like)
+        state = self._checkpoints.load(like) if self._ranks.rank == 0 else None
+        content = broadcast_bytes(self._ranks, b"" if state is None else packed(state, ""))
+        return unpacked(content, "", like) if content else None
 
     def _lap(self) -> None:
         """Add the time since the last lap to the training's."""
@@ -235,12 +313,13 @@ def _rows(sample: Sample, rows: Any) -> tuple[Batch, Batch]:
     return [array[rows] for array in sample.inputs], [array[rows] for array in sample.targets]
 
 
-def _slices(sample: Sample, least: int) -> Iterator[slice]:
+def _slices(sample: Sample, least: int, ranks: Ranks) -> Iterator[slice]:
+    """What this one of the ranks looks at: each has as many batches, and the last may be empty."""
     count = len(sample.inputs[0])
     numbers = max(1, sum(array[:1].size for array in sample.inputs))
-    size = max(least, min(_EVALUATED_EXAMPLES, _EVALUATED_NUMBERS // numbers))
+    size = max(least, min(_EVALUATED_EXAMPLES, _EVALUATED_NUMBERS // numbers)) * ranks.size
     for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+        yield slice(start + ranks.rank, min(start + size, count), ranks.size)
 
 
 def _end_as_asked() -> None:

@@ -83,6 +83,8 @@ def huge(input_shape: Any, output_shape: Any) -> SearchSpace:
 
 
 Regression = regression()
+Unseeded = regression()
+Unseeded.seed = None
 Huge = regression()
 Huge.search_space(huge)
 Classification = classification()
