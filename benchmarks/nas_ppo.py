@@ -149,37 +149,37 @@ def compared(seeds: int, most: int, network: str) -> dict[str, Any]:
     return figures
 
 
-_IMPORT = "import time; t = time.monotonic(); import nas_hpc.search.ppo; print(time.monotonic() - t)"
+_IMPORT = "import time; t = time.process_time(); import nas_hpc.search.ppo; print(time.process_time() - t)"
 
 
 def costs(network: str, *, episodes: int = 10, length: int = 30, operations: int = 13) -> dict[str, Any]:
-    """What an agent's start and step cost, of one thread."""
+    """What an agent's start and step cost in time of one processor, by one thread."""
     imports = [float(subprocess.check_output([sys.executable, "-c", _IMPORT])) for _ in range(5)]
     with threadpool_limits(1):
-        begun = time.monotonic()
+        times = [time.process_time()]
         ppo = Ppo((operations,) * length, Settings(network=network), total=10_000, seed=0)
         rng = np.random.default_rng(0)
-        drawn = ppo.sample(episodes, rng)
-        step = ppo.begin(drawn, rng.normal(size=episodes), rng)
+        rewards = rng.normal(size=episodes)
+        step = ppo.begin(ppo.sample(episodes, rng), rewards, rng)
         ppo.apply(ppo.gradient(step, 0)[0], 0)
-        first_s = time.monotonic() - begun
-        timings: dict[str, list[float]] = {"sample": [], "gradient": [], "apply": []}
+        first_s = time.process_time() - times[0]
+        taken: dict[str, list[float]] = {"sample": [], "gradient": [], "apply": []}
         for _ in range(50):
-            started = time.monotonic()
+            times = [time.process_time()]
             ppo.sample(episodes, rng)
-            sampled = time.monotonic()
+            times.append(time.process_time())
             gradient = ppo.gradient(step, 0)[0]
-            made = time.monotonic()
+            times.append(time.process_time())
             ppo.apply(gradient, 0)
-            timings["sample"].append(sampled - started)
-            timings["gradient"].append(made - sampled)
-            timings["apply"].append(time.monotonic() - made)
+            times.append(time.process_time())
+            for name, begun, ended in zip(taken, times, times[1:], strict=False):
+                taken[name].append(ended - begun)
     return {
         "network": network,
         "episodes, decisions, operations": f"{episodes}, {length}, {operations}",
         "parameters": ppo.size,
-        "import_s": median(imports),
-        "first_step_s": first_s,
-        **{f"{name}_ms": 1000 * median(several) for name, several in timings.items()},
+        "import_cpu_s": median(imports),
+        "first_step_cpu_s": first_s,
+        **{f"{name}_cpu_ms": 1000 * median(several) for name, several in taken.items()},
         "memory_mb": psutil.Process().memory_info().rss / 1e6,
     }

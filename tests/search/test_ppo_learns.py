@@ -20,12 +20,11 @@ DECISIONS = 50_000
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("world", WORLDS)
-def test_ppo_learns_within_half_of_the_references_decisions(world: str, seed: int) -> None:
+@pytest.mark.parametrize(("world", "network"), [("fixed", "ppo_lnlstm_64"), ("hidden", "ppo_lstm_64")])
+def test_ppo_learns_within_half_of_the_references_decisions(world: str, network: str, seed: int) -> None:
     it = WORLDS[world](seed)
-    settings = Settings(network="ppo_lnlstm_64")
     most = DECISIONS // len(it.choices)
-    found = learned(it, settings, seed=seed, most=most)
+    found = learned(it, Settings(network=network), seed=seed, most=most)
     assert found.mean >= ENOUGH, f"{world}, seed {seed}: {found}"
     assert found.evaluations is not None
     assert found.evaluations <= most / 2, f"{world}, seed {seed}: {found}"

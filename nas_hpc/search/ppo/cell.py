@@ -26,16 +26,23 @@ class Normed:
 
 def normalize(x: Floats) -> Normed:
     """``x`` less its mean, by its standard deviation, both along the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    inverse = 1.0 / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + _EPS)
-    return Normed(centred * inverse, inverse)
+    share = 1.0 / x.shape[-1]
+    values: Floats = x - np.add.reduce(x, axis=-1, keepdims=True) * share
+    squares = np.einsum("...k,...k->...", values, values)[..., None]
+    inverse = 1.0 / np.sqrt(squares * share + _EPS)
+    values *= inverse
+    return Normed(values, inverse)
 
 
 def normalize_back(normed: Normed, gradient: Floats) -> Floats:
     """The gradient at what was normalized, of that at the normalized values."""
-    along = (gradient * normed.values).mean(axis=-1, keepdims=True)
-    inner: Floats = gradient - gradient.mean(axis=-1, keepdims=True) - normed.values * along
-    return inner * normed.inverse
+    share = 1.0 / gradient.shape[-1]
+    along = np.einsum("...k,...k->...", gradient, normed.values)[..., None]
+    inner: Floats = normed.values * (along * -share)
+    inner += gradient
+    inner -= np.add.reduce(gradient, axis=-1, keepdims=True) * share
+    inner *= normed.inverse
+    return inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +95,24 @@ def step(w: Weights, x: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats, S
     return o * squashed, after, Step(c, z, squashed, recurrent, new)
 
 
-def step_back(w: Weights, made: Step, dh: Floats, dc: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """The gradients at the output and cell before the step, at the gates' sums, and at the input of tanh of
-    the cell, of those at the output and cell after it."""
+@dataclass(frozen=True, slots=True)
+class Back:
+    """Gradients on the way back through a step."""
+
+    output: Floats
+    """At the output before the step."""
+    cell: Floats
+    """At the cell before the step."""
+    sums: Floats
+    """At the gates' sums."""
+    product: Floats
+    """At the product of the output before the step and the recurrent weights."""
+    inner: Floats
+    """At the input of tanh of the cell."""
+
+
+def step_back(w: Weights, made: Step, dh: Floats, dc: Floats) -> Back:
+    """The way back, of the gradients at the output and the cell after the step."""
     units = dh.shape[-1]
     i, f, o, u = (made.gates[..., n * units : (n + 1) * units] for n in range(4))
     inner: Floats = dh * o * (1.0 - np.square(made.cell))
@@ -98,11 +120,15 @@ def step_back(w: Weights, made: Step, dh: Floats, dc: Floats) -> tuple[Floats, F
         dc = dc + inner
     else:
         dc = dc + normalize_back(made.new, inner * w.cell_gain)
-    dz = np.concatenate([dc * u, dc * made.before, dh * made.cell, dc * i], axis=-1)
-    gates = dz[..., : 3 * units]
-    gates *= made.gates[..., : 3 * units] * (1.0 - made.gates[..., : 3 * units])
-    dz[..., 3 * units :] *= 1.0 - np.square(u)
-    at_product = dz
+    sums = np.empty_like(made.gates)
+    np.multiply(dc, u, out=sums[..., :units])
+    np.multiply(dc, made.before, out=sums[..., units : 2 * units])
+    np.multiply(dh, made.cell, out=sums[..., 2 * units : 3 * units])
+    np.multiply(dc, i, out=sums[..., 3 * units :])
+    gates = made.gates[..., : 3 * units]
+    sums[..., : 3 * units] *= gates * (1.0 - gates)
+    sums[..., 3 * units :] *= 1.0 - np.square(u)
+    product = sums
     if made.recurrent is not None and w.recurrent_gain is not None:
-        at_product = normalize_back(made.recurrent, dz * w.recurrent_gain)
-    return at_product @ w.recurrent.swapaxes(-1, -2), dc * f, dz, inner
+        product = normalize_back(made.recurrent, sums * w.recurrent_gain)
+    return Back(product @ w.recurrent.swapaxes(-1, -2), dc * f, sums, product, inner)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_hpc.search.ppo.cell import Normed, Step, Weights, normalize, normalize_back, step, step_back
+from nas_hpc.search.ppo.cell import Back, Normed, Step, Weights, normalize, normalize_back, step, step_back
 from nas_hpc.search.ppo.episodes import Episodes, Floats, Whole
 
 ACTOR, CRITIC = 0, 1
@@ -177,40 +177,37 @@ class Policy:
         d_outputs[ACTOR] = d_logits @ parts["head"].swapaxes(1, 2)
         d_outputs[CRITIC] = d_values[..., None] * parts["value"]
         _, length, n, units = made.outputs.shape
-        dz = np.empty((2, length, n, 4 * units), flat.dtype)
-        inner = np.empty_like(made.outputs)
         dh = dc = np.zeros((2, n, units), flat.dtype)
+        back: list[Back] = []
         for t in reversed(range(length)):
-            dh, dc, dz[:, t], inner[:, t] = step_back(w, made.steps[t], d_outputs[:, t] + dh, dc)
-        self._weights_back(w, made, dz, inner, into)
+            back.append(step_back(w, made.steps[t], d_outputs[:, t] + dh, dc))
+            dh, dc = back[-1].output, back[-1].cell
+        self._weights_back(w, made, back[::-1], into)
         return gradient
 
-    def _weights_back(
-        self, w: Weights, made: Pass, dz: Floats, inner: Floats, into: dict[str, Floats]
-    ) -> None:
-        """The gradients of the LSTMs' weights, of those at the gates' sums and within the cells."""
+    def _weights_back(self, w: Weights, made: Pass, back: Sequence[Back], into: dict[str, Floats]) -> None:
+        """The gradients of the LSTMs' weights, of those within the steps."""
         _, length, n, units = made.outputs.shape
-        into["bias"][...] = dz.sum(axis=(1, 2))[:, None]
-        at_rows = at_product = dz
-        if w.input_gain is not None and w.recurrent_gain is not None and made.inputs is not None:
-            products = [one.recurrent for one in made.steps if one.recurrent is not None]
-            news = [one.new for one in made.steps if one.new is not None]
-            product = Normed(
-                _stack([one.values for one in products]), _stack([one.inverse for one in products])
-            )
-            into["input_gain"][...] = (dz * made.inputs.values).sum(axis=(1, 2))[:, None]
-            into["recurrent_gain"][...] = (dz * product.values).sum(axis=(1, 2))[:, None]
-            into["cell_gain"][...] = (inner * _stack([one.values for one in news])).sum(axis=(1, 2))[:, None]
-            into["cell_bias"][...] = inner.sum(axis=(1, 2))[:, None]
-            at_rows = normalize_back(made.inputs, dz * w.input_gain[:, None])
-            at_product = normalize_back(product, dz * w.recurrent_gain[:, None])
+        rows = sums = _stack([one.sums for one in back])
+        into["bias"][...] = sums.sum(axis=(1, 2))[:, None]
+        if w.input_gain is not None and made.inputs is not None:
+            products = [one.recurrent.values for one in made.steps if one.recurrent is not None]
+            news = [one.new.values for one in made.steps if one.new is not None]
+            inner = _stack([one.inner for one in back])
+            into["input_gain"][:, 0] = np.einsum("atnk,atnk->ak", sums, made.inputs.values)
+            into["recurrent_gain"][:, 0] = np.einsum("atnk,atnk->ak", sums, _stack(products))
+            into["cell_gain"][:, 0] = np.einsum("atnk,atnk->ak", inner, _stack(news))
+            into["cell_bias"][:, 0] = inner.sum(axis=(1, 2))
+            rows = normalize_back(made.inputs, sums * w.input_gain[:, None])
         later = (length - 1) * n  # the first step has no output before it
-        before = made.outputs[:, :-1].reshape(2, later, units)
-        into["recurrent"][...] = before.swapaxes(1, 2) @ at_product[:, 1:].reshape(2, later, 4 * units)
-        into["decisions"][...] = at_rows.sum(axis=2)
-        one_hot = np.zeros((self._most + 1, length * n), dz.dtype)
+        if later:
+            before = made.outputs[:, :-1].reshape(2, later, units)
+            product = _stack([one.product for one in back[1:]]).reshape(2, later, 4 * units)
+            into["recurrent"][...] = before.swapaxes(1, 2) @ product
+        into["decisions"][...] = rows.sum(axis=2)
+        one_hot = np.zeros((self._most + 1, length * n), rows.dtype)
         one_hot[made.previous.ravel(), np.arange(length * n)] = 1.0
-        into["actions"][...] = one_hot @ at_rows.reshape(2, length * n, 4 * units)
+        into["actions"][...] = one_hot @ rows.reshape(2, length * n, 4 * units)
 
 
 def _stack(several: Sequence[Floats]) -> Floats:
