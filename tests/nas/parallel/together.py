@@ -114,9 +114,15 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     }
 
 
+LIMITED = small.regression(schedule="cosine", checkpoint_s=1000.0, time_limit_s=600.0)
+
+
 def train(ranks: Ranks) -> dict[str, Any]:
-    """The network with normalisation and dropout, from another seed on each rank."""
-    trainer = trainer_of(small.regression(), ranks)
+    """The network with normalisation and dropout, from another seed on each rank, of which the second has a
+    clock that says that the time is over."""
+    trainer = trainer_of(LIMITED, ranks)
+    if ranks.rank == 1:
+        trainer._began -= 1000.0
     before = hash_of(weights(trainer))
     trained = trainer.run()
     return {
@@ -125,6 +131,7 @@ def train(ranks: Ranks) -> dict[str, Any]:
         "optimizer": hash_of([np.array(one) for one in trainer._steps.optimizer.variables]),
         "history": trained.history,
         "test": trained.test,
+        "ended": [trained.epochs, trained.stopped],
     }
 
 
@@ -148,38 +155,28 @@ def as_one(ranks: Ranks) -> dict[str, Any]:
 
 
 def stopped(ranks: Ranks) -> dict[str, Any]:
-    """Asked to end on rank 1 alone, at several places; then on to the end."""
+    """As ``train``, asked to end on rank 1 alone, in the second epoch; then on to the end."""
     import nas_hpc.nas.training as module
 
     def end() -> None:
         raise Ended
 
-    problem = small.regression(schedule="cosine", checkpoint_s=1000.0)
-    whole = trainer_of(problem, ranks)
-    history = whole.run().history
-    gave: dict[str, Any] = {"whole": [history, hash_of(weights(whole))]}
-    for look in (1, 7):
-        directory = PLACE / f"checkpoint-{look}"
-        looks = iter(range(1, 10_000))
-        module.should_stop = lambda n=look, looks=looks: ranks.rank == 1 and next(looks) == n  # type: ignore
-        module._end_as_asked = end
-        with contextlib.suppress(Ended):
-            trainer_of(problem, ranks, directory=directory).run()
-        left = sorted(path.name for path in directory.iterdir())
-        module.should_stop = lambda: False  # type: ignore[assignment]
-        rest = trainer_of(problem, ranks, directory=directory)
-        done = rest.run()
-        gave[str(look)] = [done.history, hash_of(weights(rest)), left, done.resumed_step]
-    return gave
-
-
-def clocks(ranks: Ranks) -> dict[str, Any]:
-    """The clock of rank 1 says that the time is over."""
-    trainer = trainer_of(small.regression(time_limit_s=600.0), ranks, sequence=small.PLAIN)
-    if ranks.rank == 1:
-        trainer._began -= 1000.0
-    trained = trainer.run()
-    return {"epochs": trained.epochs, "stopped": trained.stopped}
+    looks = iter(range(1, 10_000))
+    module.should_stop = lambda: ranks.rank == 1 and next(looks) == 4  # type: ignore[assignment]
+    module._end_as_asked = end
+    with contextlib.suppress(Ended):
+        trainer_of(LIMITED, ranks, directory=PLACE / "checkpoint").run()
+    left = sorted(path.name for path in (PLACE / "checkpoint").iterdir())
+    module.should_stop = lambda: False  # type: ignore[assignment]
+    rest = trainer_of(LIMITED, ranks, directory=PLACE / "checkpoint")
+    done = rest.run()
+    return {
+        "left": left,
+        "resumed": [done.resumed_from, done.resumed_step],
+        "after": hash_of(weights(rest)),
+        "history": done.history,
+        "test": done.test,
+    }
 
 
 def failures(ranks: Ranks) -> dict[str, Any]:
@@ -227,17 +224,11 @@ def digits(ranks: Ranks) -> dict[str, Any]:
 
 
 def killed(ranks: Ranks) -> dict[str, Any]:
-    """Rank 1 is killed within its training."""
-    trainer = trainer_of(small.regression(num_epochs=10_000), ranks, sequence=small.PLAIN)
-    step = trainer._steps.train_together
-
-    def train_together(*arguments: Any) -> Any:
-        if ranks.rank == 1 and trainer._done == 10:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(*arguments)
-
-    trainer._steps.train_together = train_together
-    trainer.run()
+    """Rank 1 is killed while the other waits for it."""
+    agreed(ranks, True)
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    agreed(ranks, True)
     return {}
 
 
@@ -252,7 +243,7 @@ def raised(ranks: Ranks) -> dict[str, Any]:
 CASES: dict[str, Callable[[Ranks], dict[str, Any]]] = {
     one.__name__: one
     for one in (
-        exchange, gradients, train, as_one, stopped, clocks, failures, evaluation, digits, killed, raised,
+        exchange, gradients, train, as_one, stopped, failures, evaluation, digits, killed, raised,
     )
 }  # fmt: skip
 
