@@ -12,6 +12,7 @@ import pytest
 from benchmarks.nas_ppo import ENOUGH, WORLDS, learned
 from nas_hpc.search.ppo import Settings
 from tests.peers.mpi import MpiPeer
+from tests.search.ppo_rank import QUICK
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DECISIONS = 50_000
@@ -34,7 +35,7 @@ def test_ppo_learns_within_half_of_the_references_decisions(world: str, network:
 @pytest.mark.needs_mpich
 def test_two_agents_under_mpiexec_stay_the_same_and_need_fewer_updates_each(mpich: MpiPeer) -> None:
     """Each draws by a seed of its own; gradients are reduced to the first and broadcast."""
-    alone = learned(WORLDS["fixed"](3), Settings(network="ppo_lnlstm_64"), seed=3, most=DECISIONS // 5)
+    alone = learned(WORLDS["fixed"](3), QUICK, seed=3, most=DECISIONS // 5)
     answer = subprocess.run(
         [str(mpich.mpiexec), "-n", "2", str(mpich.python), "-m", "tests.search.ppo_rank", "3"],
         cwd=REPOSITORY,
