@@ -7,7 +7,10 @@ from typing import Final
 STANDARD_APPS: Final[dict[str, tuple[str, str]]] = {
     "AMBS": ("nas_hpc.apps.ambs", "asynchronous model-based search"),
     "EVO": ("nas_hpc.apps.regevo", "regularized evolution"),
+    "PPO": ("nas_hpc.apps.ppo", "agents that learn a policy (architectures, mpi mode)"),
     "RAN": ("nas_hpc.apps.random_search", "random search"),
 }
-"""The ready-made applications, for hyperparameters and for architectures: name -> (module to run with
-``python -m``, description). All go on after a restart."""
+"""The ready-made applications, for hyperparameters and (PPO: only) for architectures: name -> (module
+to run with ``python -m``, description). All go on after a restart."""
+BY_AGENTS: Final = "PPO"
+"""The one whose job has several ranks: its agents."""

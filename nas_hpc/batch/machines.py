@@ -72,6 +72,11 @@ def choose(
     return Choice(read_machine(files["local"]), why, guessed=True)
 
 
+def in_batch_job(environ: Mapping[str, str]) -> bool:
+    """Whether this process belongs to a batch job."""
+    return any(environ.get(name) for name in _BATCH_JOB)
+
+
 def machines(site: Site | None, environ: Mapping[str, str]) -> list[Machine]:
     """All of them, by name. Raises ConfigError for a file that is wrong."""
     files = machine_files(site.path if site else None, environ)

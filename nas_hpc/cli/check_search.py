@@ -79,7 +79,10 @@ def _check(kind: str, module: str, words: Sequence[str]) -> None:
         raise WrongCall(
             f"{error.format_message().rstrip('.')}; the search's flags: python -m {module} --help"
         ) from error
-    _check_kind(kind, flags["problem"], load_searched(flags["problem"]).space is not None)
+    searched = load_searched(flags["problem"])
+    _check_kind(kind, flags["problem"], searched.space is not None)
+    if hasattr(program, "check_flags"):
+        program.check_flags(flags, searched)
     check_libraries(locate_run_function(flags["run"]))
 
 

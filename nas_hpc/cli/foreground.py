@@ -45,7 +45,9 @@ class Wish:
     more: tuple[str, ...]
     time_limit_s: float
     workers: int
-    """Evaluations at once on a node; 0: its cores."""
+    """Evaluations at once on a node (by agents: in all); 0: its cores."""
+    agents: int = 0
+    """Of a search by agents, on a node each; 0: it is none."""
 
     def words(self) -> list[str]:
         """The search's flags."""
@@ -63,7 +65,7 @@ def check(wish: Wish) -> None:
         flag = word.partition("=")[0]
         if flag in ("--problem", "--run", "--seed", *_FREE):
             raise WrongCall(f"--args has {flag}; give it to nas-hpc run itself")
-    for flag in _MPI_FLAGS:
+    for flag in () if wish.agents else _MPI_FLAGS:
         value = _value(wish.more, flag)
         if value.isdigit() and int(value) > 1:
             raise WrongCall(
@@ -71,6 +73,48 @@ def check(wish: Wish) -> None:
                 "nas-hpc job and run it with: nas-hpc launcher --job-mode mpi"
             )
     check_search(_module(wish.application), wish.words(), architectures=wish.architectures)
+
+
+def nodes_for(wish: Wish, settings: Settings) -> int:
+    """How many nodes a search by agents is to have: as was said, all of a batch job's (0), or on this
+    machine one virtual node for each agent and each evaluation at once.
+
+    Raises WrongCall if an agent would get no evaluator, or where the agents could not be started.
+    """
+    from nas_hpc.batch.machines import in_batch_job
+
+    agents, nodes = wish.agents, settings.nodes.value
+    if not nodes and not in_batch_job(os.environ):
+        workers = wish.workers or max(2, settings.cores_per_node.value or len(os.sched_getaffinity(0)))
+        nodes = agents + max(agents, workers)
+    if agents > 1:
+        _check_mpi(agents, settings)
+    alone = nodes == agents == 1  # there they share
+    if nodes and not alone and nodes < 2 * agents:
+        raise WrongCall(
+            f"--agents {agents} on {nodes} nodes: each agent has a node, and one more for its "
+            "evaluations at least; "
+            f"give --nodes {2 * agents} or more, or fewer agents"
+        )
+    return nodes
+
+
+def _check_mpi(agents: int, settings: Settings) -> None:
+    """Raise WrongCall where there is no MPI for several agents."""
+    import asyncio
+    import importlib.util
+
+    from nas_hpc.processes.mpi import find_program
+
+    if importlib.util.find_spec("mpi4py") is None:
+        raise WrongCall(
+            f"--agents {agents}: agents speak by mpi4py, which is not installed: install nas-hpc[mpi]"
+        )
+    found = asyncio.run(find_program(settings.mpi.value, settings.mpi_flags.value, os.environ))
+    if found.program is None:
+        raise WrongCall(
+            f"--agents {agents}: they are started by an MPI program, and there is none: {found.problem}"
+        )
 
 
 def _module(application: str) -> str:
@@ -200,8 +244,12 @@ def _standard(name: str) -> App:
 
 
 def _new_job(wish: Wish, settings: Settings) -> Job:
-    """Search and evaluations share each node in equal parts, as many as there are to run at once."""
+    """Search and evaluations share each node in equal parts, as many as there are to run at once; agents and
+    their evaluations have nodes of their own."""
     workers = wish.workers or max(2, settings.cores_per_node.value or len(os.sched_getaffinity(0)))
+    resources = Resources(node_packing_count=workers)
+    if wish.agents:
+        workers, resources = 1, Resources(num_nodes=wish.agents)
     return Job(
         id=new_id(),
         name=wish.name,
@@ -210,7 +258,7 @@ def _new_job(wish: Wish, settings: Settings) -> Job:
         args=shlex.join(wish.words()),
         environ={"DEEPHYPER_WORKERS_PER_NODE": str(workers)},
         origin=record_origin(),
-        resources=Resources(node_packing_count=workers),
+        resources=resources,
         created=now(),
     )
 

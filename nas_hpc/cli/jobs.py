@@ -12,6 +12,7 @@ from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.output import job_json, print_json
 from nas_hpc.cli.stages import stage_options, stages_from
 from nas_hpc.cli.submission import (
+    check_agents,
     check_args,
     check_evaluations,
     check_ranks,
@@ -74,6 +75,7 @@ def job(
         app = find_app(store, application)
         check_args(app, args, origin)
         check_evaluations(app, args, settings)
+        check_agents(app, args, settings)
         stages = stages_from(flags, Stages(), app, Path(origin.directory))
         new = Job(
             id=new_id(),

@@ -37,6 +37,13 @@ def is_search(app: App) -> bool:
     return "-m nas_hpc.apps." in app.executable
 
 
+def has_agents(app: App) -> bool:
+    """Whether an application is the search of nas-hpc whose ranks are agents."""
+    from nas_hpc.apps import BY_AGENTS, STANDARD_APPS
+
+    return f"-m {STANDARD_APPS[BY_AGENTS][0]}" in app.executable
+
+
 def check_search_args(app: App, words: Sequence[str], origin: Origin) -> None:
     """Raise WrongCall if ``app`` is a search of nas-hpc and its --problem or --run can never be loaded."""
     if not is_search(app):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nas_hpc.apps import STANDARD_APPS
+from nas_hpc.apps import BY_AGENTS, STANDARD_APPS
 from nas_hpc.cli.client import live_endpoint
 from nas_hpc.cli.context import Invocation, note, open_database, site_options, working_directory
 from nas_hpc.cli.launcher import launcher_options, say_strange_variables, start
@@ -126,6 +126,12 @@ def hps(call: Invocation, /, **flags: Any) -> int:
 @site_options
 @run.command(short_help="Search architectures; interrupted, the same command goes on.")
 @_search_options("EVO", "nas_hpc.nas.alpha.run")
+@click.option(
+    "--agents",
+    type=Count(1),
+    default=None,
+    help="PPO: so many agents, each on a node of its own; mpi mode. [default: 1]",
+)
 @click.pass_obj
 def nas(call: Invocation, /, **flags: Any) -> int:
     """Search architectures in the foreground; interrupted, the same command goes on.
@@ -134,15 +140,19 @@ def nas(call: Invocation, /, **flags: Any) -> int:
     Examples:
       nas-hpc run nas dense -p nas_hpc.problems.nas.digits_dense.Problem --max-evals 100
       nas-hpc run nas mine -p mine.py:Problem --app AMBS --max-evals 500 --workers 4
+      nas-hpc run nas learnt -p mine.py:Problem --app PPO --agents 2 --nodes 6 --max-evals 500
     """
     return _run(call, flags, architectures=True)
 
 
 def _run(call: Invocation, flags: Mapping[str, Any], *, architectures: bool) -> int:
-    from nas_hpc.cli.foreground import Wish, check, finish, prepare
+    from nas_hpc.cli.foreground import Wish, check, finish, nodes_for, prepare
     from nas_hpc.cli.progress import display
 
     name, max_evals, as_json = flags["name"], flags["max_evals"], flags["as_json"]
+    agents = flags.get("agents") or (1 if flags["application"] == BY_AGENTS else 0)
+    if agents and flags["application"] != BY_AGENTS:
+        raise WrongCall(f"--agents {agents} is about --app {BY_AGENTS}; leave it out, or give that")
     wish = Wish(
         name=name,
         architectures=architectures,
@@ -154,10 +164,13 @@ def _run(call: Invocation, flags: Mapping[str, Any], *, architectures: bool) -> 
         more=(*_shape_words(flags), *parse_args(flags["args"])),
         time_limit_s=flags["time_limit"] or 0.0,
         workers=flags["workers"] or 0,
+        agents=agents,
     )
     known = _known_site(call)
     chosen = {name: flags[name] for name in ("nodes", "fresh_interpreter")}
-    settings = call.settings(known, {"job_mode": "serial", **chosen})
+    settings = call.settings(known, {"job_mode": "mpi" if agents else "serial", **chosen})
+    if agents:
+        settings = call.settings(known, {"job_mode": "mpi", **chosen, "nodes": nodes_for(wish, settings)})
     if known is not None:
         _check_free(known)
     begin = f"search {name}: {max_evals} evaluations by {wish.application}; loading its problem and run"

@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nas_hpc.apps import STANDARD_APPS
 from nas_hpc.batch.limits import WORKERS_VARIABLE, check_packing
 from nas_hpc.cli.apps import standard_apps
 from nas_hpc.cli.check_search import check_objects, check_search
 from nas_hpc.cli.context import note
-from nas_hpc.cli.modules import check_search_args
-from nas_hpc.cli.submission import check_evaluations, check_ranks, now, record_origin
+from nas_hpc.cli.modules import check_search_args, has_agents
+from nas_hpc.cli.submission import check_agents, check_evaluations, check_ranks, now, record_origin
 from nas_hpc.cli.types import MAX_COUNT, parse_args
 from nas_hpc.config import Settings
 from nas_hpc.errors import WrongCall
@@ -24,7 +23,7 @@ from nas_hpc.store.base import JobFilter, Store
 HYPERPARAMETERS = ("AMBS", "EVO", "RAN")
 """Searches of hyperparameters among the ready-made applications."""
 ARCHITECTURES = ("EVO", "PPO", "RAN", "AMBS")
-"""What searches of architectures are called; those that are not ready-made are applications of the site."""
+"""Searches of architectures among them."""
 _OWN_FLAGS = ("--problem", "--run", "-p", "-r")
 
 
@@ -99,14 +98,6 @@ def check_new(site: Site, store: Store, workflow: str) -> None:
 def choose_app(known: Mapping[str, App], wish: Wish) -> App:
     """The application of the search: the site's, else the ready-made one. Raises WrongCall."""
     own = known.get(wish.application)
-    if wish.application not in STANDARD_APPS:
-        if own is None:
-            raise WrongCall(
-                f"--app {wish.application}: this version has no such search, and this site no application "
-                f"{wish.application}; give --app EVO, or register one with: nas-hpc app --name "
-                f"{wish.application} --exec COMMAND, which gets --problem, --run and the flags behind --"
-            )
-        return own
     ours = _ready_made(wish.application)
     if own is None:
         return ours
@@ -160,7 +151,24 @@ def new_search_job(wish: Wish, app: App, settings: Settings, workers: int) -> Jo
     )
     check_ranks(job.resources, settings)
     check_evaluations(app, args, settings)
+    check_agents(app, args, settings)
+    _check_division(app, args, wish, min(packing, settings.mpi_mode_packing.value))
     return job
+
+
+def _check_division(app: App, args: str, wish: Wish, packing: int) -> None:
+    """Raise WrongCall if an agent would get no evaluator."""
+    if not has_agents(app) or wish.nodes == 1:  # there it shares its node with its evaluator
+        return
+    from nas_hpc.launcher.policy import evaluations_of
+
+    nodes, _ = evaluations_of(args)
+    workers = (wish.nodes - wish.own_nodes) // nodes * packing
+    if workers < wish.own_nodes:
+        raise WrongCall(
+            f"--nas-nodes {wish.own_nodes}: of {wish.nodes} nodes (-n) that leaves {workers} evaluators for "
+            f"{wish.own_nodes} agents, some would get none; give fewer --nas-nodes, or more nodes"
+        )
 
 
 def check_loads(app: App, job: Job, wish: Wish) -> None:

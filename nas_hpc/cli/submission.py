@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from nas_hpc.cli.context import note, working_directory
-from nas_hpc.cli.modules import check_search_args, is_search
+from nas_hpc.cli.modules import check_search_args, has_agents, is_search
 from nas_hpc.cli.types import Amount, Count, parse_args, parse_list
 from nas_hpc.config import Settings
 from nas_hpc.errors import WrongCall
@@ -93,6 +93,29 @@ def check_evaluations(app: App, args: str, settings: Settings) -> None:
             f"({mode.origin}), where an evaluation has one rank on one node; leave them at 1, or have the "
             "site's jobs run in mpi mode"
         )
+
+
+def check_agents(app: App, args: str, settings: Settings) -> None:
+    """Raise WrongCall for the search by agents with flags that cannot be, or where launchers run in serial
+    mode."""
+    if not has_agents(app):
+        return
+    mode = settings.job_mode
+    if mode.value == "serial":
+        raise WrongCall(
+            f"application {app.name}: its agents are MPI ranks, and job_mode is serial "
+            f"({mode.origin}); have the "
+            "site's jobs run in mpi mode, or search by EVO, AMBS or RAN"
+        )
+    from nas_hpc.apps.ppo import check_flags, ppo
+
+    try:
+        flags = ppo.make_context(app.name, parse_args(args)).params
+    except click.ClickException as error:
+        raise WrongCall(f"--args of {app.name}: {error.format_message()}") from error
+    except click.exceptions.Exit:  # --help
+        return
+    check_flags(flags)
 
 
 def record_origin() -> Origin:

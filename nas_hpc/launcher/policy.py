@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.launcher.strikes import blames_machine
-from nas_hpc.processes.start_failures import blames_node_alone
+from nas_hpc.processes.start_failures import blames_node_alone, signal_of
 from nas_hpc.records import App, Attempt, Job, Node, Resources, Result
 from nas_hpc.resources import Request
 from nas_hpc.states import RAN, Outcome, State
@@ -85,10 +85,14 @@ def evaluations_of(args: str) -> tuple[int, int]:
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
     """A program that a stranger's SIGTERM ended is lost, not in error: so batch systems end a job, every
     process of it at once, and the launcher may hear of that last. A restartable one, which goes on where it
-    was, is lost by any signal that comes from outside."""
+    was, is lost by any signal that comes from outside, also to one of its ranks, of which the MPI program
+    tells."""
     if result.outcome is not Outcome.ERROR:
         return result.outcome
-    from_outside = result.return_code in ENDED_FROM_OUTSIDE if restartable else result.return_code == -_TERM
+    from_outside = result.return_code == -_TERM
+    if restartable:
+        told = result.return_code is not None and -signal_of(result.reason)
+        from_outside = bool({result.return_code, told} & ENDED_FROM_OUTSIDE)
     return Outcome.LOST if from_outside else Outcome.ERROR
 
 

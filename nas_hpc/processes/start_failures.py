@@ -122,6 +122,15 @@ def ended_line(text: str) -> str:
     return " ".join(next(filter(None, match.groups()), "").split())[:300] if match else ""
 
 
+_BY_SIGNAL = re.compile(r"\bsignal (\d+)\b")
+
+
+def signal_of(reason: str) -> int:
+    """The signal by which a rank ended, as the reason of a failed MPI start tells; 0 if it tells of none."""
+    match = _BY_SIGNAL.search(reason)
+    return int(match.group(1)) if match else 0
+
+
 def main_line(text: str) -> str:
     """The line of an MPI program's output that tells most; empty if there is none."""
     match = _CERTAINLY.search(text)

@@ -292,7 +292,8 @@ CASES = [
     Case((*HPS, "-p", "mine.Problem", "-r", "mine.run", "--args", "--kapa 3"), ("--kapa",), prepare=modules),
     Case((*HPS, "-p", "a.P", "-r", "a.run", "--args", "--seed 3"), ("--seed", "to nas-hpc run itself")),
     Case(
-        (*HPS[:3], "--app", "GP", "--max-evals", "2", "-p", "a.P", "-r", "a.run"), ("'GP'", "AMBS, EVO, RAN")
+        (*HPS[:3], "--app", "GP", "--max-evals", "2", "-p", "a.P", "-r", "a.run"),
+        ("'GP'", "AMBS, EVO, PPO, RAN"),
     ),
     Case((*HPS[:3], "--max-evals", "0", "-p", "a.P", "-r", "a.run"), ("'--max-evals'", "0 is not allowed")),
     # changing jobs

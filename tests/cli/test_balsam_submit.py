@@ -213,13 +213,10 @@ def run(config):
 """
 
 
-@pytest.mark.slow
-def test_nas_works_with_an_application_of_the_site(
-    nas_hpc: Run, site: Site, theta: Path, imports: None
-) -> None:
-    assert nas_hpc("app", "--name", "PPO", "--exec", ECHO).code == 0
+def test_agents_have_nodes_of_their_own_in_the_batch_job(nas_hpc: Run, site: Site, theta: Path) -> None:
     answer = nas_hpc(*NAS, "--app", "PPO", "--nas-nodes", "2", "--", "--network", "ppo_lnlstm_128")
     assert answer.code == 0, answer.err
+    assert [app.executable.endswith("-m nas_hpc.apps.ppo") for app in content(site).apps] == [True]
     [job] = content(site).jobs
     assert (job.application, job.resources.num_nodes, job.resources.ranks_per_node) == ("PPO", 2, 1)
     assert job.args.endswith("--network ppo_lnlstm_128")
@@ -253,14 +250,29 @@ def test_nas_submits_the_search_of_architectures_that_is_named(
     assert content(site) == before
 
 
-def test_nas_without_an_application_says_how_to_register_one(nas_hpc: Run, site: Site, theta: Path) -> None:
+def test_a_search_by_agents_that_cannot_be_is_refused_before_anything_is_made(
+    nas_hpc: Run, site: Site, theta: Path
+) -> None:
     assert nas_hpc("app", "--sync").code == 0
     before = content(site)
-    refused(nas_hpc(*NAS, "--app", "PPO"), "--app PPO", "--app EVO", "nas-hpc app --name PPO --exec COMMAND")
+    by_agents = (*NAS, "--app", "PPO")
+    refused(nas_hpc(*by_agents, "-j", "serial"), "application PPO", "MPI ranks", "serial", "EVO, AMBS or RAN")
+    refused(nas_hpc(*by_agents, "--nas-nodes", "3"), "--nas-nodes 3", "1 evaluators for 3 agents")
+    refused(
+        nas_hpc(*by_agents, "--", "--network", "ppo_gru_32"), "'ppo_gru_32'", "ppo_lstm_32", "ppo_lnlstm_128"
+    )
+    refused(nas_hpc(*by_agents, "--", "--max-evals", "1"), "--max-evals 1", "batches")
+    refused(nas_hpc(*by_agents, "--", "--enough", "0.5"), "--enough 0.5", "--use-all-workers")
     assert content(site) == before
+
+
+def test_an_application_of_the_site_with_the_name_of_a_search_is_not_taken_for_it(
+    nas_hpc: Run, site: Site, theta: Path
+) -> None:
     assert nas_hpc("app", "--name", "PPO", "--exec", ECHO).code == 0
-    assert nas_hpc(*NAS, "--app", "PPO").code == 0
-    assert content(site).jobs[0].application == "PPO"
+    refused(
+        nas_hpc(*NAS, "--app", "PPO"), "application PPO of this site", "nas-hpc app --sync", "nas-hpc job"
+    )
 
 
 def test_the_nodes_of_the_search_are_among_those_of_the_batch_job(

@@ -64,5 +64,5 @@ def test_what_is_no_problem_of_that_kind_is_refused_and_nothing_is_made(nas_hpc:
 
 
 def test_an_application_that_is_no_search_is_refused(nas_hpc: Run) -> None:
-    answer = nas_hpc("run", "nas", "new", "-p", f"{PROBLEM}.Problem", "--max-evals", "3", "--app", "PPO")
-    refused(answer, "--app 'PPO'", "AMBS, EVO, RAN")
+    answer = nas_hpc("run", "nas", "new", "-p", f"{PROBLEM}.Problem", "--max-evals", "3", "--app", "SIM")
+    refused(answer, "--app 'SIM'", "AMBS, EVO, PPO, RAN")

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from nas_hpc.apps.batches import shares
 from nas_hpc.launcher.placing import Placing
 from nas_hpc.processes.mpi import Checked, MpiProgram
 from nas_hpc.records import Attempt, Job, Node, Resources
@@ -104,13 +105,15 @@ async def test_a_search_of_a_node_has_127_evaluators_in_mpi_mode(stage: Stage) -
 
 @on_stage(nodes=128, job_mode="mpi")
 async def test_a_search_of_eleven_nodes_has_117_evaluators_in_mpi_mode(stage: Stage) -> None:
-    """As the agents of a PPO search: whose MPI program it is matters elsewhere."""
+    """As the agents of a PPO search, who have 10 of them each: whose MPI program it is matters elsewhere."""
     mpi = stage.launcher.dispatcher.mpi
     mpi.program = MpiProgram("/usr/bin/mpiexec", "mpich")
     mpi._checked[mpi._interpreter(program(), None)] = Checked(mpi.program, True, 2, "two ranks")
     search = await stage.search(Shape(), num_nodes=11)
     assert stage.capacity() == 117
     assert stage.agent.orders[(search.id, 1)].mpi
+    assert shares(stage.capacity(), 11, every=False) == [10] * 11, "7 are unused"
+    assert sorted(shares(stage.capacity(), 11, every=True)) == [10] * 4 + [11] * 7, "none is unused"
 
 
 @on_stage(nodes=4)

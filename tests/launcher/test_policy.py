@@ -70,6 +70,21 @@ def test_a_search_that_a_stranger_killed_goes_on_and_one_that_crashed_does_not(
     assert policy.effective_outcome(result, restartable=False) is Outcome.ERROR
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("exit code 9: Killed (signal 9)", Outcome.LOST),
+        ("exit code 1: process rank 1 with PID 7 on node x exited on signal 15 (Terminated)", Outcome.LOST),
+        ("exit code 139: Segmentation fault (signal 11)", Outcome.ERROR),
+        ("exit code 2", Outcome.ERROR),
+    ],
+)
+def test_a_search_of_several_ranks_goes_on_when_a_stranger_killed_one(reason: str, expected: Outcome) -> None:
+    result = Result(Outcome.ERROR, return_code=9, reason=reason)
+    assert policy.effective_outcome(result, restartable=True) is expected
+    assert policy.effective_outcome(result, restartable=False) is Outcome.ERROR
+
+
 def test_what_ended_by_a_term_from_outside_is_lost_whatever_it_was() -> None:
     """Batch systems end jobs so, all their processes at once."""
     for restartable in (True, False):
