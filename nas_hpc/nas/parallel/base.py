@@ -35,7 +35,7 @@ class Ranks(Protocol):
 
     def sum(self, array: Array) -> Array:
         """The sum over the ranks of ``array``, which has the same shape on all: the same bits on all.
-        float32, float64, int32 or int64."""
+        float32, float64, int32, int64 or uint8."""
 
     def broadcast(self, array: Array) -> Array:
         """The ``array`` of rank 0; those of the others have the same shape and type."""
@@ -50,9 +50,9 @@ def gathered(ranks: Ranks, content: bytes) -> list[bytes]:
     """The ``content`` of each rank, on all of them; it is as long on each."""
     if not content:
         return [content] * ranks.size
-    rows = np.zeros((ranks.size, len(content)), np.int32)
+    rows = np.zeros((ranks.size, len(content)), np.uint8)
     rows[ranks.rank] = np.frombuffer(content, np.uint8)
-    return [row.astype(np.uint8).tobytes() for row in ranks.sum(rows)]
+    return [row.tobytes() for row in ranks.sum(rows)]
 
 
 def broadcast_bytes(ranks: Ranks, content: bytes) -> bytes:

@@ -77,7 +77,7 @@ def test_sums_and_what_rank_0_has_reach_all_ranks_with_shape_and_type(way: str, 
         assert gave["place"] == [way, rank, RANKS]
         assert gave["sum"] == [[4.0, 4.0]]
         assert gave["scalar"] == 3
-        assert gave["types"] == ["float32", "float64", "int32", "int64"]
+        assert gave["types"] == ["float32", "float64", "int32", "int64", "uint8"]
         assert gave["broadcast"] == [["float64", [[1.5, 2.0]]], ["bool", True], ["uint32", [7]]]
         assert (gave["bytes"], gave["no bytes"]) == ("abc", "")
         assert gave["gathered"] == ["of 0", "of 1"]

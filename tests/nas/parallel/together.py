@@ -77,7 +77,7 @@ def exchange(ranks: Ranks) -> dict[str, Any]:
         "place": [ranks.way, ranks.rank, ranks.size],
         "sum": ranks.sum(mine).tolist(),
         "scalar": ranks.sum(np.array(ranks.rank + 1)).tolist(),
-        "types": [str(ranks.sum(np.ones(2, kind)).dtype) for kind in ("f4", "f8", "i4", "i8")],
+        "types": [str(ranks.sum(np.ones(2, kind)).dtype) for kind in ("f4", "f8", "i4", "i8", "u1")],
         "broadcast": [
             [str(one.dtype), one.tolist()]
             for one in map(
