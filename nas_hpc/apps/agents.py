@@ -135,10 +135,11 @@ class Leader:
         """Raise WrongCall if this cannot be begun with these evaluators."""
         agents, workers = self._group.size, self._evaluator.capacity()
         if workers < agents:
+            missing = agents - workers
             raise WrongCall(
-                f"{agents} agents and {workers} evaluators: {agents - workers} agents would get none; "
-                "give the "
-                f"search fewer nodes, or the launcher {agents - workers} more"
+                f"{_count(agents, 'agent')} and {_count(workers, 'evaluator')}: "
+                f"{_count(missing, 'agent')} would "
+                f"get none; give the search fewer nodes, or the launcher {missing} more"
             )
         counts = self._environments()
         parts = self._shared.settings.nminibatches
@@ -151,11 +152,12 @@ class Leader:
             )
         least = sum(counts) + len(self._baselines)
         if self._progress.max_evals < least:
-            beside = f" and {len(self._baselines)} baselines" if self._baselines else ""
+            beside = f" and {_count(len(self._baselines), 'baseline')}" if self._baselines else ""
+            batch = f"{_count(agents, 'agent')} with {_count(counts[0], 'evaluation')} each{beside}"
             raise WrongCall(
                 f"--max-evals {self._progress.max_evals} is less than one batch of all agents "
-                f"({agents} agents "
-                f"with {counts[0]} evaluations each{beside}): give {least} or more"
+                f"({batch}): give "
+                f"{least} or more"
             )
 
     def _resume(self, saved: Checkpoint | None) -> None:
@@ -219,7 +221,8 @@ class Leader:
             rest = max(0, workers - sum(counts))
             each = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[-1]} or {counts[0]}"
             hint = " (--use-all-workers shares them out)" if rest else ""
-            _log.info("%d agents, %d evaluators: %s each, %d unused%s", agents, workers, each, rest, hint)
+            both = f"{_count(agents, 'agent')}, {_count(workers, 'evaluator')}"
+            _log.info("%s: %s each, %d unused%s", both, each, rest, hint)
         return counts
 
     def _counts(self) -> list[int]:
@@ -368,3 +371,7 @@ class Leader:
         if line not in self._warned:
             self._warned.add(line)
             _log.warning("%s", line)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -274,7 +274,7 @@ class Three(Alone):
 @pytest.mark.parametrize(
     ("workers", "keywords", "said"),
     [
-        (2, {"group": Three()}, "3 agents and 2 evaluators: 1 agents would get none"),
+        (2, {"group": Three()}, "3 agents and 2 evaluators: 1 agent would get none"),
         (9, {"max_evals": 8, "group": Three()}, "--max-evals 8 is less than one batch .* give 9 or more"),
         (6, {"settings": Settings(nminibatches=4)}, "--nminibatches 4 does not divide .* 6 .* divisor of 6"),
         (3, {"settings": Settings(nminibatches=4), "division": Division(True)}, "give 3 at most"),

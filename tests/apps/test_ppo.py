@@ -44,7 +44,7 @@ def test_the_lines_of_the_reference_work_word_for_word(
     line = "--ent-coef 0.01 --noptepochs 10 --network ppo_lnlstm_128 --gamma 1.0 --lam 0.95 --max-evals 10"
     assert call("--evaluator", "balsam", *COMMON, *line.split()) == 0
     out = capsys.readouterr().out
-    assert "1 agents, 4 evaluators: 4 each, 0 unused\n" in out
+    assert "1 agent, 4 evaluators: 4 each, 0 unused\n" in out
     assert "step 0: 4 episodes, mean " in out
     assert len(rows(tmp_path)) == 10
 
