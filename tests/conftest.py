@@ -24,8 +24,8 @@ settings.load_profile("busy")  # how long an example takes tells of what else ru
 settings.register_profile(
     "quick", settings.get_profile("busy"), max_examples=25
 )  # see tests.support.examples
-OF_THE_CHECKS = ("tensorflow",)
-"""Modules of extras that run_tests.sh installs: in continuous integration they have to be there."""
+OF_THE_CHECKS = ("tensorflow", "horovod")
+"""Modules beyond the requirements that run_tests.sh gets: in continuous integration they have to be there."""
 LEFT_OUT = pytest.StashKey[list[str]]()
 """Lines for the summary."""
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered befor
 ARCH_SEQ = "arch_seq"
 PROBLEM_VARIABLE = "NAS_HPC_PROBLEM"
 SPACE_FILE = "space.json"
-_TRAINING = "nas_hpc.nas.alpha.run"
+TRAINING = "nas_hpc.nas.alpha.run"
+"""The training of this package."""
 _log = logging.getLogger("nas_hpc.apps")
 
 
@@ -40,6 +41,8 @@ class Searched:
     space: SearchSpace | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     """For the evaluations."""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """What each evaluation occupies where the search's flags say nothing, by the fields of a Shape."""
 
     @property
     def names(self) -> list[str]:
@@ -120,7 +123,7 @@ def check_libraries(run: str) -> None:
 
     Nothing is loaded: a search never loads TensorFlow.
     """
-    if run == _TRAINING:
+    if run == TRAINING:
         for name in ("tensorflow", "keras"):
             if importlib.util.find_spec(name) is None:
                 raise WrongCall(f"{run} needs {name}, which is not installed: install nas-hpc[nas]")
@@ -168,4 +171,4 @@ def _architectures(path: str, where: str, problem: NaProblem) -> Searched:
         points = decisions(space, problem.baselines)
     except WrongCall as error:
         raise WrongCall(f"problem {path!r}: {error}") from error
-    return Searched(points, space, {PROBLEM_VARIABLE: where})
+    return Searched(points, space, {PROBLEM_VARIABLE: where}, problem.asked_resources)

@@ -12,6 +12,11 @@ from nas_hpc.errors import NasHpcError
 from nas_hpc.evaluator import KINDS
 from nas_hpc.units import parse_duration
 
+WAYS = ("auto", "horovod", "mpi4py")
+"""How the ranks of a training work together."""
+WAY_VARIABLE = "NAS_HPC_DATA_PARALLEL"
+"""One of ``WAYS``, in the environment of evaluations."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:  # generic since click 8.2 only
     FloatType = click.ParamType[float]
@@ -35,10 +40,11 @@ class SearchOptions:
     eval_timeout_s: float = 0.0
     eval_retries: int = 0
     eval_environ: Mapping[str, str] | None = None
-    nodes_per_eval: int = 1
-    ranks_per_node: int = 1
-    threads_per_rank: int = 1
-    gpus_per_rank: int = 0
+    nodes_per_eval: int | None = None
+    """None, here and below: as the problem says, else 1 (GPUs: 0)."""
+    ranks_per_node: int | None = None
+    threads_per_rank: int | None = None
+    gpus_per_rank: int | None = None
     time_limit_s: float = 0.0
 
 
@@ -125,18 +131,27 @@ _FLAGS = (
                  help="Run a failed evaluation again so often before it counts as failed."),
     click.option("--eval-env", multiple=True, metavar="NAME=VALUE", callback=_environ,
                  help="Set in the environment of every evaluation; may be given several times."),
-    click.option("--nodes-per-eval", type=Whole(1), default=1, show_default=True,
-                 help="Nodes of each evaluation; more than one needs a launcher in mpi mode."),
-    click.option("--ranks-per-node", type=Whole(1), default=1, show_default=True,
-                 help="MPI ranks of each evaluation on each of its nodes; more than one needs mpi mode."),
-    click.option("--threads-per-rank", type=Whole(1), default=1, show_default=True,
-                 help="Threads of each rank at least."),
-    click.option("--gpus-per-rank", type=Whole(0), default=0, show_default=True,
-                 help="GPUs that each rank has for itself."),
+    click.option("--nodes-per-eval", type=Whole(1),
+                 help="Nodes of each evaluation; more than one needs a launcher in mpi mode."
+                 "  [default: as the problem says, else 1]"),
+    click.option("--ranks-per-node", type=Whole(1),
+                 help="MPI ranks of each evaluation on each of its nodes; more than one needs mpi mode."
+                 "  [default: as the problem says, else 1]"),
+    click.option("--threads-per-rank", type=Whole(1),
+                 help="Threads of each rank at least.  [default: as the problem says, else 1]"),
+    click.option("--gpus-per-rank", type=Whole(0),
+                 help="GPUs that each rank has for itself.  [default: as the problem says, else 0]"),
+    click.option("--data-parallel", type=Named(WAYS),
+                 help="How the ranks of a training average their gradients; auto: by Horovod where it is "
+                 "installed, else by mpi4py.  [default: auto]"),
     click.option("--time-limit", type=Duration(),
                  help="End the search after so long, counted from this start.  [default: never]"),
     click.option("--debug", is_flag=True, help="Show the traceback of an error."),
 )  # fmt: skip
+
+
+def _with_way(environ: dict[str, str], way: str | None) -> dict[str, str]:
+    return environ if way is None else {**environ, WAY_VARIABLE: way}
 
 
 def search_flags(function: F) -> F:
@@ -158,7 +173,7 @@ def take_options(flags: dict[str, Any]) -> SearchOptions:
         cache_key=flags.pop("cache_key"),
         eval_timeout_s=flags.pop("eval_timeout") or 0.0,
         eval_retries=flags.pop("eval_retries"),
-        eval_environ=flags.pop("eval_env"),
+        eval_environ=_with_way(flags.pop("eval_env"), flags.pop("data_parallel")),
         nodes_per_eval=flags.pop("nodes_per_eval"),
         ranks_per_node=flags.pop("ranks_per_node"),
         threads_per_rank=flags.pop("threads_per_rank"),

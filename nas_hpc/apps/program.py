@@ -18,18 +18,11 @@ from nas_hpc.apps.architectures import Searched, check_libraries, load_searched,
 from nas_hpc.apps.flags import SearchOptions
 from nas_hpc.apps.functions import find_function, resolve_file
 from nas_hpc.apps.progress import Interrupted
+from nas_hpc.apps.ranks import check_way, shape_of
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.apps.search import Search
 from nas_hpc.errors import NasHpcError
-from nas_hpc.evaluator import (
-    CacheKey,
-    LauncherEvaluator,
-    Settings,
-    check_kind,
-    create,
-    derived_seed,
-    evaluation_shape,
-)
+from nas_hpc.evaluator import CacheKey, LauncherEvaluator, Settings, check_kind, create, derived_seed
 from nas_hpc.loading import load_callable
 from nas_hpc.wire import Report
 
@@ -74,7 +67,10 @@ def prepare(options: SearchOptions) -> Prepared:
     settings = _settings(options)
     searched = load_searched(options.problem)
     results = _results_file(searched)
-    settings = replace(settings, environ=searched.environment(settings.environ))
+    shape = shape_of(options, searched.resources)
+    if settings.specify is None:
+        check_way(settings.run, shape, settings.environ)
+    settings = replace(settings, shape=shape, environ=searched.environment(settings.environ))
     return Prepared(options, searched, settings, results)
 
 
@@ -106,9 +102,6 @@ def run_search(options: SearchOptions, make_optimizer: MakeOptimizer, *, repeats
 
 def _settings(options: SearchOptions) -> Settings:
     """What all evaluations have in common, but for what the problem adds. Raises WrongCall, ConfigError."""
-    shape = evaluation_shape(
-        options.nodes_per_eval, options.ranks_per_node, options.threads_per_rank, options.gpus_per_rank
-    )
     run, specification = find_function(options.run)
     check_libraries(run)
     seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
@@ -119,7 +112,6 @@ def _settings(options: SearchOptions) -> Settings:
         timeout_s=options.eval_timeout_s,
         retries=options.eval_retries,
         environ=options.eval_environ or {},
-        shape=shape,
         specify=specification,
     )
 

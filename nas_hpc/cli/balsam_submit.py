@@ -152,11 +152,11 @@ def _submit(call: Invocation, flags: dict[str, Any], *, architectures: bool, own
     wanted = _wanted(wish, settings, flags)
     planned = submitting.plan(site, machine, settings, wanted, note=note, reserve=not dry_run)
     if dry_run:
-        check_loads(app, job, wish)
+        check_loads(app, job, wish, settings)
         show(machine, planned, as_json)
         return 0
     with _undone(site, job, planned):
-        check_loads(app, job, wish)
+        check_loads(app, job, wish, settings)
         _add(site, app, job)
         done = submitting.submit(site, machine, planned, note)
     _tell(site, app, job, done, as_json)

@@ -1,7 +1,7 @@
 """Whether a search could begin: its flags, its problem, its run function. Runs as a process of its own.
 
-``python -m nas_hpc.cli.check_search KIND MODULE FLAG…`` loads the user's modules as the search will, so that
-nothing of them is in the process that asks. Exit 0, or 2 after a line ``MARK message`` on stderr.
+``python -m nas_hpc.cli.check_search KIND MODE MODULE FLAG…`` loads the user's modules as the search will, so
+that nothing of them is in the process that asks. Exit 0, or 2 after a line ``MARK message`` on stderr.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ HPS, NAS = "hps", "nas"
 """Kinds of searches, as the commands call them."""
 _OBJECTS = "-"
 """In the place of the kind: only problem and run function are loaded, whatever the search is."""
+SERIAL, _ANY_MODE = "serial", "-"
 LIMIT_S = 300.0
 """Importing a training library from a busy file system may take minutes; more than this is a hang."""
 
 
-def check_search(module: str, words: Sequence[str], *, architectures: bool) -> None:
+def check_search(module: str, words: Sequence[str], *, architectures: bool, serial: bool = False) -> None:
     """Raise WrongCall if the search ``module`` with the flags ``words`` could not begin, or is not one of
-    architectures, or of hyperparameters."""
-    _ask([NAS if architectures else HPS, module, *words])
+    architectures, or of hyperparameters; or if its evaluations have several ranks, and the launcher is to run
+    in ``serial`` mode."""
+    _ask([NAS if architectures else HPS, SERIAL if serial else _ANY_MODE, module, *words])
 
 
 def check_objects(problem: str, run: str) -> None:
     """Raise WrongCall if there is nothing at ``problem``, or no function of one argument at ``run``."""
-    _ask([_OBJECTS, "", problem, run])
+    _ask([_OBJECTS, _ANY_MODE, "", problem, run])
 
 
 def _ask(words: Sequence[str]) -> None:
@@ -59,11 +61,13 @@ def _ask(words: Sequence[str]) -> None:
     )
 
 
-def _check(kind: str, module: str, words: Sequence[str]) -> None:
+def _check(kind: str, mode: str, module: str, words: Sequence[str]) -> None:
     import click
 
     from nas_hpc.apps.architectures import check_libraries, load_searched
+    from nas_hpc.apps.flags import take_options
     from nas_hpc.apps.functions import locate_run_function, resolve_file
+    from nas_hpc.apps.ranks import check_mode, check_way, shape_of
     from nas_hpc.loading import load_object
 
     if kind == _OBJECTS:
@@ -79,11 +83,16 @@ def _check(kind: str, module: str, words: Sequence[str]) -> None:
         raise WrongCall(
             f"{error.format_message().rstrip('.')}; the search's flags: python -m {module} --help"
         ) from error
-    searched = load_searched(flags["problem"])
-    _check_kind(kind, flags["problem"], searched.space is not None)
+    options = take_options(dict(flags))
+    searched = load_searched(options.problem)
+    _check_kind(kind, options.problem, searched.space is not None)
+    shape = shape_of(options, searched.resources)
+    check_mode(options.problem, shape, serial=mode == SERIAL)
     if hasattr(program, "check_flags"):
         program.check_flags(flags, searched)
-    check_libraries(locate_run_function(flags["run"]))
+    run = locate_run_function(options.run)
+    check_libraries(run)
+    check_way(run, shape, options.eval_environ or {})
 
 
 def _check_kind(kind: str, problem: str, architectures: bool) -> None:
@@ -95,7 +104,7 @@ def _check_kind(kind: str, problem: str, architectures: bool) -> None:
 
 def _main() -> int:
     try:
-        _check(sys.argv[1], sys.argv[2], sys.argv[3:])
+        _check(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
     except NasHpcError as error:
         print(f"\n{MARK} {' '.join(error.message.split())}", file=sys.stderr)
         return 2

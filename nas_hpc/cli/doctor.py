@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 @site_options
 @machine_option
 @click.command()
+@click.option("--quick", is_flag=True, help="Leave out the trials that load TensorFlow, which takes seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def doctor(call: Invocation, as_json: bool) -> int:
+def doctor(call: Invocation, quick: bool, as_json: bool) -> int:
     """Check this machine and the site; each line says ok, warn or bad, and what to do. Exit 1 if one is bad.
 
     \b
@@ -63,7 +64,7 @@ def doctor(call: Invocation, as_json: bool) -> int:
     found = find_allocation(settings)
     findings += _safely("machine", partial(check_batch, settings, site, found))
     findings += _safely("allocation", partial(check_allocation, found, settings))
-    findings += _safely("mpi", partial(check_mpi, found, settings))
+    findings += _safely("mpi", partial(check_mpi, found, settings, quick=quick))
     if as_json:
         shown = {name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}
         checks = [asdict(finding) for finding in findings]

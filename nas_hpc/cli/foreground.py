@@ -72,7 +72,12 @@ def check(wish: Wish) -> None:
                 f"{flag} {value} needs mpi mode, and nas-hpc run works in serial mode; give the search to "
                 "nas-hpc job and run it with: nas-hpc launcher --job-mode mpi"
             )
-    check_search(_module(wish.application), wish.words(), architectures=wish.architectures)
+    check_search(
+        _module(wish.application),
+        wish.words(),
+        architectures=wish.architectures,
+        serial=not wish.agents,
+    )
 
 
 def nodes_for(wish: Wish, settings: Settings) -> int:

@@ -171,7 +171,7 @@ def _check_division(app: App, args: str, wish: Wish, packing: int) -> None:
         )
 
 
-def check_loads(app: App, job: Job, wish: Wish) -> None:
+def check_loads(app: App, job: Job, wish: Wish, settings: Settings) -> None:
     """Import problem and run function, in a process of their own, as far as this Python can tell.
 
     Raises WrongCall if the search could not begin.
@@ -184,6 +184,7 @@ def check_loads(app: App, job: Job, wish: Wish) -> None:
         return
     module = _module_of(app)
     if module.startswith("nas_hpc.apps."):
-        check_search(module, words, architectures=wish.architectures)
+        serial = settings.job_mode.value == "serial"
+        check_search(module, words, architectures=wish.architectures, serial=serial)
     else:
         check_objects(wish.problem, wish.function)

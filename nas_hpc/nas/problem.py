@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.loading import load_object, one_line
+from nas_hpc.loading import close_names, load_object, one_line
 from nas_hpc.nas.objective import History, Objective
 from nas_hpc.nas.operations import Shape
 from nas_hpc.nas.settings import Training, training_of
@@ -18,6 +18,8 @@ LoadData = Callable[..., Any]
 """Returns ((inputs, targets) of training, the same of validation[, the same of the test])."""
 MakeSpace = Callable[..., SearchSpace]
 """Called with input_shape, output_shape and the keywords of ``NaProblem.search_space``."""
+_RESOURCES = {"num_nodes": 1, "ranks_per_node": 1, "threads_per_rank": 1, "gpus_per_rank": 0}
+"""What ``NaProblem.resources`` takes, and the least of each."""
 
 
 class NaProblem:
@@ -46,6 +48,7 @@ class NaProblem:
         self.metric_list: list[Any] = []
         self._objective: Objective | Callable[[History], float] | None = None
         self.baselines: list[list[int]] = []
+        self.asked_resources: Mapping[str, int] = {}
 
     # -- saying it ---------------------------------------------------------------------------------
     def load_data(self, function: LoadData, **arguments: Any) -> None:
@@ -70,6 +73,18 @@ class NaProblem:
     def hyperparameters(self, **values: Any) -> None:
         """How to train: fields of ``nas_hpc.nas.settings.Training``, by name."""
         self.training = training_of(values, self.training)
+
+    def resources(self, **values: int) -> None:
+        """What each training occupies where the search's flags say nothing: ``num_nodes``,
+        ``ranks_per_node``, ``threads_per_rank``, ``gpus_per_rank``. More than one rank needs mpi mode."""
+        for name, value in values.items():
+            if name not in _RESOURCES:
+                raise WrongCall(f"resources: unknown {name!r}{close_names(name, list(_RESOURCES))}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < _RESOURCES[name]:
+                raise WrongCall(
+                    f"resources: {name}={value!r}: give a whole number from {_RESOURCES[name]} on"
+                )
+        self.asked_resources = {**self.asked_resources, **values}
 
     def loss(self, loss: Any, weights: Any = None) -> None:
         """A loss of Keras by name, a function, or a list of them, one for each output; and their weights."""

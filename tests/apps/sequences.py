@@ -63,6 +63,9 @@ Small = problem(num_layers=1)
 Begun = problem()
 Begun.baseline(*(0 for _ in BEST))
 
+Parallel = problem()
+Parallel.resources(ranks_per_node=2, threads_per_rank=3)
+
 Loaded = problem()
 Loaded.load_data(load_data)
 Loaded.search_space(create_space)

@@ -54,7 +54,7 @@ def theta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.setenv("NAS_HPC_MACHINE", "theta")
     monkeypatch.delenv("DEEPHYPER_WORKERS_PER_NODE", raising=False)
     if "imports" not in request.fixturenames:  # it takes seconds
-        monkeypatch.setattr(search_job, "check_search", lambda module, words, architectures: None)
+        monkeypatch.setattr(search_job, "check_search", lambda *_, **__: None)
         monkeypatch.setattr(search_job, "check_objects", lambda problem, run: None)
     return directory
 

@@ -144,13 +144,13 @@ def test_a_status_command_that_fails_changes_no_state_and_is_told_by_why_and_doc
     assert "states are as they were last known" in out
     assert "it is asked again in" in nas_hpc("ls", "queues").err
     assert "no answer since" in nas_hpc("why", "ready").out
-    findings = json.loads(nas_hpc("doctor", "--json").out)["checks"]
+    findings = json.loads(nas_hpc("doctor", "--quick", "--json").out)["checks"]
     [finding] = [one for one in findings if one["name"] == "batch jobs"]
     assert finding["level"] == "warn"
     assert told in finding["text"]
     assert record_of(full_site, job.key).read_bytes() == before
     says(programs, ("512345", "running"))
-    findings = json.loads(nas_hpc("doctor", "--json").out)["checks"]
+    findings = json.loads(nas_hpc("doctor", "--quick", "--json").out)["checks"]
     assert [one["text"] for one in findings if one["name"] == "batch jobs"] == ["1 running"]
     assert not trouble_file(full_site, "cobalt").exists()
 

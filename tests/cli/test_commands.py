@@ -234,12 +234,12 @@ def test_doctor_says_what_is_well_and_where_settings_come_from(
     nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NAS_HPC_NODES", "3")
-    body = json.loads(nas_hpc("doctor", "--json").out)
+    body = json.loads(nas_hpc("doctor", "--quick", "--json").out)
     checks = {check["name"]: check["level"] for check in body["checks"]}
     for name in ("python", "libraries", "site", "file system", "locks", "clock", "database", "launcher"):
         assert checks[name] == "ok", body
     assert body["settings"]["nodes"] == {"value": 3, "origin": "environment NAS_HPC_NODES"}
-    assert "locks" in nas_hpc("doctor").out
+    assert "locks" in nas_hpc("doctor", "--quick").out
 
 
 def test_doctor_says_which_variables_are_no_settings(
@@ -247,7 +247,9 @@ def test_doctor_says_which_variables_are_no_settings(
 ) -> None:
     monkeypatch.setenv("NAS_HPC_JOBMODE", "serial")
     found = [
-        one for one in json.loads(nas_hpc("doctor", "--json").out)["checks"] if one["name"] == "environment"
+        one
+        for one in json.loads(nas_hpc("doctor", "--quick", "--json").out)["checks"]
+        if one["name"] == "environment"
     ]
     assert [(one["level"], one["text"]) for one in found] == [
         ("warn", "NAS_HPC_JOBMODE is no setting; did you mean NAS_HPC_JOB_MODE?")
@@ -262,15 +264,15 @@ def test_doctor_shows_the_nodes_that_a_launcher_would_have(
     monkeypatch.setenv("COBALT_ENDTIME", str(time.time() + 3600))
     monkeypatch.setenv("NAS_HPC_NODES", "2")
     monkeypatch.setenv("NAS_HPC_GPUS_PER_NODE", "4")
-    body = json.loads(nas_hpc("doctor", "--json").out)
+    body = json.loads(nas_hpc("doctor", "--quick", "--json").out)
     assert [node["name"] for node in body["allocation"]["nodes"]] == ["nid00001", "nid00002"]
     assert body["allocation"]["nodes"][0]["gpus"] == ["0", "1", "2", "3"]
-    shown = nas_hpc("doctor").out
+    shown = nas_hpc("doctor", "--quick").out
     assert "cobalt job 7: 2 nodes nid[00001-00002]" in shown
     assert "2 on other hosts" in shown
     assert "in 59m" in shown or "in 1h00m" in shown
     monkeypatch.setenv("NAS_HPC_NODES", "5")
-    called = nas_hpc("doctor")
+    called = nas_hpc("doctor", "--quick")
     assert called.code == 1
     assert "bad   allocation       --nodes 5: cobalt job 7 has 4 (nid[00001-00003,00008])" in called.out
 
@@ -280,7 +282,7 @@ def test_doctor_tries_the_mpi_program_with_two_ranks(
     nas_hpc: Run, full_site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mpich: MpiPeer
 ) -> None:
     def said() -> dict[str, tuple[str, str]]:
-        checks = json.loads(nas_hpc("doctor", "--json").out)["checks"]
+        checks = json.loads(nas_hpc("doctor", "--quick", "--json").out)["checks"]
         return {one["name"]: (one["level"], one["text"]) for one in checks if one["name"].startswith("mpi")}
 
     monkeypatch.setenv("NAS_HPC_MPI", str(mpich.mpiexec))
@@ -295,7 +297,7 @@ def test_doctor_tries_the_mpi_program_with_two_ranks(
     single.chmod(0o755)
     monkeypatch.setenv("NAS_HPC_MPI", str(single))
     assert said()["mpi ranks"] == ("bad", "it does not start two ranks: nothing (exit code 3)")
-    assert nas_hpc("doctor").code == 1
+    assert nas_hpc("doctor", "--quick").code == 1
     monkeypatch.setenv("NAS_HPC_MPI", "/bin/false")
     assert said()["mpi"][0] == "bad"
     monkeypatch.setenv("NAS_HPC_MPI", "none")
@@ -305,7 +307,7 @@ def test_doctor_tries_the_mpi_program_with_two_ranks(
 def test_doctor_finds_what_is_bad_and_ends_with_one(nas_hpc: Run, full_site: Site) -> None:
     full_site.database.write_bytes(b"no database at all")
     full_site.path.chmod(0o755)
-    called = nas_hpc("doctor")
+    called = nas_hpc("doctor", "--quick")
     assert called.code == 1
     assert "bad   database" in called.out
     assert "chmod 700" in called.out

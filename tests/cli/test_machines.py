@@ -47,7 +47,7 @@ def program(tmp_path: Path, name: str, text: str = "exit 0") -> None:
 
 
 def doctor(nas_hpc: Run, *words: str) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(nas_hpc("doctor", "--json", *words).out)
+    body: dict[str, Any] = json.loads(nas_hpc("doctor", "--quick", "--json", *words).out)
     return body
 
 
@@ -88,7 +88,7 @@ def test_an_unknown_machine_ends_a_command_and_is_told_with_those_there_are(nas_
 
 
 def test_an_empty_machine_is_refused_as_an_empty_site_is(nas_hpc: Run, site: Site) -> None:
-    called = nas_hpc("doctor", "--machine", " ")
+    called = nas_hpc("doctor", "--quick", "--machine", " ")
     assert called.code == 2
     assert "--machine is empty; give the name of a machine" in called.err
 
@@ -174,7 +174,7 @@ def test_a_batch_system_on_path_without_a_machine_is_a_warning(
 def test_missing_commands_are_bad_on_a_login_node_and_not_inside_a_batch_job(
     nas_hpc: Run, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called = nas_hpc("doctor", "--machine", "theta")
+    called = nas_hpc("doctor", "--quick", "--machine", "theta")
     assert called.code == 1
     assert "bad   batch system     cobalt: qsub, qstat, qdel not on PATH  -> load" in called.out
     monkeypatch.setenv("COBALT_JOBID", "7")

@@ -97,7 +97,7 @@ def test_a_running_launcher_is_woken_shown_and_obeys(
     assert "long" in nas_hpc("ls", "nodes").out + nas_hpc("watch", "--once").out
     assert json.loads(nas_hpc("watch", "--json").out)["pid"] == launcher.pid
     assert "the launcher says: it is running on" in nas_hpc("why", "long").out
-    assert f"process {launcher.pid}" in nas_hpc("doctor").out
+    assert f"process {launcher.pid}" in nas_hpc("doctor", "--quick").out
     second = nas_hpc("launcher")
     assert second.code == 2
     assert f"is already run by a launcher (process {launcher.pid}" in second.err
@@ -146,7 +146,7 @@ def test_the_endpoint_of_a_dead_launcher_is_as_good_as_none(full_site: Site, nas
     added = nas_hpc("job", "--name", "new", "--workflow", "W", "--app", "echo")
     assert (added.code, added.err) == (0, "")
     assert "no launcher is running" in nas_hpc("ls", "nodes").err
-    assert "did not end in order" in nas_hpc("doctor").out
+    assert "did not end in order" in nas_hpc("doctor", "--quick").out
 
 
 @pytest.mark.slow

@@ -60,6 +60,10 @@ def test_what_is_no_problem_of_that_kind_is_refused_and_nothing_is_made(nas_hpc:
     refused(nas_hpc(*nas, "-p", f"{PROBLEM}.Problem", "-r", f"{PROBLEM}.rum"), "did you mean run")
     small = "--population-size 5 --sample-size six"
     refused(nas_hpc(*nas, "-p", f"{PROBLEM}.Problem", "--args", small), "'six'", "--sample-size")
+    several = f"evaluations of {PROBLEM}.Parallel are to have 1 x 2 ranks"
+    refused(nas_hpc(*nas, "-p", f"{PROBLEM}.Parallel"), several, "--job-mode mpi")
+    way = ("--args", "--data-parallel nccl")
+    refused(nas_hpc(*nas, "-p", f"{PROBLEM}.Problem", *way), "'nccl'", "auto, horovod, mpi4py")
     assert not Path(DEFAULT_SITE).exists()
 
 

@@ -145,7 +145,7 @@ def test_a_job_is_killed_under_whichever_launcher_it_runs_and_a_retried_one_wake
     assert len(scene.command("ls", "nodes").splitlines()) == 3
 
     def healthy() -> bool:
-        return scene.command("doctor", "--json").count(": 1 running, 0 waiting") == 2
+        return scene.command("doctor", "--quick", "--json").count(": 1 running, 0 waiting") == 2
 
     wait_until(healthy, WAIT_S, "doctor to see both launchers at work")
     [said] = [line for line in scene.command("why", "one").splitlines() if "it is running on" in line]

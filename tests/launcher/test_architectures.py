@@ -74,3 +74,16 @@ def test_what_is_said_of_an_architecture_reads_well(bench: Bench) -> None:
     assert "ValueError: no network" in bench.nas("why", f"evo_test/task{failed['seq']}")
     job = json.loads(next((bench.site / "data" / "evo_test").glob("task1_*/job.json")).read_text())
     assert job["config"] == {"arch_seq": sequence(found[0])}
+
+
+@pytest.mark.slow
+def test_in_serial_mode_a_problem_that_asks_for_several_ranks_is_told_of_mpi_mode(bench: Bench) -> None:
+    bench.searches()
+    objects = OBJECTS.replace("sequences.Problem", "sequences.Parallel")
+    bench.job("two", "RAN", args=f"{objects} --max-evals 2", workflow="two")
+    bench.job("one", "RAN", args=f"{objects} --max-evals 2 --ranks-per-node 1", workflow="one")
+    bench.launch("--job-mode", "serial", code=1, timeout_s=120)
+    assert (bench.state("two"), bench.state("one")) == ("FAILED", "JOB_FINISHED")
+    said = "none of its evaluations can run here: it has 1 node x 2 ranks, and serial mode runs one"
+    assert said in bench.output("two", "two")
+    assert not list((bench.site / "data" / "two").glob("task*"))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from nas_hpc.nas import load_na_problem
+from nas_hpc.errors import WrongCall
+from nas_hpc.nas import NaProblem, load_na_problem
 from nas_hpc.nas.data import check_problem, load_data
 from nas_hpc.nas.operations import Connect
 from nas_hpc.problems.hps import digits
@@ -84,3 +85,28 @@ def test_the_dense_space_has_the_reference_s_choices() -> None:
     assert sizes.count(25) == 10
     assert sizes.count(2) == 1 + 2 + 8 * 3
     assert space.size == 25**10 * 2**27
+
+
+def test_resources_are_what_was_said_last_and_nothing_else() -> None:
+    problem = NaProblem()
+    assert problem.asked_resources == {}
+    problem.resources(num_nodes=2, ranks_per_node=4)
+    problem.resources(ranks_per_node=3, gpus_per_rank=0)
+    assert problem.asked_resources == {"num_nodes": 2, "ranks_per_node": 3, "gpus_per_rank": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ranks_per_node", 0, "resources: ranks_per_node=0: give a whole number from 1 on"),
+        ("num_nodes", True, "resources: num_nodes=True"),
+        ("gpus_per_rank", -1, "gpus_per_rank=-1: give a whole number from 0 on"),
+        ("threads_per_rank", "2", "threads_per_rank='2'"),
+        ("ranks_per_nodes", 2, "unknown 'ranks_per_nodes': did you mean ranks_per_node"),
+        ("memory", 2, "unknown 'memory': there are num_nodes, ranks_per_node, "),
+    ],
+)
+def test_resources_that_are_none_are_named(name: str, value: object, said: str) -> None:
+    with pytest.raises(WrongCall) as refused:
+        NaProblem().resources(**{name: value})  # type: ignore[arg-type]
+    assert said in str(refused.value)

@@ -56,7 +56,7 @@ class Host:
 
     def doctor(self, site: Site) -> list[dict[str, Any]]:
         """Its findings; without a network some about MPI are bad."""
-        argv = self.argv(*NAS, "--site", str(site.path), "doctor", "--json")
+        argv = self.argv(*NAS, "--site", str(site.path), "doctor", "--quick", "--json")
         done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False)
         found: list[dict[str, Any]] = json.loads(done.stdout)["checks"]
         return found

@@ -78,6 +78,19 @@ async def check(
     return found
 
 
+async def start_two(
+    program: MpiProgram, argv: Sequence[str], hosts: Sequence[str], *, local: bool, timeout_s: float
+) -> Output:
+    """Start ``argv`` on two ranks on the one or two ``hosts``, in this process's environment, and leave
+    nothing of them behind.
+
+    Raises OSError, WrongCall if ``program`` cannot be started.
+    """
+    ask = _Ask("", tuple(hosts[:2]), local, dict(os.environ), timeout_s)
+    ask.environ[sessions.MARKER_VARIABLE] = uuid.uuid4().hex
+    return await ask.run(program, argv)
+
+
 @dataclass(frozen=True, slots=True)
 class _Ask:
     interpreter: str
@@ -87,8 +100,18 @@ class _Ask:
     timeout_s: float
 
     async def of(self, program: MpiProgram) -> Checked:
+        try:
+            output = await self.run(program, boot.command(self.interpreter, "rank_check"))
+        except OSError as error:
+            return Checked(program, False, None, f"{program.path} cannot be started: {error.strerror}")
+        except WrongCall as error:
+            return Checked(program, False, None, str(error))
+        return self._judge(program, output)
+
+    async def run(self, program: MpiProgram, argv: Sequence[str]) -> Output:
+        """Two ranks of ``argv``."""
         start = Start(
-            tuple(boot.command(self.interpreter, "rank_check")),
+            tuple(argv),
             self.hosts,
             ranks_per_node=2 // len(self.hosts),
             local=self.local,
@@ -106,15 +129,10 @@ class _Ask:
         once = (
             replace(program, flags=("--overlap", *program.flags)) if program.flavour == "slurm" else program
         )
-        try:
-            output = await run_bounded(command(once, start), environ, self.timeout_s)
-        except OSError as error:
-            return Checked(program, False, None, f"{program.path} cannot be started: {error.strerror}")
-        except WrongCall as error:
-            return Checked(program, False, None, str(error))
+        output = await run_bounded(command(once, start), environ, self.timeout_s)
         if output.code != 0:
             await asyncio.to_thread(sessions.end_attempts, Path(os.devnull), marker, [attempt])
-        return self._judge(program, output)
+        return output
 
     def _judge(self, program: MpiProgram, output: Output) -> Checked:
         said = _said(output.text)
