@@ -305,7 +305,7 @@ def main() -> None:
         "what", choices=[*SPACES, "digits", "digits-keras", "learning", "policy", "trainings"]
     )
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--evaluations", type=int, help="of each search (digits 100, else 500)")
+    parser.add_argument("--evaluations", type=int, help="of each search (digits 200, else 500)")
     parser.add_argument("--population", type=int, help="of evolution (digits 20, else 100)")
     parser.add_argument("--sample", type=int, help="of evolution (digits 5, else 10)")
     parser.add_argument(
@@ -321,7 +321,7 @@ def main() -> None:
     real = options.what.startswith("digits")
     plan = Plan(
         options.seeds,
-        options.evaluations or (100 if real else 500),
+        options.evaluations or (200 if real else 500),
         options.population or (20 if real else 100),
         options.sample or (5 if real else 10),
     )
