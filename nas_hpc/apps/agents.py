@@ -113,6 +113,7 @@ class Leader:
             self._learn()
         while self._evaluator.in_flight and self._gather():
             pass
+        self._sample([0] * self._group.size)  # the copies are compared once more
         self._save()
 
     # -- beginning ---------------------------------------------------------------------------------
@@ -137,9 +138,8 @@ class Leader:
         if workers < agents:
             missing = agents - workers
             raise WrongCall(
-                f"{_count(agents, 'agent')} and {_count(workers, 'evaluator')}: "
-                f"{_count(missing, 'agent')} would "
-                f"get none; give the search fewer nodes, or the launcher {missing} more"
+                f"{_count(agents, 'agent')} and {_count(workers, 'evaluator')}: {_count(missing, 'agent')} "
+                f"would get none; give the search fewer nodes, or the launcher {missing} more"
             )
         counts = self._environments()
         parts = self._shared.settings.nminibatches
@@ -155,9 +155,8 @@ class Leader:
             beside = f" and {_count(len(self._baselines), 'baseline')}" if self._baselines else ""
             batch = f"{_count(agents, 'agent')} with {_count(counts[0], 'evaluation')} each{beside}"
             raise WrongCall(
-                f"--max-evals {self._progress.max_evals} is less than one batch of all agents "
-                f"({batch}): give "
-                f"{least} or more"
+                f"--max-evals {self._progress.max_evals} is less than one batch of all agents ({batch}): "
+                f"give {least} or more"
             )
 
     def _resume(self, saved: Checkpoint | None) -> None:

@@ -201,9 +201,12 @@ def start() -> int:
         from nas_hpc.apps.copies import follower
 
         return follower(_started())
-    code = main(ppo)
-    if code and _started() > 1:
-        _release()
+    code = 1
+    try:
+        code = main(ppo)
+    finally:
+        if code and _started() > 1:
+            _release()
     return code
 
 

@@ -212,7 +212,7 @@ _points = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max
 @pytest.mark.slow
 @given(_points, st.booleans())
 @settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, max_examples=examples(8)
+    deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, max_examples=examples(5)
 )
 def test_a_search_that_dies_anywhere_goes_on_as_if_uninterrupted(
     points: list[tuple[int, bool]], lose: bool

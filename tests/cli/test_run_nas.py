@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from nas_hpc.cli import foreground
 from nas_hpc.site import DEFAULT_SITE
 from tests.cli.conftest import Called, Run
+from tests.peers.mpi import MpiPeer
 
 PROGRAM = (sys.executable, "-m", "nas_hpc.cli", "run", "nas", "new")
 PROBLEM = "tests.apps.sequences"
@@ -70,3 +72,47 @@ def test_what_is_no_problem_of_that_kind_is_refused_and_nothing_is_made(nas_hpc:
 def test_an_application_that_is_no_search_is_refused(nas_hpc: Run) -> None:
     answer = nas_hpc("run", "nas", "new", "-p", f"{PROBLEM}.Problem", "--max-evals", "3", "--app", "SIM")
     refused(answer, "--app 'SIM'", "AMBS, EVO, PPO, RAN")
+
+
+BY_AGENTS = ("run", "nas", "new", "-p", f"{PROBLEM}.Problem", "-r", f"{PROBLEM}.run", "--app", "PPO")
+
+
+def test_agents_that_cannot_be_are_refused_in_a_line_before_anything_is_made(
+    nas_hpc: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ("--agents", "3", "--nodes", "4", "--max-evals", "20")
+    monkeypatch.setenv("NAS_HPC_MPI", "none")
+    refused(nas_hpc(*BY_AGENTS, *many), "--agents 3", "an MPI program", "the setting mpi is none")
+    monkeypatch.setattr(foreground, "_check_mpi", lambda agents, settings: None)
+    refused(nas_hpc(*BY_AGENTS, *many), "--agents 3 on 4 nodes", "--nodes 6")
+    answer = nas_hpc(*BY_AGENTS[:-1], "EVO", "--agents", "2", "--max-evals", "20")
+    refused(answer, "--agents 2 is about --app PPO")
+    assert not Path(DEFAULT_SITE).exists()
+
+
+@pytest.mark.slow
+def test_flags_of_agents_are_checked_in_the_foreground_before_anything_is_made(nas_hpc: Run) -> None:
+    refused(nas_hpc(*BY_AGENTS, "--max-evals", "1"), "--max-evals 1", "batches")
+    assert not Path(DEFAULT_SITE).exists()
+
+
+LIGHT = """
+def run(config):
+    return float(sum(config["arch_seq"]))
+"""
+
+
+@pytest.mark.needs_mpich
+@pytest.mark.slow
+def test_two_agents_search_in_the_foreground(mpich: MpiPeer) -> None:
+    Path("light.py").write_text(LIGHT)
+    flags = ("-p", f"{PROBLEM}.Problem", "-r", "light.run", "--app", "PPO", "--no-report", "--json")
+    more = ("--agents", "2", "--nodes", "4", "--max-evals", "6", "--args", "--network ppo_lstm_32")
+    environ = {**os.environ, "NAS_HPC_MPI": str(mpich.mpiexec)}
+    done = subprocess.run([*PROGRAM, *flags, *more], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done
+    body = json.loads(done.stdout)
+    assert (body["evaluations"], body["failed"], body["state"]) == (6, 0, "JOB_FINISHED")
+    assert len(body["config"]["arch_seq"]) == 8
+    [out] = Path(DEFAULT_SITE).glob("data/new/new_*/new.out")
+    assert "2 agents, 2 evaluators: 1 each, 0 unused" in out.read_text()

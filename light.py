@@ -1,0 +1,3 @@
+
+def run(config):
+    return float(sum(config["arch_seq"]))
