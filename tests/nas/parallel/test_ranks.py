@@ -24,12 +24,19 @@ WAYS = [
     pytest.param("mpi4py", id="mpi4py"),
     pytest.param("horovod", id="horovod", marks=pytest.mark.extra("horovod")),
 ]
-pytestmark = [pytest.mark.extra("tensorflow"), pytest.mark.needs_mpich, pytest.mark.slow]
+STARTED_S = 800
+"""So long a start may take on a machine that has much else to do."""
+pytestmark = [
+    pytest.mark.extra("tensorflow"),
+    pytest.mark.needs_mpich,
+    pytest.mark.slow,
+    pytest.mark.timeout(2 * STARTED_S),
+]
 Given = Callable[[str], list[Any]]
 
 
 def start(mpich: MpiPeer, way: str, cases: str, place: Path) -> tuple[int, str]:
-    """Two ranks that do ``cases``: exit code and output. Whatever is left of them after 250 s is ended."""
+    """Two ranks that do ``cases``: exit code and output. What is left of them after STARTED_S is ended."""
     environ = {name: value for name, value in os.environ.items() if name == TEST_ID or "NAS_HPC" not in name}
     environ |= {"NAS_HPC_RANKS": str(RANKS), "NAS_HPC_DATA_PARALLEL": way, "PYTHONPATH": str(ROOT)}
     environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "KERAS_BACKEND": "tensorflow"}
@@ -39,7 +46,7 @@ def start(mpich: MpiPeer, way: str, cases: str, place: Path) -> tuple[int, str]:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        said, _ = ranks.communicate(timeout=250)
+        said, _ = ranks.communicate(timeout=STARTED_S)
     finally:
         if ranks.poll() is None:
             os.killpg(ranks.pid, signal.SIGKILL)
@@ -63,7 +70,8 @@ def given(way: str, mpich: MpiPeer, tmp_path_factory: pytest.TempPathFactory) ->
     with open(place / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "output").exists():
-            code, said = start(mpich, way, CASES, place)
+            cases = CASES + (",wrapped" if way == "horovod" else "")
+            code, said = start(mpich, way, cases, place)
             (place / "output").write_text(f"{code}\n{said}")
     ended = (place / "output").read_text()
     assert ended.startswith("0\n"), ended
@@ -167,12 +175,26 @@ def test_digits_conv_on_two_ranks_is_as_accurate_as_on_one(given: Given) -> None
     assert first["both"] > 0.9
 
 
+@pytest.mark.parametrize("way", WAYS[1:], indirect=True)
+def test_horovods_wrapped_optimizer_is_refused_with_the_reason(given: Given) -> None:
+    for gave in given("wrapped"):
+        assert len(gave["said"]) == 2
+        for said in gave["said"]:
+            assert "the optimizer SGD is wrapped by Horovod" in said
+            assert "on Keras 3 it does not average the gradients" in said
+
+
 # -- ends ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("case", "said"), [("killed", ""), ("raised", "only here")])
-def test_where_one_rank_ends_the_others_do_not_wait_for_it(
-    case: str, said: str, way: str, mpich: MpiPeer, tmp_path: Path
+def test_where_one_rank_is_killed_the_others_do_not_wait_for_it(
+    way: str, mpich: MpiPeer, tmp_path: Path
 ) -> None:
-    code, output = start(mpich, way, case, tmp_path)
+    code, output = start(mpich, way, "killed", tmp_path)
     assert code != 0, output
-    assert said in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_one_rank_raises_the_others_do_not_wait_for_it(mpich: MpiPeer, tmp_path: Path) -> None:
+    code, output = start(mpich, "mpi4py", "raised", tmp_path)
+    assert code != 0, output
+    assert "WrongCall: only here" in output
     assert list(tmp_path.iterdir()) == []

@@ -223,6 +223,23 @@ def digits(ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def wrapped(ranks: Ranks) -> dict[str, Any]:
+    """An optimizer of Horovod's own making, given to the trainer where its optimizer goes in."""
+    import horovod.tensorflow.keras as hvd
+    import keras
+
+    from nas_hpc.nas.steps import Updates
+
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1))
+    said = []
+    for give in (lambda: Updates(optimizer, []), lambda: small.regression(optimizer=optimizer)):
+        try:
+            give()
+        except WrongCall as error:
+            said.append(str(error))
+    return {"said": said}
+
+
 def killed(ranks: Ranks) -> dict[str, Any]:
     """Rank 1 is killed while the other waits for it."""
     agreed(ranks, True)
@@ -243,7 +260,7 @@ def raised(ranks: Ranks) -> dict[str, Any]:
 CASES: dict[str, Callable[[Ranks], dict[str, Any]]] = {
     one.__name__: one
     for one in (
-        exchange, gradients, train, as_one, stopped, failures, evaluation, digits, killed, raised,
+        exchange, gradients, train, as_one, stopped, failures, evaluation, digits, wrapped, killed, raised,
     )
 }  # fmt: skip
 
