@@ -8,8 +8,8 @@ import asyncio
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nas_hpc.cli.checks import BAD, OK, WARN, Finding
 from nas_hpc.errors import NasHpcError
@@ -71,17 +71,24 @@ def _tried(program: MpiProgram, hosts: Sequence[str], ways: list[str], *, local:
         yield Finding(NAME, BAD, f"{' and '.join(ways)}: two ranks cannot be started: {error}")
         return
     took = f"{time.monotonic() - began:.0f} s"
+    last = main_line(output.text) or "they say nothing"
+    ended = f"no answer within {LIMIT_S:g} s" if output.code is None else f"the ranks ended: {last}"
     said = prove.said(output.text)
     for way in ways:
-        told = said.get(way, [])
-        problems = [one["problem"] for one in told if one["problem"]]
-        if len(told) == 2 and not problems:
-            text = f"{told[0]['text']}: two ranks average their gradients (tried in {took})"
-            yield Finding(NAME, OK, text)
-            continue
-        last = main_line(output.text) or "they say nothing"
-        ended = f"no answer within {LIMIT_S:g} s" if output.code is None else f"the ranks ended: {last}"
-        yield Finding(NAME, BAD, f"{way}: {problems[0] if problems else ended}", _other(way))
+        yield judge(way, said.get(way, []), ended, took, others=len(ways) > 1)
+
+
+def judge(way: str, told: Sequence[Mapping[str, Any]], ended: str, took: str, *, others: bool) -> Finding:
+    """What became of ``way``, of which two ranks ``told``; ``ended``: how they ended; ``others``: it is not
+    the only one."""
+    wrong = [one for one in told if one["problem"]]
+    if len(told) == 2 and not wrong:
+        return Finding(NAME, OK, f"{told[0]['text']}: two ranks average their gradients (tried in {took})")
+    if not wrong:
+        return Finding(NAME, BAD, f"{way}: {ended}", _other(way))
+    if wrong[0]["passed_over"] and others:
+        return Finding(NAME, WARN, f"{way}: {wrong[0]['problem']}")
+    return Finding(NAME, BAD, f"{way}: {wrong[0]['problem']}", _other(way))
 
 
 def _other(way: str) -> str:

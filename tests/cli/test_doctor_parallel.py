@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nas_hpc.cli.check_parallel import judge
+from nas_hpc.nas.parallel.prove import MARK, said
 from tests.cli.conftest import Run
 from tests.peers.mpi import MpiPeer
 
@@ -43,6 +45,28 @@ def test_what_is_not_installed_is_named_with_what_gets_it(
     installed(monkeypatch, "tensorflow", "mpi4py")
     not_tried = ("ok", "mpi4py: installed, not tried: there is no MPI program", "")
     assert ways(nas_hpc) == [("ok", *build), not_tried]
+
+
+def test_a_way_is_right_if_both_ranks_say_so_and_a_horovod_that_is_passed_over_is_no_harm() -> None:
+    def told(*problems: str, passed_over: bool = False) -> list[dict[str, object]]:
+        return [{"text": "horovod 1", "problem": one, "passed_over": passed_over} for one in problems]
+
+    def found(answers: list[dict[str, object]], others: bool = True) -> tuple[str, str]:
+        finding = judge("horovod", answers, "the ranks ended: why", "3 s", others=others)
+        return finding.level, finding.text
+
+    assert found(told("", "")) == ("ok", "horovod 1: two ranks average their gradients (tried in 3 s)")
+    assert found(told("")) == ("bad", "horovod: the ranks ended: why")
+    assert found([]) == ("bad", "horovod: the ranks ended: why")
+    assert found(told("", "no MPI")) == ("bad", "horovod: no MPI")
+    assert found(told("Gloo", "Gloo", passed_over=True)) == ("warn", "horovod: Gloo")
+    assert found(told("Gloo", "Gloo", passed_over=True), others=False) == ("bad", "horovod: Gloo")
+
+
+def test_what_ranks_tell_is_found_among_what_else_is_printed() -> None:
+    one, two = ({"way": "horovod", "text": "{", "problem": number} for number in ("", "1}"))
+    output = f"noise {MARK}{json.dumps(one)}{MARK}{json.dumps(two)} more\n{MARK}cut"
+    assert said(output) == {"horovod": [one, two]}
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Whether ranks average their gradients, and which versions do it: a step of a variable on two ranks.
 
 ``mpiexec -n 2 python -m nas_hpc.nas.parallel.prove WAY…`` tries the ways one after the other. Of each a rank
-prints a line ``MARK {"way": …, "text": …, "problem": …}``, in which ``problem`` is empty where it works.
+prints a line ``MARK {"way": …, "text": …, "problem": …, "passed_over": …}``: ``problem`` is empty where it
+works; one that is ``passed_over`` hinders nobody who names no way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nas_hpc.errors import NasHpcError
 from nas_hpc.loading import one_line
 from nas_hpc.nas.parallel.base import Ranks, differing
 from nas_hpc.nas.parallel.choose import RANKS_VARIABLE, WAY_VARIABLE, meet
+from nas_hpc.nas.parallel.horovod import GlooAlone
 
 MARK = "nas-hpc-proof "
 _SIZE = 2
@@ -31,14 +33,14 @@ def main(arguments: Sequence[str]) -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for way in arguments:
-        problem = ""
+        problem, passed_over = "", False
         try:
             prove(meet({RANKS_VARIABLE: str(_SIZE), WAY_VARIABLE: way}))
         except NasHpcError as error:
-            problem = error.message
+            problem, passed_over = error.message, isinstance(error, GlooAlone)
         except Exception as error:
             problem = f"{type(error).__name__}: {one_line(error)}"
-        told = {"way": way, "text": versions(way), "problem": problem}
+        told = {"way": way, "text": versions(way), "problem": problem, "passed_over": passed_over}
         os.write(1, (MARK + json.dumps(told) + "\n").encode("ascii"))
 
 

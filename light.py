@@ -1,3 +1,0 @@
-
-def run(config):
-    return float(sum(config["arch_seq"]))
