@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.search.ppo import NETWORKS, Episodes, Ppo, Settings, Update
@@ -407,3 +408,28 @@ def test_every_part_of_the_state_is_in_the_digest() -> None:
     ppo.restore(made().state() | {"rewards": np.array([0.0])})
     digests.add(ppo.digest())
     assert len(digests) == 6
+
+
+def test_an_agent_computes_on_one_thread_and_leaves_the_number_of_threads_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    libraries = ThreadpoolController().select(user_api="blas")
+    ppo = made()
+    forward, sample = ppo.policy.forward, ppo.policy.sample
+    seen: list[int] = []
+
+    def noted(real: Any) -> Any:
+        def call(*given_: Any) -> Any:
+            seen.extend(one["num_threads"] for one in libraries.info())
+            return real(*given_)
+
+        return call
+
+    monkeypatch.setattr(ppo.policy, "sample", noted(sample))
+    monkeypatch.setattr(ppo.policy, "forward", noted(forward))
+    with libraries.limit(limits=3):
+        drawn, rewards = some(ppo)
+        ppo.gradient(ppo.begin(drawn, rewards, np.random.default_rng(0)), 0)
+        assert {one["num_threads"] for one in libraries.info()} == {3}
+    assert set(seen) == {1}
+    assert len(seen) >= 2

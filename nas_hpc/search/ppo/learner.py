@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.search.ppo.episodes import Episodes, Floats, Whole
@@ -54,7 +55,7 @@ class Ppo:
 
     Copies with the same arguments that ``observe`` and ``apply`` the same stay the same, bit by bit, ``rng``
     and episodes being each agent's own; so a batch that is split among agents makes the same update as in one
-    agent, up to rounding.
+    agent, up to rounding. Computes on one thread, whatever the number of BLAS's threads.
     """
 
     def __init__(self, choices: Sequence[int], settings: Settings, *, total: int, seed: int) -> None:
@@ -72,6 +73,9 @@ class Ppo:
         self.settings = settings
         self.policy = Policy(choices, settings.units, settings.layer_norm)
         self._total = total
+        # Products this small gain nothing by threads, and threads that wait for each other on cores which
+        # evaluations use make them a hundred times slower.
+        self._libraries = ThreadpoolController()
         self._parameters = self.policy.initial(np.random.default_rng([seed, 0x99]))
         self._first = np.zeros_like(self._parameters)
         self._second = np.zeros_like(self._parameters)
@@ -87,7 +91,8 @@ class Ppo:
     # -- episodes and rewards ------------------------------------------------------------------------
     def sample(self, n: int, rng: np.random.Generator) -> Episodes:
         """``n`` episodes, drawn by ``rng`` alone."""
-        return self.policy.sample(self._parameters, n, rng)
+        with self._libraries.limit(limits=1, user_api="blas"):
+            return self.policy.sample(self._parameters, n, rng)
 
     def observe(self, rewards: Sequence[float] | Floats) -> None:
         """Rewards that all agents got, for their scale (see the module's text).
@@ -157,9 +162,10 @@ class Ppo:
     def gradient(self, update: Update, number: int) -> tuple[NDArray[np.float32], int, Losses]:
         """Of a minibatch at the present parameters: the gradient of its mean loss, the number of its episodes
         (its weight), and its losses. Without an episode all are 0."""
-        gradient, losses = loss_gradient(
-            self.policy, self.settings, self._parameters, update, update.minibatches[number]
-        )
+        with self._libraries.limit(limits=1, user_api="blas"):
+            gradient, losses = loss_gradient(
+                self.policy, self.settings, self._parameters, update, update.minibatches[number]
+            )
         return gradient, len(update.minibatches[number]), losses
 
     def apply(self, gradient_mean: Floats, done: int) -> None:
