@@ -118,5 +118,6 @@ def test_where_tensorflow_cannot_be_had_the_checks_run_without_it_and_say_so(
     installs = [line for line in calls.read_text().splitlines() if "requirements.txt" in line]
     assert ["constraints/tensorflow.txt" in line for line in installs] == [True] + [False] * (not there)
     assert ("no TensorFlow, so the tests that need it are left out" in done.stderr) is not there
+    assert ("no Horovod, so the tests that need it are left out" in done.stderr) is there
     (tests,) = (line for line in calls.read_text().splitlines() if "pytest" in line and "install" not in line)
     assert tests.endswith("tests/one.py")
