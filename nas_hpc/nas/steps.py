@@ -22,7 +22,7 @@ from nas_hpc.nas.data import Sample
 from nas_hpc.nas.failures import CannotBuild, is_memory
 from nas_hpc.nas.metrics import Target, check_sums, losses_of, metrics_of
 from nas_hpc.nas.parallel.alone import Alone
-from nas_hpc.nas.parallel.base import Ranks, differing, gathered
+from nas_hpc.nas.parallel.base import Ranks, broadcast_arrays, differing, gathered, joined, parted
 from nas_hpc.nas.parallel.wrapped import refuse_wrapped
 from nas_hpc.nas.problem import NaProblem
 from nas_hpc.nas.settings import Training
@@ -192,10 +192,8 @@ class Steps:
     def results(self) -> dict[str, float]:
         """The metrics of all examples since the last ``reset``, by name: of all ranks' examples, which each
         of them has counted afterwards."""
-        for variable in self._counts if self._ranks.size > 1 else ():
-            counted = _copy(variable)
-            total = self._ranks.sum(counted.astype(np.float64))
-            variable.assign(total.astype(counted.dtype))
+        if self._ranks.size > 1:
+            self._add_up(self._counts, 1)
         return {one.name: float(one.metric.result()) for one in self._metrics}
 
     @property
@@ -214,7 +212,7 @@ class Steps:
         ``restore`` takes back."""
         arrays = [_copy(one) for one in self._variables]
         if self._ranks.size > 1:
-            own = b"".join(_copy(one).tobytes() for one in self._own)
+            own = joined(map(_copy, self._own))
             arrays.append(np.array([np.frombuffer(row, np.uint8) for row in gathered(self._ranks, own)]))
         return arrays
 
@@ -223,28 +221,35 @@ class Steps:
         for variable, array in zip(self._variables, arrays, strict=False):
             variable.assign(array)
         if len(arrays) > len(self._variables):
-            content = arrays[-1][self._ranks.rank].tobytes()
-            for variable in self._own:
-                like = _copy(variable)
-                variable.assign(np.frombuffer(content[: like.nbytes], like.dtype).reshape(like.shape))
-                content = content[like.nbytes :]
+            own = parted(arrays[-1][self._ranks.rank].tobytes(), map(_copy, self._own))
+            for variable, array in zip(self._own, own, strict=True):
+                variable.assign(array)
         self._follow()
 
     def follow_first(self, *, normalisations: bool) -> None:
         """All ranks take over the network's and the optimizer's numbers from rank 0; whether also what no
         gradient changes."""
         weights = self.model.weights if normalisations else self.model.trainable_weights
-        for variable in [*weights, *self.optimizer.variables]:
-            variable.assign(self._ranks.broadcast(_copy(variable)))
+        variables = [*weights, *self.optimizer.variables]
+        arrays = broadcast_arrays(self._ranks, map(_copy, variables))
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
         self._follow()
 
     def average(self) -> None:
         """What normalisations have seen becomes the mean of what they have on the ranks."""
-        for variable in self.model.non_trainable_weights:
-            array = _copy(variable)
-            if array.dtype.kind == "f":
-                mean = self._ranks.sum(array.astype(np.float64)) / self._ranks.size
-                variable.assign(mean.astype(array.dtype))
+        seen = [one for one in self.model.non_trainable_weights if "float" in one.dtype]
+        self._add_up(seen, self._ranks.size)
+
+    def _add_up(self, variables: Sequence[Any], divisor: int) -> None:
+        """Each becomes its sum over the ranks, divided; in one exchange."""
+        arrays = [_copy(one) for one in variables]
+        if not arrays:
+            return
+        flat = np.concatenate([one.ravel().astype(np.float64) for one in arrays])
+        totals = np.split(self._ranks.sum(flat) / divisor, np.cumsum([one.size for one in arrays])[:-1])
+        for variable, array, total in zip(variables, arrays, totals, strict=True):
+            variable.assign(total.reshape(array.shape).astype(array.dtype))
 
     def differing(self) -> list[int]:
         """The ranks whose weights are not those of rank 0."""

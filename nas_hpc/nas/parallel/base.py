@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+_TOGETHER = 1 << 24
+"""Bytes from which arrays are sent: many small ones in one exchange, large ones without a copy of all."""
 
 
 class Ranks(Protocol):
@@ -60,6 +62,39 @@ def broadcast_bytes(ranks: Ranks, content: bytes) -> bytes:
     length = int(ranks.broadcast(np.array([len(content)], np.int64))[0])
     given = np.frombuffer(content, np.uint8) if ranks.rank == 0 else np.zeros(length, np.uint8)
     return ranks.broadcast(given).tobytes()
+
+
+def broadcast_arrays(ranks: Ranks, arrays: Iterable[Array]) -> Iterator[Array]:
+    """The ``arrays`` of rank 0, in as few exchanges as is reasonable; the others' are like them in shape and
+    type."""
+    waiting: list[Array] = []
+    for array in arrays:
+        waiting.append(array)
+        if sum(one.nbytes for one in waiting) >= _TOGETHER:
+            yield from _broadcast(ranks, waiting)
+            waiting = []
+    if waiting:
+        yield from _broadcast(ranks, waiting)
+
+
+def _broadcast(ranks: Ranks, arrays: Sequence[Array]) -> list[Array]:
+    got = ranks.broadcast(np.frombuffer(joined(arrays), np.uint8))
+    return parted(got.tobytes(), arrays)
+
+
+def joined(arrays: Iterable[Array]) -> bytes:
+    """The bytes of all ``arrays``."""
+    return b"".join(one.tobytes() for one in arrays)
+
+
+def parted(content: bytes, like: Iterable[Array]) -> list[Array]:
+    """What ``joined`` made of arrays ``like`` these in shape and type."""
+    parts, start = [], 0
+    for one in like:
+        part = np.frombuffer(content[start : start + one.nbytes], one.dtype)
+        parts.append(part.reshape(one.shape))
+        start += one.nbytes
+    return parts
 
 
 def differing(ranks: Ranks, arrays: Iterable[Array]) -> list[int]:

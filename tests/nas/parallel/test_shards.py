@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -116,6 +118,31 @@ def test_where_nothing_is_installed_the_ranks_are_refused_with_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WrongCall, match=r"neither Horovod nor mpi4py .* nas-hpc\[mpi\].*build_horovod.sh"):
         meet({"NAS_HPC_RANKS": "2"})
+
+
+@pytest.mark.parametrize(("way", "meets"), [("auto", "mpi4py"), ("horovod", "")])
+def test_a_horovod_without_mpi_is_passed_over_by_auto_and_refused_where_it_was_asked_for(
+    way: str, meets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    def found() -> Any:
+        return SimpleNamespace(way="mpi4py", size=2)
+
+    horovod, tensorflow = ModuleType("horovod"), ModuleType("horovod.tensorflow")
+    horovod.tensorflow, tensorflow.mpi_built = tensorflow, lambda: False  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "horovod", horovod)
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", tensorflow)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # no MPI starts in this process
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("nas_hpc.nas.parallel.mpi.Mpi", found)
+    monkeypatch.delenv("HOROVOD_RANK", raising=False)
+    environ = {"NAS_HPC_RANKS": "2", "NAS_HPC_DATA_PARALLEL": way}
+    if meets:
+        assert meet(environ).way == meets
+    else:
+        with pytest.raises(WrongCall, match="built for Gloo alone"):
+            meet(environ)
 
 
 class Adam:
