@@ -307,9 +307,9 @@ def listen(together: Together) -> Hub | Spoke:
     try:
         addresses = listen_on(others, os.environ.get("NAS_HPC_INTERFACE", "")) if others else [LOOPBACK]
         hub = Hub(together.size - 1, addresses)
-    except (NasHpcError, OSError, zmq.ZMQError):
+    except (NasHpcError, OSError, zmq.ZMQError) as error:
         together.tell("")
-        raise
+        raise WorkFailed(f"the first agent cannot listen for the others: {error}") from error
     together.tell(hub.card)
     hub.assemble()
     return hub

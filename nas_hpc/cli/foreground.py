@@ -87,19 +87,21 @@ def nodes_for(wish: Wish, settings: Settings) -> int:
     Raises WrongCall if an agent would get no evaluator, or where the agents could not be started.
     """
     from nas_hpc.batch.machines import in_batch_job
+    from nas_hpc.launcher.policy import evaluations_of
 
+    of_each, _ = evaluations_of(shlex.join(wish.more))
     agents, nodes = wish.agents, settings.nodes.value
     if not nodes and not in_batch_job(os.environ):
         workers = wish.workers or max(2, settings.cores_per_node.value or len(os.sched_getaffinity(0)))
-        nodes = agents + max(agents, workers)
+        nodes = agents + max(agents, workers) * of_each
     if agents > 1:
         _check_mpi(agents, settings)
-    alone = nodes == agents == 1  # there they share
-    if nodes and not alone and nodes < 2 * agents:
+    alone = nodes == agents == of_each == 1  # there they share
+    least = agents * (1 + of_each)
+    if nodes and not alone and nodes < least:
         raise WrongCall(
-            f"--agents {agents} on {nodes} nodes: each agent has a node, and one more for its "
-            "evaluations at least; "
-            f"give --nodes {2 * agents} or more, or fewer agents"
+            f"--agents {agents} on {nodes} nodes: each agent has a node, and {of_each} more for an "
+            f"evaluation at least; give --nodes {least} or more, or fewer agents"
         )
     return nodes
 

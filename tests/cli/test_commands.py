@@ -184,6 +184,41 @@ def test_several_ranks_are_refused_where_launchers_run_in_serial_mode(
     assert nas_hpc("modify", "ready", "--retries", "1").code == 0
 
 
+def test_a_search_by_agents_is_taken_as_the_reference_has_it_and_refused_where_it_cannot_be(
+    nas_hpc: Run, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nas_hpc("app", "--name", "PPO", "--exec", f"{sys.executable} -m nas_hpc.apps.ppo").code == 0
+    job = (
+        "job",
+        "--name",
+        "ppo_test",
+        "--workflow",
+        "ppo_test",
+        "--app",
+        "PPO",
+        "--num-nodes",
+        "11",
+        "--args",
+    )
+    args = (
+        "--evaluator balsam --run nas_hpc.nas.alpha.run --problem nas_hpc.problems.nas.digits_dense.Problem "
+        "--ent-coef 0.01 --noptepochs 10 --network ppo_lnlstm_128 --gamma 1.0 --lam 0.95 --max-evals 1000000"
+    )
+    assert nas_hpc(*job, args).code == 0
+    for wrong, said in (
+        (args.replace("lnlstm", "gru"), "'ppo_gru_128': give one of ppo_lstm_32"),
+        (args.replace("1000000", "1"), "--max-evals 1: PPO learns from batches"),
+        (f"{args} --nminibatches 0", "--nminibatches"),
+    ):
+        refused = nas_hpc(*job, wrong)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert said in refused.err
+    monkeypatch.setenv("NAS_HPC_JOB_MODE", "serial")
+    one_node = tuple("1" if word == "11" else word for word in job)
+    assert "its agents are MPI ranks, and job_mode is serial" in nas_hpc(*one_node, args).err
+    assert len(json.loads(nas_hpc("ls", "jobs", "--json").out)) == 1
+
+
 def test_a_job_is_changed_and_removed_with_its_directory(nas_hpc: Run, full_site: Site) -> None:
     assert (
         nas_hpc(
