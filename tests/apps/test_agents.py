@@ -27,6 +27,7 @@ from nas_hpc.apps.results import ResultsFile
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.search.ppo import Episodes, Settings
 from tests.apps import sequences
+from tests.apps.played_agents import Played
 from tests.apps.support import Wrap, evaluator_of, rows
 from tests.apps.test_resume import Fuse, Kill
 from tests.evaluator.peer import Peer
@@ -161,6 +162,44 @@ def test_the_time_limit_ends_the_search_with_what_is_there(tmp_path: Path) -> No
         leader = lead(peer, tmp_path, attempt=2)
         assert leader._learned == EVALUATIONS - len(ended), "what was ended teaches nothing"
         assert len(rows(tmp_path)) == EVALUATIONS
+
+
+# -- several -------------------------------------------------------------------------------------------
+def batches(peer: Peer) -> Counter[tuple[int, int]]:
+    """How many evaluations each step and agent had."""
+    return Counter((row.ask.data["step"], row.ask.data["agent"]) for row in peer.rows.values())
+
+
+@pytest.mark.parametrize(("every", "each"), [(False, [2, 2, 2]), (True, [3, 3, 2])])
+def test_several_agents_share_the_evaluators_and_the_limit(
+    tmp_path: Path, every: bool, each: list[int]
+) -> None:
+    others = Played(3)
+    with Peer(tmp_path / "endpoint.json", sequences.run, workers=8) as peer:
+        leader = lead(peer, tmp_path, division=Division(every), group=others, hub=others)
+        found = batches(peer)
+        assert [found[0, agent] for agent in range(3)] == each
+        assert sum(found.values()) == leader._learned == EVALUATIONS
+        last = max(step for step, _ in found)
+        assert sum(found[last, agent] for agent in range(3)) == EVALUATIONS - last * sum(each)
+        assert {copy.digest() for copy in others.copies.values()} == {leader._ppo.digest()}
+        drawn = [peer.rows[seq].ask.config["arch_seq"] for seq in range(1, sum(each) + 1)]
+        assert drawn[: each[0]] != drawn[each[0] : 2 * each[0]], "each draws its own"
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_search_goes_on_with_more_or_fewer_agents(tmp_path: Path, size: int) -> None:
+    others = Played(3)
+    with Peer(tmp_path / "endpoint.json", sequences.run, workers=8) as peer:
+        fuse = Fuse(9, True)
+        with pytest.raises(Kill):
+            lead(peer, tmp_path, group=others, hub=others, wrap=fuse.wrap)
+        begun = len(peer.rows)
+        now = Played(size) if size > 1 else None
+        leader = lead(peer, tmp_path, attempt=2, group=now or Alone(), hub=now)
+        assert 0 < begun < EVALUATIONS
+        assert leader._learned == EVALUATIONS
+        assert dict(peer.ledger) == dict.fromkeys(range(1, EVALUATIONS + 1), 1)
 
 
 # -- resume --------------------------------------------------------------------------------------------

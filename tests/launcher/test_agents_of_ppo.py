@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nas_hpc.files import replace_file
 from tests.launcher.bench import REPOSITORY, Bench
 from tests.launcher.ranks import running
 from tests.peers.mpi import MpiPeer
@@ -23,11 +24,19 @@ ARGS = (
 )
 RUN = """
 import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
 
 def run(config):
-    time.sleep(0.2)
+    with open(HERE / "ledger", "a") as ledger:
+        ledger.write("x")
+    number = len((HERE / "ledger").read_text())
+    while number > int((HERE / "limit").read_text()):
+        time.sleep(0.05)
     return float(sum(config["arch_seq"]))
 """
+"""So many as the file says end; the others wait until it says more."""
 
 
 def rows(bench: Bench) -> list[dict[str, str]]:
@@ -56,23 +65,25 @@ def test_two_agents_on_four_nodes_go_on_after_a_kill_and_in_the_next_allocation(
     bench: Bench, mpich: MpiPeer
 ) -> None:
     (bench.directory / "light.py").write_text(RUN)
+    (bench.directory / "limit").write_text("6")
     bench.nas("app", "--name", "PPO", "--exec", f"{sys.executable} -m nas_hpc.apps.ppo")
     bench.job("ppo_test", "PPO", "--num-nodes", "2", args=ARGS)
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     flags = ("--nodes", "4", "--mpi", str(mpich.mpiexec), "--job-mode", "mpi")
 
     launcher = bench.start(*flags, environ=environ)
-    wait_until(lambda: len(rows(bench)) >= 4, 90, "the first evaluations")
+    wait_until(lambda: len(rows(bench)) >= 6, 120, "the first evaluations")
     wait_until(lambda: len(agents(bench)) == 2, 60, "both agents")
     agents(bench)[1].kill()
     wait_until(lambda: bench.states("ppo_test").count("RUNNING") == 2, 60, "the search's next attempt")
-    before = len(rows(bench))
-    wait_until(lambda: len(rows(bench)) > before + 2, 90, "more evaluations")
+    replace_file(bench.directory / "limit", "10")
+    wait_until(lambda: len(rows(bench)) >= 8, 120, "more evaluations")
     launcher.send_signal(signal.SIGTERM)
     log, _ = launcher.communicate(timeout=60)
     assert "RUN_TIMEOUT" in bench.states("ppo_test"), log
-    assert not agents(bench)
+    wait_until(lambda: not agents(bench), 60, "the end of both agents")
 
+    replace_file(bench.directory / "limit", "1000")
     log = bench.launch(*flags, timeout_s=120)
     assert bench.state("ppo_test") == "JOB_FINISHED", log
     out = bench.output("ppo_test")
