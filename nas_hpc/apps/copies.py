@@ -151,19 +151,10 @@ def assemble(ranks: int) -> Alone:
     return Together(MPI.COMM_WORLD)
 
 
-def one_thread() -> None:
-    """Let this process compute with one thread: the networks are small, and the cores are the
-    evaluations'."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
-
-
 def follower(ranks: int) -> int:
     """Be an agent other than the first; returns the exit code. What the first one says it says for all."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the first one ends all in order, the MPI program at once
-    one_thread()
     try:
         group = assemble(ranks)
     except NasHpcError:

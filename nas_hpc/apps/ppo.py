@@ -150,7 +150,7 @@ def check_searched(path: str, searched: Searched) -> None:
 def _lead(options: SearchOptions, settings: Settings, division: Division) -> None:
     """Be the first agent. Raises NasHpcError, or Interrupted after a signal."""
     from nas_hpc.apps.agents import Leader
-    from nas_hpc.apps.copies import Shared, assemble, one_thread
+    from nas_hpc.apps.copies import Shared, assemble
     from nas_hpc.apps.exchange import Hub, Together, listen
     from nas_hpc.apps.progress import Progress
 
@@ -159,7 +159,6 @@ def _lead(options: SearchOptions, settings: Settings, division: Division) -> Non
             "the agents of PPO are MPI ranks, and this launcher runs in serial mode: use nas-hpc launcher "
             "--job-mode mpi"
         )
-    one_thread()
     prepared = prepare(options)
     searched = prepared.searched
     check_searched(options.problem, searched)

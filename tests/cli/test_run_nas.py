@@ -104,7 +104,7 @@ def run(config):
 
 @pytest.mark.needs_mpich
 @pytest.mark.slow
-def test_two_agents_search_in_the_foreground(mpich: MpiPeer) -> None:
+def test_two_agents_search_in_the_foreground(nas_hpc: Run, mpich: MpiPeer) -> None:
     Path("light.py").write_text(LIGHT)
     flags = ("-p", f"{PROBLEM}.Problem", "-r", "light.run", "--app", "PPO", "--no-report", "--json")
     more = ("--agents", "2", "--nodes", "4", "--max-evals", "6", "--args", "--network ppo_lstm_32")
