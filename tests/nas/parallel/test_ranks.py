@@ -61,13 +61,14 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def given(way: str, mpich: MpiPeer, tmp_path_factory: pytest.TempPathFactory) -> Given:
-    """What a case gave on each rank. All cases of a way run in one start, once for all tests."""
+    """What a case gave on each rank. All cases of a way run in one start, once for all tests; one way after
+    the other: ranks that wait for each other use the cores that they wait for."""
     common = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         common = common.parent
     place = common / f"ranks-{way}"
     place.mkdir(exist_ok=True)
-    with open(place / "lock", "w") as lock:
+    with open(common / "ranks.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "output").exists():
             cases = CASES + (",wrapped" if way == "horovod" else "")
