@@ -159,18 +159,18 @@ def _lead(options: SearchOptions, settings: Settings, division: Division) -> Non
             "the agents of PPO are MPI ranks, and this launcher runs in serial mode: use nas-hpc launcher "
             "--job-mode mpi"
         )
-    prepared = prepare(options)
-    searched = prepared.searched
-    check_searched(options.problem, searched)
-    assert searched.space is not None
-    shared = Shared(tuple(searched.space.choices), settings, options.max_evals, prepared.settings.seed)
     group = assemble(_started())
     with contextlib.ExitStack() as stack:
         hub = None
-        if isinstance(group, Together):
+        if isinstance(group, Together):  # first: the others are waiting for that
             listening = listen(group)
             assert isinstance(listening, Hub)
             hub = stack.enter_context(contextlib.closing(listening))
+        prepared = prepare(options)
+        searched = prepared.searched
+        check_searched(options.problem, searched)
+        assert searched.space is not None
+        shared = Shared(tuple(searched.space.choices), settings, options.max_evals, prepared.settings.seed)
         evaluator = stack.enter_context(prepared.connect())
         place = os.environ.get("NAS_HPC_JOB_DIR", "")
         Leader(
