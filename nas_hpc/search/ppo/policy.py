@@ -6,9 +6,9 @@ table each, whose rows are added: operation 3 is not thrice operation 1. Each de
 distribution over its own operations (its own output layer; operations that it does not have are masked:
 their probability is 0).
 
-In numpy, with gradients of our own (tests hold them against differences of the loss): the networks are so
-small that what other libraries take for a step, and for their import, is more than the work (measured:
-docs/benchmarks.md).
+In numpy, with gradients of our own (tests hold them against differences of the loss): measured, a gradient
+takes as long as TensorFlow's, a start a fraction of a second instead of nineteen, the process 53 MB instead
+of 750; autograd takes four to seven times as long for a gradient (docs/benchmarks.md).
 """
 
 from __future__ import annotations
