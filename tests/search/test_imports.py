@@ -13,6 +13,7 @@ import pytest
     [
         ("nas_hpc.search.base", ("sklearn", "ConfigSpace", "numpy")),
         ("nas_hpc.search.random", ("sklearn",)),
+        ("nas_hpc.search.ppo", ("sklearn", "ConfigSpace", "scipy", "tensorflow", "mpi4py")),
         ("nas_hpc.loading", ("ConfigSpace", "numpy")),
     ],
 )
