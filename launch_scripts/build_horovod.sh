@@ -90,7 +90,7 @@ END
 
 # mpi_of MPICXX: name and version of its MPI, as its header has them.
 mpi_of() {
-    printf '#include <mpi.h>\n' | "$1" -E -dM -x c++ - 2>/dev/null | awk '
+    "$1" -E -dM -x c++ - 2>/dev/null <<<'#include <mpi.h>' | awk '
         $1 == "#define" { gsub(/"/, "", $3); value[$2] = $3 }
         END {
             if ("I_MPI_VERSION" in value) print "intelmpi-" value["I_MPI_VERSION"]
