@@ -73,8 +73,8 @@ class Ppo:
         self.settings = settings
         self.policy = Policy(choices, settings.units, settings.layer_norm)
         self._total = total
-        # Products this small gain nothing by threads, and threads that wait for each other on cores which
-        # evaluations use make them a hundred times slower.
+        # Products this small gain nothing by threads; threads that wait for each other on cores which
+        # evaluations use were measured to take five times as much of them.
         self._libraries = ThreadpoolController()
         self._parameters = self.policy.initial(np.random.default_rng([seed, 0x99]))
         self._first = np.zeros_like(self._parameters)
