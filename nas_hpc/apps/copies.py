@@ -138,15 +138,13 @@ def assemble(ranks: int) -> Alone:
         why = " ".join(str(error).split())
         raise WrongCall(
             f"{ranks} agents were started, which speak with each other by mpi4py, and "
-            f"{sys.executable} cannot load "
-            f"it ({why}): install nas-hpc[mpi], or give the search one node"
+            f"{sys.executable} cannot load it ({why}): install nas-hpc[mpi], or give the search one node"
         ) from error
     size = MPI.COMM_WORLD.size
     if size != ranks:
         raise WrongCall(
             f"{ranks} agents were started, and mpi4py of {sys.executable} sees {size}: it belongs to "
-            "another MPI "
-            "than the program that started them; see: nas-hpc doctor"
+            "another MPI than the program that started them; see: nas-hpc doctor"
         )
     return Together(MPI.COMM_WORLD)
 

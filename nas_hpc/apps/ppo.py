@@ -101,10 +101,11 @@ class Number(FloatType):
     help="Share out the evaluators that a division by the agents leaves, and wait for no stragglers.",
 )
 @click.option(
-    "--enough", type=Number(), help=f"With that: a step goes on when this part of each agent's batch "
-    "is back; what "
-    f"comes later counts in the next one.  [default: {ENOUGH}]",
-)  # fmt: skip
+    "--enough",
+    type=Number(),
+    help="With that: a step goes on when this part of each agent's batch is back; what comes later counts in "
+    f"the next one.  [default: {ENOUGH}]",
+)
 def ppo(**flags: Any) -> None:
     """Let agents draw architectures from a policy, have them evaluated, and learn from all results
     together."""
@@ -124,8 +125,7 @@ def check_flags(flags: Mapping[str, Any], searched: Searched | None = None) -> t
     if flags["max_evals"] < 2:
         raise WrongCall(
             f"--max-evals {flags['max_evals']}: PPO learns from batches of several evaluations; give "
-            "as many as all "
-            "agents have at once, or more"
+            "as many as all agents have at once, or more"
         )
     settings = Settings(**{name: flags[name] for name in _SETTINGS})
     enough, every = flags["enough"], flags["use_all_workers"]

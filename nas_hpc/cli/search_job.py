@@ -166,8 +166,8 @@ def _check_division(app: App, args: str, wish: Wish, packing: int) -> None:
     workers = (wish.nodes - wish.own_nodes) // nodes * packing
     if workers < wish.own_nodes:
         raise WrongCall(
-            f"--nas-nodes {wish.own_nodes}: of {wish.nodes} nodes (-n) that leaves {workers} evaluators for "
-            f"{wish.own_nodes} agents, some would get none; give fewer --nas-nodes, or more nodes"
+            f"--nas-nodes {wish.own_nodes}: of {wish.nodes} nodes (-n) that leaves evaluators for {workers} "
+            f"of {wish.own_nodes} agents; give fewer --nas-nodes, or more nodes"
         )
 
 

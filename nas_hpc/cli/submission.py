@@ -104,8 +104,7 @@ def check_agents(app: App, args: str, settings: Settings) -> None:
     if mode.value == "serial":
         raise WrongCall(
             f"application {app.name}: its agents are MPI ranks, and job_mode is serial "
-            f"({mode.origin}); have the "
-            "site's jobs run in mpi mode, or search by EVO, AMBS or RAN"
+            f"({mode.origin}); have the site's jobs run in mpi mode, or search by EVO, AMBS or RAN"
         )
     from nas_hpc.apps.ppo import check_flags, ppo
 

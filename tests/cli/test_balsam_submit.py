@@ -257,7 +257,7 @@ def test_a_search_by_agents_that_cannot_be_is_refused_before_anything_is_made(
     before = content(site)
     by_agents = (*NAS, "--app", "PPO")
     refused(nas_hpc(*by_agents, "-j", "serial"), "application PPO", "MPI ranks", "serial", "EVO, AMBS or RAN")
-    refused(nas_hpc(*by_agents, "--nas-nodes", "3"), "--nas-nodes 3", "1 evaluators for 3 agents")
+    refused(nas_hpc(*by_agents, "--nas-nodes", "3"), "--nas-nodes 3", "evaluators for 1 of 3 agents")
     refused(
         nas_hpc(*by_agents, "--", "--network", "ppo_gru_32"), "'ppo_gru_32'", "ppo_lstm_32", "ppo_lnlstm_128"
     )
