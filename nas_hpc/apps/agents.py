@@ -32,8 +32,8 @@ from nas_hpc.apps.batches import Batches, Open, Place, Recorded, Worst, by_place
 from nas_hpc.apps.checkpoint import Checkpoint
 from nas_hpc.apps.copies import Shared, learn, undivided
 from nas_hpc.apps.exchange import Alone, Hub
-from nas_hpc.apps.progress import LOG_S, Interrupted, Progress
-from nas_hpc.errors import LauncherGone, WorkFailed, WrongCall
+from nas_hpc.apps.progress import LOG_S, Progress
+from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.evaluator import EvaluationResult, Evaluator
 from nas_hpc.search.ppo import Episodes, Losses
 
@@ -94,13 +94,7 @@ class Leader:
         objective, results.csv could not be written, or the agents' copies are not the same. Interrupted and
         LauncherGone pass through, after everything known was written.
         """
-        try:
-            self._restore()
-            self._loop()
-        except (Interrupted, LauncherGone):
-            self._progress.interrupt()
-            raise
-        self._progress.finish()
+        self._progress.run(self._restore, self._loop)
 
     def _loop(self) -> None:
         while not self._progress.over:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas_hpc.apps.results import ResultsFile
-from nas_hpc.errors import WorkFailed
+from nas_hpc.errors import LauncherGone, WorkFailed
 from nas_hpc.evaluator import EvaluationResult, Evaluator, canonical
 from nas_hpc.wire import Report
 
@@ -84,11 +84,18 @@ class Progress:
         if surplus:
             self._evaluator.cancel(surplus)
 
-    def interrupt(self) -> None:
-        """Leave everything that is known in results.csv."""
-        self._results.replace(self._evaluator.history)
+    def run(self, *steps: Callable[[], None]) -> None:
+        """Do what a search consists of. Raises WorkFailed as ``_finish`` does; Interrupted and LauncherGone
+        pass through, after everything that is known was left in results.csv."""
+        try:
+            for step in steps:
+                step()
+        except (Interrupted, LauncherGone):
+            self._results.replace(self._evaluator.history)
+            raise
+        self._finish()
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Everything is on the disk and told. Raises WorkFailed if no evaluation gave an objective, or
         results.csv could not be written."""
         if self._evaluator.revised:

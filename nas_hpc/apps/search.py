@@ -13,9 +13,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nas_hpc.apps.progress import Interrupted, Progress
+from nas_hpc.apps.progress import Progress
 from nas_hpc.apps.results import ResultsFile
-from nas_hpc.errors import LauncherGone, WrongCall
+from nas_hpc.errors import WrongCall
 from nas_hpc.evaluator import Evaluator, canonical
 
 if TYPE_CHECKING:  # loads scikit-learn
@@ -57,13 +57,7 @@ class Search:
         Raises WorkFailed if no evaluation gave an objective, or results.csv could not be written.
         Interrupted and LauncherGone pass through, after everything known was written.
         """
-        try:
-            self._restore()
-            self._loop()
-        except (Interrupted, LauncherGone):
-            self._progress.interrupt()
-            raise
-        self._progress.finish()
+        self._progress.run(self._restore, self._loop)
 
     def _loop(self) -> None:
         progress = self._progress

@@ -292,7 +292,8 @@ class Launcher:
             if job.state is State.FAILED:
                 self._failed.add(job.id)
                 reason = self.dispatcher.stages.reason_of(job.id) or (result.reason if result else "")
-                last = (one.attempt.tail if one.attempt is not None else "").strip().splitlines()[-1:]
+                lines = (one.attempt.tail if one.attempt is not None else "").splitlines()
+                last = [line.strip() for line in lines if any(map(str.isalnum, line))][-1:]  # no rulers
                 said = f": {last[0]}" if last else ""
                 self.note(f"job {job.name} ({job.id[:8]}) failed: {reason}{said}")
         self.searches.finished(done)
