@@ -13,13 +13,6 @@ from nas_hpc import JobSpec, job_specification
 from nas_hpc.evaluator import Settings, create
 
 
-def sleep(config: dict[str, float]) -> float:
-    """The run function: nothing, for ``seconds``."""
-    if config["seconds"]:
-        time.sleep(config["seconds"])
-    return 0.0
-
-
 @job_specification
 def program(config: dict[str, float]) -> JobSpec:
     """The same as a program: a shell that sleeps and prints an objective."""
@@ -31,7 +24,7 @@ def main() -> None:
     seen: dict[int, tuple[float, float]] = {}
     left = load.count
     chance = random.Random(0)
-    settings = Settings(run="benchmarks.driver.sleep")
+    settings = Settings(run="benchmarks.idle.sleep")
     if load.program:
         settings = Settings(run="benchmarks.driver.program", specify=program)
     with create("auto", settings) as evaluator:

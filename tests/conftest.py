@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.peers.balsam import Balsam, missing_balsam, shared_balsam
 from tests.peers.mpi import MpiPeer, find_mpich, find_openmpi
 from tests.peers.slurm import Slurm, missing_slurm
 from tests.support import HOSTILE, TEST_ID, assert_no_processes, running
@@ -77,6 +78,8 @@ def _needs(request: pytest.FixtureRequest) -> None:
             pytest.skip(f"needs the module {marker.args[0]}")
     if request.node.get_closest_marker("needs_slurm") and missing_slurm():
         pytest.skip(missing_slurm())
+    if request.node.get_closest_marker("needs_balsam") and missing_balsam():
+        pytest.skip(missing_balsam())
 
 
 def _present(found: MpiPeer | str) -> MpiPeer:
@@ -105,6 +108,17 @@ def slurm(tmp_path: Path, test_id: str) -> Iterator[Slurm]:
         pytest.skip(missing_slurm())
     with Slurm(tmp_path / "slurm") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def balsam(test_id: str) -> Iterator[Balsam]:
+    """A real Balsam classic with an empty job database: see tests.peers.balsam."""
+    if missing_balsam():
+        pytest.skip(missing_balsam())
+    peer = shared_balsam()
+    peer.begin()
+    yield peer
+    peer.clear()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

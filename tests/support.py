@@ -22,11 +22,14 @@ TEST_ID = "NAS_HPC_TEST_ID"
 
 
 def wait_until(
-    predicate: Callable[[], T], timeout_s: float = 60.0, what: str | Callable[[], str] = "the condition"
+    predicate: Callable[[], T],
+    timeout_s: float = 60.0,
+    what: str | Callable[[], str] = "the condition",
+    look_s: float = 0.05,
 ) -> T:
     """Return the first true value of ``predicate()``; fail with ``what`` when ``timeout_s`` have passed.
 
-    A ``what`` that is called tells what is the case then.
+    A ``what`` that is called tells what is the case then. ``look_s`` is the longest time between two looks.
     """
     deadline = time.monotonic() + timeout_s
     pause_s = 0.002
@@ -38,7 +41,7 @@ def wait_until(
             told = what if isinstance(what, str) else what()
             raise AssertionError(f"waited {timeout_s:g} s for {told}; the last value was {value!r}")
         time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, 0.05)
+        pause_s = min(pause_s * 1.5, look_s)
 
 
 def examples(usual: int) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nas_hpc import __version__
+from nas_hpc.analytics.proxy.cli import correlation, variance
 from nas_hpc.analytics.text import duration, number, shown
 from nas_hpc.errors import INTERRUPTED, NasHpcError
 
@@ -25,7 +26,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def common(command: Command) -> Command:
     """PATH, --workflow and --debug."""
     command = click.option("--debug", is_flag=True, help="Show tracebacks.")(command)
-    command = click.option("-w", "--workflow", metavar="NAME", help="The workflow, where PATH is a site.")(
+    command = click.option("-w", "--workflow", metavar="NAME", help="The workflow, where PATH has several.")(
         command
     )
     return click.argument("path", metavar="PATH")(command)
@@ -34,9 +35,10 @@ def common(command: Command) -> Command:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def analytics() -> None:
-    """What came of a search, from its job directories alone.
+    """What came of a search, from its job directories alone, or from its Balsam database.
 
-    PATH is the directory of a workflow (data/WORKFLOW of a site), of a search in it, or a site.
+    PATH is the directory of a workflow (data/WORKFLOW of a site), of a search in it, a site, or the directory
+    of a Balsam database.
 
     Example: deephyper-analytics utilization testdb/data/TEST
     """
@@ -59,6 +61,30 @@ def utilization(path: str, workflow: str | None, debug: bool, as_json: bool) -> 
         click.echo("\n".join(lines(summary)))
 
 
+@analytics.command(short_help="Evaluations per hour, over time.")
+@common
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def throughput(path: str, workflow: str | None, debug: bool, as_json: bool) -> None:
+    """Say how many evaluations of PATH ended in an hour, and in each tenth of the time.
+
+    Example: deephyper-analytics throughput testdb --workflow TEST
+    """
+    from nas_hpc.analytics import throughput
+
+    found = throughput(path, workflow)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    click.echo(
+        f"{found.workflow}: {found.n} evaluations in {duration(found.elapsed_s)}, "
+        f"{found.per_hour:.1f} per hour"
+    )
+    for part in found.parts:
+        click.echo(f"  until {duration(part.to_s):>12}  {part.n:>6}  {part.per_hour:>10.1f} per hour")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
 @analytics.command()
 @common
 @click.option(
@@ -72,6 +98,10 @@ def report(path: str, workflow: str | None, debug: bool, output: str) -> None:
     from nas_hpc.analytics import write_report
 
     click.echo(str(write_report(path, Path(output), workflow)))
+
+
+analytics.add_command(variance)
+analytics.add_command(correlation)
 
 
 def lines(summary: Summary) -> list[str]:
@@ -90,6 +120,7 @@ def lines(summary: Summary) -> list[str]:
     if summary.utilization is None:
         said.append("utilization: no evaluation has run")
     else:
+        said.append(f"throughput {summary.per_hour:.1f} evaluations per hour")
         said.append(
             f"utilization {100 * summary.utilization:.1f} %: {summary.busy_s:.1f} busy of "
             f"{summary.available_s:.1f} available evaluator-seconds, in {duration(summary.elapsed_s)} "

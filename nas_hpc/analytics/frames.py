@@ -2,7 +2,8 @@
 
 The launcher's ``attempts.jsonl`` and ``launchers.jsonl`` say almost everything; only directories that they do
 not name are opened (``job.json``, ``result.json``), and lines of packed files, so that ten thousand
-evaluations are read in a second.
+evaluations are read in a second. A Balsam database is asked for its histories instead; where it is down, its
+directories have to do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 
 import pandas as pd
 
+from nas_hpc import plugins
 from nas_hpc.analytics.locate import ATTEMPTS, JOB, LAUNCHERS, RESULT, Location, locate, read_object
+from nas_hpc.errors import NasHpcError, WorkFailed
 from nas_hpc.processes import packed
 from nas_hpc.states import Outcome
 
@@ -64,10 +67,46 @@ class Frames:
     others: pd.DataFrame
     """Attempts of evaluations of the workflow's other searches, where one search is looked at."""
     damage: Damage
+    notes: tuple[str, ...] = ()
+    """What whoever wrote the records got wrong, and what was done about it."""
 
 
 def read_evaluations(location: Location) -> Frames:
-    """Read the files of ``location``. Never fails for what they contain."""
+    """Read the files of ``location``, or its Balsam database. Never fails for what they contain."""
+    if location.database is None:
+        return _read_files(location)
+    try:
+        return _read_database(location, location.database)
+    except NasHpcError as error:
+        note = (
+            f"the Balsam database cannot be asked ({error.message}): only job directories were read, which "
+            "do not tell of kills, of time-outs and of attempts that were lost"
+        )
+        return replace(_read_files(location), notes=(note,))
+
+
+def _read_database(location: Location, database: Path) -> Frames:
+    """What a Balsam database says."""
+    read = plugins.load("nas_hpc.histories", "balsam")
+    if read is None:
+        raise WorkFailed("this installation of nas-hpc has no part that reads it")
+    told = read(database, location.workflow)
+    rows = [row for row in map(_attempt_row, told.attempts) if row is not None]
+    launchers, torn = (
+        _launcher_frame(told.launchers) if told.launchers else _read_launchers(location.directory / LAUNCHERS)
+    )
+    return Frames(
+        location,
+        _attempt_frame([row for row in rows if location.is_of(row["creator"])]),
+        launchers,
+        sum(map(location.is_of, told.unfinished)),
+        _attempt_frame([row for row in rows if not location.is_of(row["creator"])]),
+        Damage(lines=torn),
+        told.notes,
+    )
+
+
+def _read_files(location: Location) -> Frames:
     lines, torn = _read_lines(location.directory / ATTEMPTS)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for line in lines:
@@ -82,8 +121,8 @@ def read_evaluations(location: Location) -> Frames:
         rows.setdefault((row["job"], row["number"]), row)
     launchers, torn_launchers = _read_launchers(location.directory / LAUNCHERS)
     evaluations = [row for row in rows.values() if row["creator"]]
-    ours = [row for row in evaluations if location.search in ("", row["creator"])]
-    others = [row for row in evaluations if location.search not in ("", row["creator"])]
+    ours = [row for row in evaluations if location.is_of(row["creator"])]
+    others = [row for row in evaluations if not location.is_of(row["creator"])]
     return Frames(
         location, _attempt_frame(ours), launchers, unfinished, _attempt_frame(others),
         replace(damage, lines=torn + torn_launchers),
@@ -181,7 +220,12 @@ def _attempt_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _read_launchers(path: Path) -> tuple[pd.DataFrame, int]:
     lines, torn = _read_lines(path)
-    rows = []
+    frame, wrong = _launcher_frame(lines)
+    return frame, torn + wrong
+
+
+def _launcher_frame(lines: list[dict[str, Any]]) -> tuple[pd.DataFrame, int]:
+    rows, torn = [], 0
     for line in lines:
         launcher, event, time_s = line.get("launcher"), line.get("event"), _number(line.get("time"))
         slots = 0.0 if event == "end" else _number(line.get("slots"))
@@ -199,6 +243,8 @@ def _read_directories(location: Location, known: set[str]) -> tuple[list[dict[st
     unfinished = damaged = foreign = 0
     for path in _directories(location.directory, known):
         job = read_object(path / JOB)
+        if job is None and location.database is not None and not (path / JOB).exists():
+            continue  # a search's own, or not of ours
         if job is None and _is_of_running(path):
             unfinished += not location.search
             continue
@@ -209,7 +255,7 @@ def _read_directories(location: Location, known: set[str]) -> tuple[list[dict[st
         if not isinstance(identifier, str) or path.name != f"{name}_{identifier[:8]}":
             damaged += 1
             continue
-        if not job.get("creator") or location.search not in ("", job["creator"]):
+        if not job.get("creator") or not location.is_of(job["creator"]):
             continue
         row = _row_on_disk(path, job)
         if row is not None:
@@ -230,7 +276,7 @@ def _packed_rows(location: Location, known: Mapping[tuple[str, int], object]) ->
     """Ends of evaluations without a directory, of which no line of attempts.jsonl tells."""
     for line in packed.read(location.directory, lambda *key: key not in known):
         job = line["job"]
-        if job.get("creator") and location.search in ("", job["creator"]):
+        if job.get("creator") and location.is_of(job["creator"]):
             row = _row(job, line["result"])
             if row is not None:
                 yield row

@@ -11,6 +11,7 @@ import pandas as pd
 
 from nas_hpc.analytics.frames import Damage, Frames, directory_of, finals
 from nas_hpc.analytics.locate import JOB, RESULT, Location, read_object
+from nas_hpc.analytics.rates import rate
 from nas_hpc.analytics.utilization import DEFINITION, Utilization, measure
 from nas_hpc.processes import packed
 
@@ -72,9 +73,15 @@ class Summary:
         """From the first dispatch to the last end."""
         return 0.0 if self.start is None or self.end is None else self.end - self.start
 
+    @property
+    def per_hour(self) -> float:
+        """Evaluations that ran and are done, in an hour of this time."""
+        return rate(self.n_evaluations - self.n_cached, self.elapsed_s)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON objects."""
-        return {**asdict(self), "notes": list(self.notes), "elapsed_s": self.elapsed_s}
+        more = {"elapsed_s": self.elapsed_s, "per_hour": self.per_hour}
+        return {**asdict(self), "notes": list(self.notes), **more}
 
 
 def summarize_frames(frames: Frames) -> Summary:
@@ -164,7 +171,7 @@ def failures(last: pd.DataFrame) -> dict[str, int]:
 
 
 def _notes(frames: Frames, used: Utilization | None) -> list[str]:
-    notes = []
+    notes = list(frames.notes)
     damage = frames.damage
     if used is not None and not used.capacity_known:
         notes.append(

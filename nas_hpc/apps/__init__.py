@@ -12,5 +12,10 @@ STANDARD_APPS: Final[dict[str, tuple[str, str]]] = {
 }
 """The ready-made applications, for hyperparameters and (PPO: only) for architectures: name -> (module
 to run with ``python -m``, description). All go on after a restart."""
+CONTROLLERS: Final[dict[str, tuple[str, str]]] = {
+    "PROXY_TASKS": ("nas_hpc.apps.proxy", "tools that design a proxy task (nas-hpc search-proxy-task, ...)"),
+    "TRIALS": ("nas_hpc.apps.trials", "trials of a user's own trainer (nas-hpc search, nas-hpc train)"),
+}
+"""Applications whose jobs are made by commands of their own, not by ``nas-hpc job``; the same fields."""
 BY_AGENTS: Final = "PPO"
 """The one whose job has several ranks: its agents."""

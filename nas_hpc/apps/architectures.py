@@ -153,7 +153,7 @@ def load_searched(path: str) -> Searched:
     where = resolve_file(path)
     found = load_object(where, "problem", "Problem")
     if isinstance(found, NaProblem):
-        return _architectures(path, where, found)
+        return searched_problem(path, found, where)
     if isinstance(found, type) and issubclass(found, NaProblem):
         right = f"give an instance, as in Problem = {found.__name__}()"
         raise WrongCall(f"problem {path!r} is a class: {right}")
@@ -162,7 +162,9 @@ def load_searched(path: str) -> Searched:
     return Searched(load_problem(where))
 
 
-def _architectures(path: str, where: str, problem: NaProblem) -> Searched:
+def searched_problem(path: str, problem: NaProblem, where: str = "") -> Searched:
+    """What a problem of architectures leaves to a search; ``path`` names it in errors, ``where`` is what its
+    evaluations find it by. Raises WrongCall."""
     from nas_hpc.nas.data import check_problem
     from nas_hpc.nas.problem import decisions
 
@@ -171,4 +173,5 @@ def _architectures(path: str, where: str, problem: NaProblem) -> Searched:
         points = decisions(space, problem.baselines)
     except WrongCall as error:
         raise WrongCall(f"problem {path!r}: {error}") from error
-    return Searched(points, space, {PROBLEM_VARIABLE: where}, problem.asked_resources)
+    environ = {PROBLEM_VARIABLE: where} if where else {}
+    return Searched(points, space, environ, problem.asked_resources)

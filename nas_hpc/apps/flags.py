@@ -118,7 +118,8 @@ _FLAGS = (
     click.option("--problem", required=True, help="Where the problem is: module.Problem or file.py:Problem."),
     click.option("--run", required=True, help="Where the run function is: module.run or file.py:run."),
     click.option("--evaluator", type=Named(KINDS), default="auto", show_default=True,
-                 help="What runs the evaluations; under nas-hpc launcher all mean that launcher."),
+                 help="What runs the evaluations: under nas-hpc launcher all mean that launcher; where a "
+                 "real Balsam started the search, auto and balsam mean Balsam."),
     click.option("--max-evals", type=Whole(1), default=1_000_000, show_default=True,
                  help="Stop after exactly so many evaluations; failed ones count, retries do not."),
     click.option("--seed", type=Whole(0, 2**32 - 1),

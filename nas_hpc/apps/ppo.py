@@ -19,7 +19,10 @@ import click
 from nas_hpc.apps.flags import FloatType, SearchOptions, Whole, search_flags, take_options
 from nas_hpc.apps.program import main, prepare
 from nas_hpc.errors import NasHpcError, WrongCall
+from nas_hpc.evaluator import directory_of
+from nas_hpc.evaluator.place import BALSAM_VARIABLE
 from nas_hpc.processes import ranks
+from nas_hpc.wire import ENDPOINT_VARIABLE
 
 if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered before
     from nas_hpc.apps.agents import Division
@@ -155,9 +158,10 @@ def _lead(options: SearchOptions, settings: Settings, division: Division) -> Non
     from nas_hpc.apps.progress import Progress
 
     if os.environ.get("BALSAM_JOB_MODE") == "serial":
+        launcher = "balsam launcher" if _by_balsam() else "nas-hpc launcher"
         raise WrongCall(
-            "the agents of PPO are MPI ranks, and this launcher runs in serial mode: use nas-hpc launcher "
-            "--job-mode mpi"
+            "the agents of PPO are MPI ranks, and this launcher runs in serial mode: use "
+            f"{launcher} --job-mode mpi"
         )
     group = assemble(_started())
     with contextlib.ExitStack() as stack:
@@ -172,7 +176,7 @@ def _lead(options: SearchOptions, settings: Settings, division: Division) -> Non
         assert searched.space is not None
         shared = Shared(tuple(searched.space.choices), settings, options.max_evals, prepared.settings.seed)
         evaluator = stack.enter_context(prepared.connect())
-        place = os.environ.get("NAS_HPC_JOB_DIR", "")
+        place = directory_of()
         Leader(
             evaluator,
             Progress(
@@ -189,13 +193,36 @@ def _lead(options: SearchOptions, settings: Settings, division: Division) -> Non
 
 def _started() -> int:
     """How many ranks were started."""
-    here = ranks.find()
+    here = _place()
     return 1 if here is None or here.size is None else here.size
+
+
+def _place() -> ranks.Ranks | None:
+    """Which agent this is.
+
+    Under a real Balsam no program of ours stands between its MPI program and this one: what that does not
+    tell MPI itself does. In serial mode what stands in the environment is of Balsam's own ranks.
+    """
+    balsam = _by_balsam()
+    if balsam and os.environ.get("BALSAM_JOB_MODE") == "serial":
+        return None
+    here = ranks.find()
+    if balsam and (here is None or here.size is None):
+        with contextlib.suppress(ImportError, RuntimeError):
+            from mpi4py import MPI
+
+            return ranks.Ranks(MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size)
+    return here
+
+
+def _by_balsam() -> bool:
+    """Whether a real Balsam started this process."""
+    return bool(os.environ.get(BALSAM_VARIABLE)) and not os.environ.get(ENDPOINT_VARIABLE)
 
 
 def start() -> int:
     """Run this rank; returns the exit code."""
-    here = ranks.find()
+    here = _place()
     if here is not None and here.rank > 0:
         from nas_hpc.apps.copies import follower
 

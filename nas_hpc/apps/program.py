@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,8 +21,19 @@ from nas_hpc.apps.ranks import check_way, shape_of
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.apps.search import Search
 from nas_hpc.errors import NasHpcError
-from nas_hpc.evaluator import CacheKey, LauncherEvaluator, Settings, check_kind, create, derived_seed
+from nas_hpc.evaluator import (
+    CacheKey,
+    LauncherEvaluator,
+    Settings,
+    check_kind,
+    create,
+    derived_seed,
+    directory_of,
+    job_of,
+)
+from nas_hpc.evaluator.place import leave_group
 from nas_hpc.loading import load_callable
+from nas_hpc.processes import linux
 from nas_hpc.wire import Report
 
 if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered before
@@ -31,6 +41,9 @@ if TYPE_CHECKING:  # loaded when they are needed: a wrong flag is answered befor
     from nas_hpc.search.base import Optimizer
 
 MakeOptimizer = Callable[["HpProblem", int], "Optimizer"]
+STARTED_ONCE = 3
+"""Instead of 1 in Balsam's serial mode, which starts a program again, up to three times, that ends with 1
+soon after its start."""
 _log = logging.getLogger("nas_hpc.apps")
 
 
@@ -50,7 +63,7 @@ class Prepared:
         _log.info("problem %s, %s %s, seed %d", options.problem, what, settings.run, settings.seed)
         if searched.space is not None:
             _log.info("%d decisions, %s architectures", len(searched.names), show_size(searched.space.size))
-            write_space(searched.space, os.environ.get("NAS_HPC_JOB_DIR", ""))
+            write_space(searched.space, directory_of())
         evaluator = create(options.evaluator, settings)
         _log.info("at most %d at once, %d evaluations in all", evaluator.capacity(), options.max_evals)
         done = sum(result.objective is not None for result in evaluator.history)
@@ -104,7 +117,7 @@ def _settings(options: SearchOptions) -> Settings:
     """What all evaluations have in common, but for what the problem adds. Raises WrongCall, ConfigError."""
     run, specification = find_function(options.run)
     check_libraries(run)
-    seed = options.seed if options.seed is not None else derived_seed(os.environ.get("NAS_HPC_JOB_ID", ""))
+    seed = options.seed if options.seed is not None else derived_seed(job_of())
     return Settings(
         run=run,
         seed=seed,
@@ -122,6 +135,14 @@ def main(command: click.Command, argv: Sequence[str] | None = None) -> int:
 
     Errors meant for the user are one line; those of the program itself keep their traceback.
     """
+    if not leave_group():
+        return _main(command, argv)
+    linux.end_with_parent()
+    code = _main(command, argv)
+    return STARTED_ONCE if code == 1 else code
+
+
+def _main(command: click.Command, argv: Sequence[str] | None) -> int:
     _log_to_stdout()
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -163,7 +184,7 @@ def _cache_key(name: str) -> CacheKey:
 
 
 def _results_file(searched: Searched) -> ResultsFile:
-    directory = os.environ.get("NAS_HPC_JOB_DIR", "")
+    directory = directory_of()
     place = Path(directory or ".")
     return ResultsFile(place, searched.names, cells=searched.cells, link=bool(directory))
 

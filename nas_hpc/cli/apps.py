@@ -133,12 +133,12 @@ def _difference(old: App, new: App) -> str:
 
 
 def standard_apps() -> list[App]:
-    """The searches of this package, run by this Python."""
-    from nas_hpc.apps import STANDARD_APPS
+    """The searches and controllers of this package, run by this Python."""
+    from nas_hpc.apps import CONTROLLERS, STANDARD_APPS
 
     return [
         App(name, shlex.join([os.path.abspath(sys.executable), "-m", module]), description, restartable=True)
-        for name, (module, description) in STANDARD_APPS.items()
+        for name, (module, description) in (STANDARD_APPS | CONTROLLERS).items()
     ]
 
 
@@ -161,6 +161,6 @@ def _own_module(command: str) -> str:
 
 
 def _own_modules() -> list[str]:
-    from nas_hpc.apps import STANDARD_APPS
+    from nas_hpc.apps import CONTROLLERS, STANDARD_APPS
 
-    return [module for module, _ in STANDARD_APPS.values()]
+    return [module for module, _ in (STANDARD_APPS | CONTROLLERS).values()]

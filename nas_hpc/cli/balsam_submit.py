@@ -22,7 +22,7 @@ from nas_hpc.cli.search_job import (
     new_search_job,
 )
 from nas_hpc.cli.submit_launch import Minutes, parse_attrs, parse_ids, show
-from nas_hpc.cli.types import Count, Name, parse_args
+from nas_hpc.cli.types import Count, Name, WithSearchFlags, parse_args
 from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.states import Actor, BatchState
 from nas_hpc.store.base import JobFilter
@@ -62,15 +62,8 @@ def _search_options(function: Function) -> Function:
     return function
 
 
-class _WithSearchFlags(click.Command):
-    """A command that hands flags behind ``--`` on to the search, and says so where they stand before it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            right = f"flags of the search stand behind --, as in -- {error.option_name} ..."
-            raise click.UsageError(f"{error.format_message().rstrip('.')} ({right})", ctx) from None
+class _Handing(WithSearchFlags):
+    right = "flags of the search stand behind --, as in -- {flag} ..."
 
 
 @site_options
@@ -94,7 +87,7 @@ def balsam_submit(ctx: click.Context) -> None:
 
 @site_options
 @machine_option
-@balsam_submit.command(cls=_WithSearchFlags)
+@balsam_submit.command(cls=_Handing)
 @_search_options
 @click.option("--app", "application", type=click.Choice(HYPERPARAMETERS), default="AMBS", show_default=True)
 @click.pass_obj
@@ -112,7 +105,7 @@ def hps(call: Invocation, /, **flags: Any) -> int:
 
 @site_options
 @machine_option
-@balsam_submit.command(cls=_WithSearchFlags)
+@balsam_submit.command(cls=_Handing)
 @_search_options
 @click.option("--app", "application", type=click.Choice(ARCHITECTURES), default="EVO", show_default=True)
 @click.option("--nas-nodes", type=Count(1), default=1, show_default=True, help="Nodes of the search itself.")

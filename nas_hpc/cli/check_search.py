@@ -7,10 +7,11 @@ that nothing of them is in the process that asks. Exit 0, or 2 after a line ``MA
 from __future__ import annotations
 
 import importlib
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nas_hpc.errors import NasHpcError, WrongCall
 
@@ -19,6 +20,10 @@ HPS, NAS = "hps", "nas"
 """Kinds of searches, as the commands call them."""
 _OBJECTS = "-"
 """In the place of the kind: only problem and run function are loaded, whatever the search is."""
+_SPACE = "space"
+"""In its place: the space of a search of trials, and whether an algorithm can search it."""
+_TASKS = "tasks"
+"""In its place: the proxy tasks that a generator makes."""
 SERIAL, _ANY_MODE = "serial", "-"
 LIMIT_S = 300.0
 """Importing a training library from a busy file system may take minutes; more than this is a hang."""
@@ -34,6 +39,18 @@ def check_search(module: str, words: Sequence[str], *, architectures: bool, seri
 def check_objects(problem: str, run: str) -> None:
     """Raise WrongCall if there is nothing at ``problem``, or no function of one argument at ``run``."""
     _ask([_OBJECTS, _ANY_MODE, "", problem, run])
+
+
+def check_space(space: str, algorithm: str, total: int) -> None:
+    """Raise WrongCall if there is no search space at ``space``, or ``algorithm`` cannot search it in
+    ``total`` trials."""
+    _ask([_SPACE, _ANY_MODE, "", space, algorithm, str(total)])
+
+
+def check_tasks(generator: str, baseline: Mapping[str, str], directory: str) -> None:
+    """Raise WrongCall if the generator of proxy tasks gives none that can be tried with the flags
+    ``baseline``, or another one under the name of one that was tried in ``directory``."""
+    _ask([_TASKS, _ANY_MODE, "", generator, json.dumps(dict(baseline)), directory])
 
 
 def _ask(words: Sequence[str]) -> None:
@@ -70,6 +87,20 @@ def _check(kind: str, mode: str, module: str, words: Sequence[str]) -> None:
     from nas_hpc.apps.ranks import check_mode, check_way, shape_of
     from nas_hpc.loading import load_object
 
+    if kind == _SPACE:
+        from nas_hpc.apps.trials.space import load_space
+
+        space, algorithm, total = words
+        load_space(space).optimizer(algorithm, 0, int(total))
+        return
+    if kind == _TASKS:
+        from nas_hpc.apps.proxy.generator import check_known, make_tasks
+
+        generator, baseline, directory = words
+        tasks = make_tasks(generator, json.loads(baseline))
+        if directory:
+            check_known(directory, tasks)
+        return
     if kind == _OBJECTS:
         problem, run = words
         load_object(resolve_file(problem), "problem", "Problem")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nas_hpc.cli.check_allocation import allocation_json, check_allocation, find_allocation
+from nas_hpc.cli.check_balsam import check_balsam
 from nas_hpc.cli.check_batch import check_batch
 from nas_hpc.cli.check_batch_jobs import check_batch_jobs
 from nas_hpc.cli.check_database import check_database
@@ -65,6 +66,7 @@ def doctor(call: Invocation, quick: bool, as_json: bool) -> int:
     findings += _safely("machine", partial(check_batch, settings, site, found))
     findings += _safely("allocation", partial(check_allocation, found, settings))
     findings += _safely("mpi", partial(check_mpi, found, settings, quick=quick))
+    findings += _safely("balsam", partial(check_balsam, settings))
     if as_json:
         shown = {name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}
         checks = [asdict(finding) for finding in findings]

@@ -138,11 +138,11 @@ def prepare(store: Store, wish: Wish, settings: Settings) -> tuple[Job, bool]:
     """The search's job, made or made to go on, and whether there is anything to run. Raises WrongCall."""
     old = _existing(store, wish)
     if old is None:
-        _ensure_app(store, wish.application)
+        ensure_app(store, wish.application)
         [job] = store.add_jobs([_new_job(wish, settings)], Actor.COMMAND)
         return job, True
     _compare(old, wish)
-    _ensure_app(store, wish.application)
+    ensure_app(store, wish.application)
     before = int(_value(shlex.split(old.args), _MAX_EVALS) or 0)
     done = sum(count for state, count in store.counts(JobFilter(creator=old.id)).items() if state in FINAL)
     if wish.max_evals < before:
@@ -155,8 +155,8 @@ def prepare(store: Store, wish: Wish, settings: Settings) -> tuple[Job, bool]:
         return old, False
     if old.state is State.FAILED and done >= wish.max_evals:
         raise WrongCall(
-            f"search {wish.name} has failed: {_reason(store, old)}; correct that, then give another name or "
-            "remove it "
+            f"search {wish.name} has failed: {reason_of(store, old)}; correct that, then give another name "
+            "or remove it "
             f"with: nas-hpc rm --workflow {wish.name} --yes"
         )
     return _continue(store, old, wish, settings, done), True
@@ -212,7 +212,7 @@ def _value(words: Sequence[str], flag: str) -> str:
 
 
 def _continue(store: Store, old: Job, wish: Wish, settings: Settings, done: int) -> Job:
-    _check_free(store, old)
+    check_not_run(store, old)
     note(f"search {wish.name} goes on: {done} evaluations are done, {max(0, wish.max_evals - done)} are left")
     fresh = _new_job(wish, settings)
     new = replace(old, args=fresh.args, environ=fresh.environ, resources=fresh.resources)
@@ -227,7 +227,7 @@ def _continue(store: Store, old: Job, wish: Wish, settings: Settings, done: int)
     return store.jobs(JobFilter(ids=(old.id,)))[0]
 
 
-def _check_free(store: Store, search: Job) -> None:
+def check_not_run(store: Store, search: Job) -> None:
     """Raise WrongCall if one of several launchers runs the search."""
     owner = next((one for one in store.leases() if one.id == search.lease), None)
     if store.shared and owner is not None and search.state is State.RUNNING:
@@ -237,7 +237,7 @@ def _check_free(store: Store, search: Job) -> None:
         )
 
 
-def _ensure_app(store: Store, name: str) -> None:
+def ensure_app(store: Store, name: str) -> None:
     """Register the search ``name`` if it is not, or if the Python that was to run it has gone."""
     known = {app.name: app for app in store.apps()}
     if name not in known:
@@ -274,7 +274,7 @@ def finish(site: Site, job: Job, code: int, *, write: bool, as_json: bool) -> in
     """Say what came of the search; returns the exit code."""
     with open_database(site) as store:
         job = store.jobs(JobFilter(ids=(job.id,)))[0]
-        reason = _reason(store, job) if job.state is State.FAILED else ""
+        reason = reason_of(store, job) if job.state is State.FAILED else ""
     directory = site.workflow_directory(job.workflow)
     summary = _summary(site, job)
     report = _write_report(site, job) if write and summary is not None and summary.best is not None else ""
@@ -393,7 +393,7 @@ def _write_report(site: Site, job: Job) -> str:
         return ""
 
 
-def _reason(store: Store, job: Job) -> str:
+def reason_of(store: Store, job: Job) -> str:
     """Why the search failed: its own last word, else how its attempt ended."""
     attempts = store.attempts([job.id])
     if not attempts:

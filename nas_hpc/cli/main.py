@@ -28,6 +28,28 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit-launch": ("submit_launch:submit_launch", "Have the batch system run a launcher."),
     "balsam-submit": ("balsam_submit:balsam_submit", "Make a search and have the batch system run it."),
     "run": ("run:run", "Run a whole search in the foreground."),
+    "search": ("trials:search", "Search by trials of one's own trainer."),
+    "search-resume": ("trials:resume", "Go on with a search of trials, or give it more of them."),
+    "search-local": ("trials_local:local", "Run one random trial here, without a site."),
+    "train": ("trials:train", "Train chosen trials of a search in full."),
+    "list-trials": (
+        "trials_list:list_trials",
+        "List the trials of a search, failed ones with their reasons.",
+    ),
+    "rerun": ("trials:rerun", "Run failed trials of a search again."),
+    "measure-proxy-task-variance": (
+        "proxy_tools:measure",
+        "Measure how a trainer's score varies, and how smooth it is.",
+    ),
+    "select-proxy-task-models": (
+        "proxy_tools:select",
+        "Choose and train reference models for proxy tasks.",
+    ),
+    "search-proxy-task": (
+        "proxy_search:search",
+        "Find the cheapest training that ranks models as the full one does.",
+    ),
+    "plan": ("trials_plan:plan", "Say what trials and proxy-task tools will cost."),
     "log": ("log:log", "Show the output of a job; -f follows it."),
     "why": ("why:why", "Say why a job or batch job does not run, or how it ended."),
     "watch": ("watch:watch", "Watch a running launcher."),
@@ -38,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "space": ("space:space", "Show or draw a search space of architectures."),
     "report": ("report:report", "Write the report of a workflow."),
     "db": ("db:db", "Start, stop, look at, move the job database."),
+    "balsam": ("balsam:balsam", "Searches in a database of Balsam classic."),
     "doctor": ("doctor:doctor", "Check this machine and the site, and say what to do."),
 }
 """Name -> (module:attribute below nas_hpc.cli, line of the help), in the order of the help."""

@@ -34,7 +34,12 @@ def search_flags(words: Sequence[str]) -> dict[str, str]:
 
 def is_search(app: App) -> bool:
     """Whether an application is a search of nas-hpc."""
-    return "-m nas_hpc.apps." in app.executable
+    from nas_hpc.apps import CONTROLLERS
+
+    words = app.executable.split()
+    modules = [after for word, after in zip(words, words[1:], strict=False) if word == "-m"]
+    controllers = {module for module, _ in CONTROLLERS.values()}
+    return any(one.startswith("nas_hpc.apps.") and one not in controllers for one in modules)
 
 
 def has_agents(app: App) -> bool:

@@ -17,7 +17,7 @@ from nas_hpc.cli.context import Invocation, note, open_database, site_options, w
 from nas_hpc.cli.launcher import launcher_options, say_strange_variables, start
 from nas_hpc.cli.serving import serving
 from nas_hpc.cli.sites import new_site
-from nas_hpc.cli.types import Count, Duration, Name, parse_args
+from nas_hpc.cli.types import Count, Duration, Name, WithSearchFlags, parse_args
 from nas_hpc.errors import SiteError, WrongCall
 from nas_hpc.site import DEFAULT_SITE, is_in_site
 
@@ -32,6 +32,10 @@ _SHAPE = (
     ("threads-per-rank", Count(1), "Threads of each evaluation at least."),
     ("gpus-per-rank", Count(0), "GPUs that each evaluation has for itself."),
 )
+
+
+class _Handing(WithSearchFlags):
+    right = "flags of the search itself stand in --args, as in --args '{flag} ...'"
 
 
 def _shape_options(command: Function) -> Function:
@@ -109,7 +113,7 @@ def run(ctx: click.Context) -> None:
 
 
 @site_options
-@run.command(short_help="Search hyperparameters; interrupted, the same command goes on.")
+@run.command(cls=_Handing, short_help="Search hyperparameters; interrupted, the same command goes on.")
 @_search_options("AMBS", None)
 @click.pass_obj
 def hps(call: Invocation, /, **flags: Any) -> int:
@@ -124,7 +128,7 @@ def hps(call: Invocation, /, **flags: Any) -> int:
 
 
 @site_options
-@run.command(short_help="Search architectures; interrupted, the same command goes on.")
+@run.command(cls=_Handing, short_help="Search architectures; interrupted, the same command goes on.")
 @_search_options("EVO", "nas_hpc.nas.alpha.run")
 @click.option(
     "--agents",
@@ -166,23 +170,23 @@ def _run(call: Invocation, flags: Mapping[str, Any], *, architectures: bool) -> 
         workers=flags["workers"] or 0,
         agents=agents,
     )
-    known = _known_site(call)
+    known = known_site(call)
     chosen = {name: flags[name] for name in ("nodes", "fresh_interpreter")}
     settings = call.settings(known, {"job_mode": "mpi" if agents else "serial", **chosen})
     if agents:
         settings = call.settings(known, {"job_mode": "mpi", **chosen, "nodes": nodes_for(wish, settings)})
     if known is not None:
-        _check_free(known)
+        check_free(known)
     begin = f"search {name}: {max_evals} evaluations by {wish.application}; loading its problem and run"
     print(f"{begin} function …", file=sys.stderr if as_json else sys.stdout, flush=True)
     check(wish)
-    site = known or _make_site(call.machine(None, settings))
+    site = known or make_site(call.machine(None, settings))
     with serving(site):
         with open_database(site) as store:
             job, wanted = prepare(store, wish, settings)
         code = 0
         if wanted:
-            with _resumable(name), display(name, max_evals, as_json=as_json) as progress, _own_lines(as_json):
+            with _resumable(name), display(name, max_evals, as_json=as_json) as progress, own_lines(as_json):
                 say_strange_variables()
                 code = start(site, launcher_options(settings, name, 0.0, progress))
         else:
@@ -208,7 +212,7 @@ def whole_path(path: str) -> str:
     return f"{os.path.normpath(working_directory() / Path(file).expanduser())}{colon}{attribute}"
 
 
-def _known_site(call: Invocation) -> Site | None:
+def known_site(call: Invocation) -> Site | None:
     """The site that is named or found; None where none is and a new one is to be made."""
     from nas_hpc.site import SITE_VARIABLE
 
@@ -217,13 +221,13 @@ def _known_site(call: Invocation) -> Site | None:
     return None
 
 
-def _make_site(machine: Machine) -> Site:
+def make_site(machine: Machine) -> Site:
     site = new_site(str(working_directory() / DEFAULT_SITE), machine=machine)
     note(f"made the site {site.path}")
     return site
 
 
-def _check_free(site: Site) -> None:
+def check_free(site: Site) -> None:
     site.check_writable()
     endpoint = live_endpoint(site)
     if endpoint is not None:
@@ -235,7 +239,7 @@ def _check_free(site: Site) -> None:
 
 
 @contextlib.contextmanager
-def _own_lines(as_json: bool) -> Iterator[None]:
+def own_lines(as_json: bool) -> Iterator[None]:
     """Keep the launcher's own lines off a stdout that is for JSON."""
     if not as_json:
         yield

@@ -1,4 +1,4 @@
-"""Values of flags: names, whole and real numbers within bounds, environment settings, lists of ids. Pure."""
+"""Values of flags (names, numbers within bounds, environment settings, lists of ids), and flags of others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -144,6 +144,21 @@ def parse_environ(settings: Iterable[str]) -> dict[str, str]:
                 raise WrongCall(f"--env gives {key} twice, as {found[key]!r} and as {value!r}; give it once")
             found[key] = value
     return found
+
+
+class WithSearchFlags(click.Command):
+    """A command that hands flags on to the search; where one stands in the wrong place it says the right
+    one."""
+
+    right: ClassVar[str]
+    """Where flags of the search stand; ``{flag}`` is the one that was given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            right = self.right.format(flag=error.option_name)
+            raise click.UsageError(f"{error.format_message().rstrip('.')} ({right})", ctx) from None
 
 
 def parse_args(text: str, flag: str = "--args") -> list[str]:

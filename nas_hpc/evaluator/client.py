@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import zmq
 
@@ -38,6 +39,36 @@ def reconnect_seconds(environ: dict[str, str] | os._Environ[str] = os.environ) -
     if not 0 < value < float("inf"):
         raise ConfigError(f"{RECONNECT_VARIABLE}={text!r}: give a positive number of seconds, such as 300")
     return value
+
+
+class SearchClient(Protocol):
+    """What an evaluator has its evaluations run by: one attempt of one search, connected.
+
+    Everything happens in the caller's thread.
+    """
+
+    @property
+    def cursor(self) -> int:
+        """The order of the last result that was received."""
+
+    def submit(self, asks: tuple[wire.Ask, ...]) -> int:
+        """Ask for evaluations; returns the number that Accepted or Refused will name."""
+
+    def cancel(self, seqs: tuple[int, ...]) -> int:
+        """Have evaluations ended; their results come like all others."""
+
+    def report(self, report: wire.Report) -> None:
+        """Show progress."""
+
+    def receive(self, timeout_s: float | None = None) -> list[wire.Message]:
+        """Wait for messages and return all that are there: Results, Welcome, Capacity, Accepted, Refused.
+
+        The first Welcome comes after the search's whole past. Empty when ``timeout_s`` has passed (None:
+        never; 0: only look). Raises NasHpcError when the search has to end.
+        """
+
+    def close(self) -> None:
+        """Leave. What is in flight goes on."""
 
 
 class Client:

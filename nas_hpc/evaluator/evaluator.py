@@ -1,4 +1,4 @@
-"""The evaluator under this project's launcher."""
+"""The evaluator under this project's launcher, or another engine that has a ``SearchClient``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nas_hpc import wire
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.evaluator.base import CacheKey, EvaluationResult, canonical, derived_seed, plain_config
-from nas_hpc.evaluator.client import Client
+from nas_hpc.evaluator.client import SearchClient
 from nas_hpc.evaluator.specified import Specify, specified
 from nas_hpc.records import Json
 from nas_hpc.states import Outcome
@@ -41,7 +41,7 @@ class Settings:
 
 
 class LauncherEvaluator:
-    """Evaluations by the launcher that ``client`` reaches; it is the evaluator's from then on.
+    """Evaluations by the launcher, or the engine, that ``client`` reaches, which is the evaluator's then.
 
     ``base.Evaluator`` says what the methods do.
 
@@ -54,7 +54,7 @@ class LauncherEvaluator:
     called for those alone that run.
     """
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    def __init__(self, client: SearchClient, settings: Settings) -> None:
         self._client = client
         self._settings = settings
         self._capacity = 0
@@ -206,7 +206,7 @@ class LauncherEvaluator:
 
     def _raise_refusal(self) -> None:
         if self._refusals:
-            raise WorkFailed(f"the launcher refused evaluations: {self._refusals.popleft()}")
+            raise WorkFailed(f"evaluations were refused: {self._refusals.popleft()}")
 
     def _finish(self, result: EvaluationResult) -> None:
         known = self._history.get(result.id)

@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from nas_hpc import plugins
 from nas_hpc.errors import ConfigError, WrongCall
-from nas_hpc.evaluator.client import Client
+from nas_hpc.evaluator.client import Client, SearchClient, reconnect_seconds
 from nas_hpc.evaluator.evaluator import LauncherEvaluator, Settings
+from nas_hpc.evaluator.place import BALSAM_JOB_VARIABLE, BALSAM_VARIABLE
 from nas_hpc.wire import ENDPOINT_VARIABLE, Shape
 
 KINDS = ("auto", "balsam", "nas-hpc")
 WORKERS_VARIABLE = "DEEPHYPER_WORKERS_PER_NODE"
 CORES_VARIABLE = "NAS_HPC_CORES_PER_NODE"
 GPUS_VARIABLE = "NAS_HPC_GPUS_PER_NODE"
-BALSAM_VARIABLE = "BALSAM_DB_PATH"
+ENGINES = "nas_hpc.evaluators"
+"""The entry points of engines other than this project's launcher: functions of the settings, the environment
+and the seconds to wait for a lost connection, that return a connected ``SearchClient``."""
 _OF_DEEPHYPER = frozenset(
     ["subprocess", "processPool", "threadPool", "ray", "serial", "thread", "process", "loky", "mpicomm"]
 )
@@ -86,10 +90,13 @@ def check_kind(kind: str, environ: Mapping[str, str] = os.environ) -> None:
                 )
         return
     if environ.get(BALSAM_VARIABLE) and kind != "nas-hpc":
-        raise WrongCall(
-            f"{BALSAM_VARIABLE}={environ[BALSAM_VARIABLE]} names a Balsam database, which this version "
-            "cannot use: run the search under nas-hpc launcher"
-        )
+        if not environ.get(BALSAM_JOB_VARIABLE):
+            raise WrongCall(
+                f"{BALSAM_VARIABLE}={environ[BALSAM_VARIABLE]} names a Balsam database, and "
+                f"{BALSAM_JOB_VARIABLE} is not set: a search is started by Balsam's launcher, as a job: "
+                "balsam job ..., then balsam launcher ... or balsam submit-launch ..."
+            )
+        return
     raise WrongCall(
         "no launcher: start the search with nas-hpc run hps|nas ..., or as a job with nas-hpc job ... "
         "and then nas-hpc launcher"
@@ -107,7 +114,8 @@ def create(
     """The evaluator of ``kind`` for this process, connected.
 
     "auto" and "balsam" mean this launcher wherever its endpoint is in the environment, so that command lines
-    written for Balsam work. ``settings`` without a shape of their own get ``workers_per_node``.
+    written for Balsam work; else a real Balsam where its database is. ``settings`` without a shape of their
+    own get ``workers_per_node``.
 
     Raises:
         WrongCall: unknown kind, no launcher, or a bad value in the environment.
@@ -117,14 +125,29 @@ def create(
     settings = settings or Settings(run=run)
     if settings.shape == Shape():
         settings = replace(settings, shape=evaluation_shape(environ=environ))
+    patience_s = reconnect_seconds() if reconnect_s is None else reconnect_s
+    if not environ.get(ENDPOINT_VARIABLE):
+        return LauncherEvaluator(_of_engine("balsam", settings, environ, patience_s), settings)
     client = Client(
         Path(environ[ENDPOINT_VARIABLE]),
         job=environ["NAS_HPC_JOB_ID"],
         attempt=_count(environ, "NAS_HPC_ATTEMPT"),
         shape=settings.shape,
-        reconnect_s=reconnect_s,
+        reconnect_s=patience_s,
     )
     return LauncherEvaluator(client, settings)
+
+
+def _of_engine(name: str, settings: Settings, environ: Mapping[str, str], patience_s: float) -> SearchClient:
+    """A client of the engine ``name``. Raises WrongCall where this installation has none of that name."""
+    connect = plugins.load(ENGINES, name)
+    if connect is None:
+        raise WrongCall(
+            f"{BALSAM_VARIABLE} names a Balsam database, and this installation of nas-hpc knows no engine "
+            f"{name!r} (entry point {ENGINES}): install nas-hpc again, or run it from a whole checkout"
+        )
+    client: SearchClient = connect(settings, environ, patience_s)
+    return client
 
 
 def _count(environ: Mapping[str, str], name: str) -> int:

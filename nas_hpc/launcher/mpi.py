@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from nas_hpc.launcher.options import LauncherOptions
 from nas_hpc.launcher.orders import Allocation
 from nas_hpc.launcher.pacing import APRUN_AT_ONCE, Pacer
-from nas_hpc.launcher.policy import evaluations_of
+from nas_hpc.launcher.policy import evaluations_of, python_of_agents
 from nas_hpc.processes.mpi import Checked, MpiProgram, check, find_program
-from nas_hpc.records import Job
+from nas_hpc.records import App, Job
 
 _SHORT = 40
 """So long a text may be told several times."""
@@ -26,7 +26,8 @@ _SHORT = 40
 class Mpi:
     """What the launcher knows of its MPI program. Lives in a running asyncio loop.
 
-    ``changed`` is called when something was found out: jobs may start now, or never.
+    ``changed`` is called when something was found out: jobs may start now, or never. ``apps`` gives the
+    applications by name.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class Mpi:
         allocation: Allocation,
         options: LauncherOptions,
         *,
+        apps: Callable[[], Mapping[str, App]],
         note: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
         self._allocation, self._options = allocation, options
-        self._note, self._changed = note, changed
+        self._apps, self._note, self._changed = apps, note, changed
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.TimerHandle | None = None
         """When the next start may be made."""
@@ -144,8 +146,11 @@ class Mpi:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def _interpreter(self, job: Job, creator: Job | None) -> str:
-        """Whose mpi4py has to fit. A program's MPI is its own matter: with Python's it is only tried."""
-        if job.evaluation is None or job.evaluation.argv or job.application:
+        """Whose mpi4py has to fit. A program's MPI is its own matter: with Python's it is only tried. A
+        search of agents is known to use mpi4py."""
+        if job.application:
+            return python_of_agents(self._apps().get(job.application))
+        if job.evaluation is None or job.evaluation.argv:
             return ""
         origin = (creator or job).origin
         return origin.interpreter or sys.executable

@@ -82,6 +82,17 @@ def evaluations_of(args: str) -> tuple[int, int]:
     return shape["--nodes-per-eval"], shape["--ranks-per-node"]
 
 
+def python_of_agents(app: App | None) -> str:
+    """The interpreter of an application that is a search of this package; on several ranks its agents meet by
+    that one's mpi4py. Empty for other programs, and where a script of the application's own sets up its
+    environment, its MPI perhaps."""
+    if app is None or app.environment_script:
+        return ""
+    words = shlex.split(app.executable)
+    ours = words[1:2] == ["-m"] and words[2:] and words[2].startswith("nas_hpc.apps.")
+    return words[0] if ours else ""
+
+
 def effective_outcome(result: Result, *, restartable: bool) -> Outcome:
     """A program that a stranger's SIGTERM ended is lost, not in error: so batch systems end a job, every
     process of it at once, and the launcher may hear of that last. A restartable one, which goes on where it

@@ -85,7 +85,9 @@ class Waiting(ABC):
             (run.job, run.placement, run.claimed) for run in self.running.values()
         )
         self.queue = JobQueue(patience=max(MIN_PATIENCE, 2 * pool.open_nodes()))
-        self.mpi = Mpi(allocation, options, note=hooks.note, changed=self._mpi_changed)
+        self.mpi = Mpi(
+            allocation, options, apps=lambda: self.apps, note=hooks.note, changed=self._mpi_changed
+        )
         self._unreached = allocation.found.elsewhere if allocation.mode == "mpi" else ()
         """Nodes on which only the MPI program, once it is found, can start anything."""
         self.stages = Stages(

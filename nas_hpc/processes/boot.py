@@ -21,7 +21,12 @@ entry.main(arguments)
 
 
 def command(
-    interpreter: str, module: str, *arguments: object, isolated: bool = False, room: str = "processes"
+    interpreter: str,
+    module: str,
+    *arguments: object,
+    isolated: bool = False,
+    room: str = "processes",
+    package: str = _PARENT,
 ) -> list[str]:
     """The argv that runs ``nas_hpc.<room>.<module>.main(arguments)`` in ``interpreter``.
 
@@ -29,4 +34,4 @@ def command(
     module.
     """
     flags = ["-I", "-S"] if isolated else []
-    return [interpreter, *flags, "-c", _BOOT.format(room=room, module=module), _PARENT, *map(str, arguments)]
+    return [interpreter, *flags, "-c", _BOOT.format(room=room, module=module), package, *map(str, arguments)]

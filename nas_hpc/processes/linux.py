@@ -13,6 +13,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MADV_COLLAPSE = 25
 _SIGKILL = 9
+_SIGTERM = 15
 _PF_EXITING = 0x4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,6 +28,11 @@ def die_with_parent(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def end_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when its parent dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, _SIGTERM, 0, 0, 0)
 
 
 def outlive_parent() -> None:

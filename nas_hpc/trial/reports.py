@@ -1,4 +1,8 @@
-"""Metrics of a running trial: a line of JSON for each report, in ``metrics.jsonl`` of its directory."""
+"""Metrics of a running trial: a line of JSON for each report, in the metric file of the trial or in
+``metrics.jsonl`` of its job's directory.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,196 @@ import json
 import math
 import numbers
 import os
+import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, overload
 
 from nas_hpc.errors import WrongCall
+from nas_hpc.trial import place
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE = place.METRICS_FILE
+LEAST_REWARD, GREATEST_REWARD = 1e-3, 10.0
+"""Rewards outside make some searches learn badly."""
+MOST_OTHERS, LONGEST_NAME = 5, 64
+"""What Vertex AI NAS takes of other metrics."""
 _RESERVED = ("step", "value", "time")
+_OF_NAMED = ("metric", "other_metrics", "reward", "scaling", "trial")
+_checked: set[str] = set()
+"""Metric files whose first report of this process has what the search waits for."""
+_told: set[str] = set()
 
 
-def report(step: int, value: float, **more: float | str) -> None:
-    """Note that the trial reached ``step`` (an epoch, a number of batches) with the metric ``value``.
+class UnknownMetric(WrongCall):
+    """The search waits for a metric that the trainer does not report."""
 
-    ``more`` are further numbers or strings of this step. Numbers may be numpy's. A value that is not finite
-    is written as null: a training that diverges must not fail for saying so. Outside a job this does nothing,
-    so that the same code runs by hand. Each line is written whole by one append; ranks and threads may all
-    report.
+
+@overload
+def report(step: int, value: float, **more: float | str) -> None: ...
+
+
+@overload
+def report(
+    metric: str,
+    value: float,
+    step: int,
+    other_metrics: Mapping[str, float] | None = None,
+    *,
+    checkpoint_path: str = "",
+    model_flops: float | None = None,
+    scaling: tuple[float, float] | None = None,
+) -> None: ...
+
+
+def report(*given: Any, **named: Any) -> None:
+    """Note that the trial reached ``step`` (an epoch, a number of batches) with ``value``; greater is better.
+
+    ``report("accuracy", 0.91, 3, other_metrics={"latency_ms": 4.2})`` names the metric, as trials of a search
+    do: the last report is the trial's result. Where the search waits for one that the first report does not
+    have, ``UnknownMetric`` ends the trial. ``scaling`` (factor, offset), else that of the search, makes the
+    reward of the value; both are recorded. ``checkpoint_path`` and ``model_flops`` are recorded, too.
+
+    ``report(3, 0.91, loss=0.2)`` names none; it is the search's then. ``more`` are numbers or strings.
+
+    Numbers may be numpy's. A value that is not finite is written as null: a training that diverges must not
+    fail for saying so. Outside of a trial and a job this does nothing, so that the same code runs by hand.
+    Each line is written whole by one append; ranks and threads may all report.
 
     Raises WrongCall if ``step`` is no whole number, or a value is neither number nor string.
     """
-    number: object = step
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
-        raise WrongCall(f"report: the step is {number!r:.80}; give a whole number, as report(3, 0.91)")
+    by_name = bool(given) and isinstance(given[0], str) and (len(given) > 2 or "step" in named)
+    record = _named(*given, **named) if by_name or "metric" in named else _plain(*given, **named)
+    path = place.metric_file()
+    if not path:
+        return
+    line = _compatible(record) if place.is_compatible() else record
+    _append(path, json.dumps(line).encode("ascii") + b"\n")
+    _check_names(path, record)
+
+
+def _plain(step: int, value: float, **more: float | str) -> dict[str, Any]:
     for name in more:
-        if name in _RESERVED:
+        if name in _RESERVED + _OF_NAMED:
             raise WrongCall(f"report: {name!r} is a field of its own; give another name")
-    record: dict[str, Any] = {"step": int(number), "value": _number("value", value), "time": time.time()}
-    for name, item in more.items():
-        record[name] = item if isinstance(item, str) else _number(name, item)
-    directory = os.environ.get("NAS_HPC_JOB_DIR")
-    if directory:
-        _append(os.path.join(directory, METRICS_FILE), json.dumps(record).encode("ascii") + b"\n")
+    record: dict[str, Any] = {"step": _step(step), "value": _number("value", value), "time": time.time()}
+    record.update({name: _item(name, item) for name, item in more.items()})
+    return record
+
+
+def _named(
+    metric: str,
+    value: float,
+    step: int,
+    other_metrics: Mapping[str, float] | None = None,
+    *,
+    checkpoint_path: str = "",
+    model_flops: float | None = None,
+    scaling: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    if not isinstance(metric, str) or not metric:
+        raise WrongCall(
+            f"report: the metric is {metric!r:.80}; give its name, as report('accuracy', 0.91, 3)"
+        )
+    number = _number("value", value)
+    record: dict[str, Any] = {"step": _step(step), "value": number, "time": time.time(), "metric": metric}
+    if place.trial_number():
+        record["trial"] = place.trial_number()
+    if other_metrics is not None and not isinstance(other_metrics, Mapping):
+        raise WrongCall(f"report: other_metrics is {other_metrics!r:.80}; give a dictionary of numbers")
+    others = {str(name): _item(name, item) for name, item in (other_metrics or {}).items()}
+    if model_flops is not None:
+        others["model_flops"] = _number("model_flops", model_flops)
+    if others:
+        record["other_metrics"] = others
+    if checkpoint_path:
+        record["checkpoint_path"] = os.fspath(checkpoint_path)
+    if metric == (place.target_metric() or metric) and number is not None:
+        record.update(_scaled(number, _scaling(scaling)))
+    return record
+
+
+def _scaling(given: tuple[float, float] | None) -> tuple[float, float]:
+    text = os.environ.get(place.SCALING, "")
+    if given is None and not text:
+        return 1.0, 0.0
+    try:
+        factor, offset = (float(one) for one in (text.split(",") if given is None else given))
+        if not (math.isfinite(factor) and math.isfinite(offset) and factor != 0.0):
+            raise ValueError
+    except (TypeError, ValueError):
+        where = f"{place.SCALING} is {text!r}" if given is None else f"report: scaling is {given!r:.80}"
+        raise WrongCall(f"{where}; give a factor, not 0, and an offset, as 0.01 and 0") from None
+    return factor, offset
+
+
+def _scaled(value: float, scaling: tuple[float, float]) -> dict[str, Any]:
+    """What is recorded of the reward; a warning, once, where it is far from what searches are made for."""
+    factor, offset = scaling
+    reward = factor * value + offset
+    if not LEAST_REWARD <= reward <= GREATEST_REWARD:
+        _warn(
+            "range",
+            f"the reward {reward:g} is outside of {LEAST_REWARD:g} to {GREATEST_REWARD:g}, where searches "
+            f"learn best: scale it ({place.SCALING}, or scaling=(factor, offset) of report)",
+        )
+    return {} if scaling == (1.0, 0.0) else {"reward": reward, "scaling": [factor, offset]}
+
+
+def _check_names(path: str, record: Mapping[str, Any]) -> None:
+    """The first report has to have all that the search waits for."""
+    if path in _checked:
+        return
+    metric, others = record.get("metric"), dict(record.get("other_metrics", {}))
+    if metric is None:
+        others = {name: item for name, item in record.items() if name not in _RESERVED}
+    for wanted in place.required_metrics():
+        if wanted in others or wanted == metric or (metric is None and wanted == place.target_metric()):
+            continue
+        names = ", ".join(repr(name) for name in ([metric] if metric else []) + list(others))
+        raise UnknownMetric(
+            f"the search waits for the metric {wanted!r}, and this trainer reports {names or 'no name'}: "
+            "have it in each report, as the metric or in other_metrics, or search for another one"
+        )
+    _checked.add(path)
+
+
+def _compatible(record: Mapping[str, Any]) -> dict[str, str]:
+    """A record as Vertex AI NAS has it: all values are text, and there are five other metrics at most."""
+    tag = record.get("metric") or place.target_metric() or "value"
+    value = record.get("reward", record["value"])
+    others = dict(record.get("other_metrics", {}))
+    flops = others.pop("model_flops", 0.0)
+    line = {
+        "timestamp": str(record["time"]),
+        "trial": place.trial_number(),
+        tag: "nan" if value is None else str(float(value)),
+        "global_step": str(record["step"]),
+        "checkpoint_path": str(record.get("checkpoint_path", "")),
+        "model_flops": str(flops),
+    }
+    usable = {name: item for name, item in others.items() if len(name) <= LONGEST_NAME and name not in line}
+    kept = dict(list(usable.items())[:MOST_OTHERS])
+    if len(kept) < len(others):
+        left = ", ".join(repr(name) for name in others if name not in kept)
+        _warn(f"others {left}", f"not reported: {left}; there are {MOST_OTHERS} other metrics at most, with "
+              f"names of up to {LONGEST_NAME} characters and of their own")  # fmt: skip
+    for index, (name, item) in enumerate(kept.items()):
+        line[f"key_{index}"] = name
+        line[f"value_{index}"] = "nan" if item is None else str(item)
+    return line
+
+
+def _step(step: object) -> int:
+    if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+        raise WrongCall(
+            f"report: the step is {step!r:.80}; give a whole number, as report(3, 0.91) or "
+            "report('accuracy', 0.91, 3)"
+        )
+    return int(step)
+
+
+def _item(name: object, item: object) -> float | int | str | None:
+    return item if isinstance(item, str) else _number(str(name), item)
 
 
 def _number(name: str, value: object) -> float | int | None:
@@ -47,6 +210,12 @@ def _number(name: str, value: object) -> float | int | None:
         return int(value)
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _warn(about: str, text: str) -> None:
+    if about not in _told:
+        _told.add(about)
+        print(f"nas-hpc: {text}", file=sys.stderr, flush=True)
 
 
 def _append(path: str, line: bytes) -> None:

@@ -76,6 +76,25 @@ def test_json_has_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture
     assert figures["definition"] == DEFINITION
 
 
+def test_throughput_counts_what_ended_in_each_tenth_of_the_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [attempt_line(seq, 0, 10 * seq) for seq in range(1, 10)]
+    lines += [
+        attempt_line(20, 0, 100),
+        attempt_line(21, 3, 3, cached=True),
+        attempt_line(22, 0, 95, outcome="killed"),
+    ]
+    write_lines(tmp_path / "TEST" / "attempts.jsonl", lines)
+    assert main(["throughput", str(tmp_path / "TEST"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["n"], figures["elapsed_s"], figures["per_hour"]) == (10, 100.0, 360.0)
+    assert sum(part["n"] for part in figures["parts"]) == 10
+    assert [part["to_s"] for part in figures["parts"]] == pytest.approx([10.0 * n for n in range(1, 11)])
+    assert main(["throughput", str(tmp_path / "TEST")]) == 0
+    assert capsys.readouterr().out.startswith("TEST: 10 evaluations in 1 min 40 s, 360.0 per hour\n  until ")
+
+
 def test_the_report_is_one_page_that_loads_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

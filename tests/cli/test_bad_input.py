@@ -291,6 +291,8 @@ CASES = [
     Case((*HPS, "-p", "mine.Problem", "-r", "__main__.run"), ("__main__",), prepare=modules),
     Case((*HPS, "-p", "mine.Problem", "-r", "mine.run", "--args", "--kapa 3"), ("--kapa",), prepare=modules),
     Case((*HPS, "-p", "a.P", "-r", "a.run", "--args", "--seed 3"), ("--seed", "to nas-hpc run itself")),
+    Case((*HPS, "--cache-key", "to_dict"), ("--cache-key", "--args '--cache-key ...'")),
+    Case(("balsam-submit", "nas", "w", "--network", "x"), ("--network", "-- --network ...")),
     Case(
         (*HPS[:3], "--app", "GP", "--max-evals", "2", "-p", "a.P", "-r", "a.run"),
         ("'GP'", "AMBS, EVO, PPO, RAN"),

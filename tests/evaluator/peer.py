@@ -315,6 +315,10 @@ class Peer:
         self._send(wire.Results((row.done,)))
 
     # -- the workers' threads ----------------------------------------------------------------------
+    def evaluate(self, ask: wire.Ask) -> float:
+        """Run one evaluation; another kind of peer does more than call ``run``."""
+        return self.run(ask.config)
+
     def _grow(self) -> None:
         while len(self._threads) < self.workers:
             thread = threading.Thread(target=self._worker, daemon=True)
@@ -331,7 +335,7 @@ class Peer:
             outcome, reason = "ok", ""
             objective: float | None = None
             try:
-                objective = self.run(row.ask.config)
+                objective = self.evaluate(row.ask)
             except Exception as error:
                 outcome, reason = "error", f"{type(error).__name__}: {error}"
             self.hold.wait()

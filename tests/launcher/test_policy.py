@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_hpc.launcher import policy
-from nas_hpc.records import Attempt, Job, Resources, Result
+from nas_hpc.records import App, Attempt, Job, Resources, Result
 from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State, may_follow
 
 attempts = st.lists(
@@ -125,3 +125,20 @@ def test_a_restartable_application_starts_while_two_minutes_remain_whatever_it_t
 )
 def test_a_searchs_arguments_tell_the_shape_of_its_evaluations(args: str, shape: tuple[int, int]) -> None:
     assert policy.evaluations_of(args) == shape
+
+
+@pytest.mark.parametrize(
+    ("executable", "script", "python"),
+    [
+        ("/env/bin/python -m nas_hpc.apps.ppo", "", "/env/bin/python"),
+        ("'/my env/bin/python' -m nas_hpc.apps.ppo --seed 3", "", "/my env/bin/python"),
+        ("/env/bin/python -m nas_hpc.apps.ppo", "/modules.sh", ""),
+        ("/env/bin/python -m mine.search", "", ""),
+        ("/opt/simulate", "", ""),
+    ],
+)
+def test_of_applications_only_searches_by_agents_are_known_to_use_an_interpreters_mpi4py(
+    executable: str, script: str, python: str
+) -> None:
+    assert policy.python_of_agents(App("A", executable, environment_script=script)) == python
+    assert policy.python_of_agents(None) == ""

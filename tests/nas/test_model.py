@@ -26,8 +26,10 @@ from nas_hpc.nas.operations import (
 )
 
 pytestmark = [pytest.mark.extra("tensorflow"), pytest.mark.slow]
-SAVED = 20
-"""Of the thousand architectures; saving and loading takes longer than making."""
+MADE = 250
+"""Architectures of each space. A thousand take a minute and a half, and found nothing more."""
+SAVED = 10
+"""Of these; saving and loading takes longer than making."""
 
 
 def space_of(problem: str) -> SearchSpace:
@@ -41,21 +43,19 @@ def batch_for(space: SearchSpace, examples: int = 3) -> Any:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("problem", ["digits_dense", "digits_conv"])
-def test_a_thousand_random_architectures_build_and_some_survive_a_save_and_load(
-    problem: str, tmp_path: Path
-) -> None:
+def test_random_architectures_build_and_some_survive_a_save_and_load(problem: str, tmp_path: Path) -> None:
     import keras
 
     from nas_hpc.nas.model import build_model
 
     space, rng = space_of(problem), np.random.default_rng(20)
     batch = batch_for(space)
-    for number in range(1000):
+    for number in range(MADE):
         architecture = space.architecture(space.sample(rng))
         model = build_model(architecture, seed=number)
         assert [tuple(one.shape[1:]) for one in model.outputs] == space.output_shapes
         assert model.count_params() == architecture.parameters
-        if number % (1000 // SAVED) == 0:
+        if number % (MADE // SAVED) == 0:
             model.save(tmp_path / "model.keras")
             loaded = keras.models.load_model(tmp_path / "model.keras")
             before, after = model(batch, training=False), loaded(batch, training=False)

@@ -40,6 +40,10 @@ class Cobalt(StandIn):
     """So much later than its end the end of a batch job's log is to be seen, as on a shared file system."""
     commodity: bool = False
     """A cluster that is no Cray: scripts get COBALT_NODEFILE, and COBALT_PARTNAME is the first host alone."""
+    host: str = ""
+    """Of a commodity cluster: all its nodes are this host, so that an MPI program finds them."""
+    home: str = ""
+    """Of its user, if it is not the real one."""
     _late: list[tuple[float, dict[str, Any], str]] = field(default_factory=list, init=False)
 
     @property
@@ -133,7 +137,7 @@ class Cobalt(StandIn):
         now = time.time()
         job.update(state="running", started=now, ends=now + job["minutes"] * self.minute_s)
         node_file = self.directory / f"nodefile.{number}"
-        node_file.write_text("".join(f"nid{node:05d}\n" for node in job["placed"]))
+        node_file.write_text("".join(f"{self._host(node)}\n" for node in job["placed"]))
         job["nodefile"] = str(node_file)
         log(job, f"{job['user']}/{number}: Initiating boot at location {job['location']}.")
         if job["script"] is None:
@@ -153,6 +157,9 @@ class Cobalt(StandIn):
             log(job, f"Info: {error}")
             job["shell_code"] = 127
 
+    def _host(self, node: int) -> str:
+        return self.host or f"nid{node:05d}"
+
     def environment_of(self, number: str, job: dict[str, Any]) -> dict[str, str]:
         """All that a script gets. Beside it the tests' mark, by which they find what is left of it."""
         who = pwd.getpwuid(os.getuid())
@@ -161,11 +168,11 @@ class Cobalt(StandIn):
             "COBALT_ENDTIME": str(int(job["ends"])), "COBALT_PARTNAME": job["location"],
             "COBALT_PARTSIZE": str(job["nodes"]), "COBALT_JOBSIZE": str(job["nodes"]),
             "COBALT_PARTCORES": "64", "COBALT_PROJECT": job["project"], "COBALT_QUEUE": job["queue"],
-            "HOME": who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name,
+            "HOME": self.home or who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name,
             "SHELL": who.pw_shell or "/bin/sh", TEST_ID: os.environ[TEST_ID],
         }  # fmt: skip
         if self.commodity:
-            environ |= {"COBALT_NODEFILE": job["nodefile"], "COBALT_PARTNAME": f"nid{job['placed'][0]:05d}"}
+            environ |= {"COBALT_NODEFILE": job["nodefile"], "COBALT_PARTNAME": self._host(job["placed"][0])}
         return {**environ, **job["env"]}
 
     def _watch(self, state: dict[str, Any], number: str, job: dict[str, Any]) -> None:

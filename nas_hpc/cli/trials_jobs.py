@@ -1,0 +1,249 @@
+"""Jobs of trials: making them, finding them again, running them in the foreground, what came of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nas_hpc.cli.client import live_endpoint, wake
+from nas_hpc.cli.context import Invocation, note, open_database
+from nas_hpc.cli.foreground import check_not_run, ensure_app, reason_of
+from nas_hpc.cli.launcher import launcher_options, say_strange_variables, start
+from nas_hpc.cli.output import print_json, short
+from nas_hpc.cli.run import check_free, known_site, make_site, own_lines
+from nas_hpc.cli.serving import serving
+from nas_hpc.cli.submission import find_job, now, record_origin
+from nas_hpc.errors import INTERRUPTED, WrongCall
+from nas_hpc.records import Job, Resources, new_id
+from nas_hpc.states import FINAL, RUNNABLE, Actor, State
+from nas_hpc.store.base import JobFilter, Store
+
+if TYPE_CHECKING:
+    from nas_hpc.apps.trials.spec import TrialsSpec
+    from nas_hpc.config import Settings
+    from nas_hpc.site import Site
+
+APPLICATION = "TRIALS"
+_DIRECTORY = "--directory"
+_WORKERS = "DEEPHYPER_WORKERS_PER_NODE"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A job of trials, or what is left of one: its directory."""
+
+    directory: str
+    job: Job | None = None
+
+
+def new_job(spec: TrialsSpec, settings: Settings, *, launched: bool) -> Job:
+    """The job that runs what ``spec`` asks for.
+
+    On this machine's one node it takes no share of it from its trials (``launched``: it runs here and now);
+    on the nodes of a batch job it does, so that one more of them shares a node.
+    """
+    from nas_hpc.batch.machines import in_batch_job
+
+    cores = settings.cores_per_node.value or len(os.sched_getaffinity(0))
+    several = spec.nodes_per_trial > 1 or spec.ranks_per_node > 1
+    itself = 0 if launched and not in_batch_job(os.environ) else 1
+    at_once = itself + spec.max_parallel + (spec.train_max_parallel if spec.train_flags is not None else 0)
+    packing = 1 if several else spec.trials_per_node or max(2, min(at_once, cores))
+    by_gpus = spec.gpus_per_rank and not spec.trials_per_node  # then a node's GPUs say how many share it
+    environ = {} if several or by_gpus else {_WORKERS: str(packing)}
+    shape = ["--nodes-per-eval", str(spec.nodes_per_trial), "--ranks-per-node", str(spec.ranks_per_node)]
+    shape = shape if several else []
+    return Job(
+        id=new_id(),
+        name=spec.job_name,
+        workflow=spec.job_name,
+        application=APPLICATION,
+        args=shlex.join([_DIRECTORY, spec.directory, *shape]),
+        environ=environ,
+        origin=record_origin(),
+        resources=Resources(node_packing_count=packing),
+        created=now(),
+    )
+
+
+def mode_flags(spec: TrialsSpec, nodes: int | None) -> dict[str, Any]:
+    """Settings of a launcher in the foreground: mpi mode where a trial has several ranks or nodes, and then,
+    on this machine, so many virtual nodes as run at once."""
+    from nas_hpc.batch.machines import in_batch_job
+
+    if spec.nodes_per_trial == 1 and spec.ranks_per_node == 1:
+        return {"job_mode": "serial", "nodes": nodes}
+    if nodes is None and not in_batch_job(os.environ):
+        nodes = 1 + spec.max_parallel * spec.nodes_per_trial
+    return {"job_mode": "mpi", "nodes": nodes}
+
+
+def the_site(call: Invocation, *, launch: bool) -> Site | None:
+    """The site for a new job, None where it is to be made. Raises SiteError where it cannot be used."""
+    known = known_site(call)
+    if known is not None and launch:
+        check_free(known)
+    elif known is not None:
+        known.check_writable()
+    return known
+
+
+def add(call: Invocation, site: Site | None, settings: Settings, job: Job) -> Site:
+    """Put a new job into its site, which is made if need be. Raises WrongCall if its name is taken."""
+    site = site or make_site(call.machine(None, settings))
+    with open_database(site) as store:
+        check_name(store, site, job.workflow)
+        ensure_app(store, APPLICATION)
+        store.add_jobs([job], Actor.COMMAND)
+    return site
+
+
+def check_name(store: Store, site: Site, name: str) -> None:
+    """Raise WrongCall if there is a workflow of that name."""
+    if store.counts(JobFilter(workflow=name)):
+        raise WrongCall(
+            f"--job-name {name!r} is taken in {site.path}: give another name, or go on with that one by: "
+            f"nas-hpc search-resume {name}"
+        )
+
+
+def launch(
+    call: Invocation, site: Site, job: Job, spec: TrialsSpec, settings: Settings, total: int, *, as_json: bool
+) -> int:
+    """Run the job in the foreground; returns the exit code."""
+    from nas_hpc.cli.progress import display
+
+    with serving(site):
+        code = 0
+        with (
+            _resumable(spec.job_name),
+            display(spec.job_name, total, as_json=as_json) as progress,
+            own_lines(as_json),
+        ):
+            say_strange_variables()
+            code = start(site, launcher_options(settings, job.workflow, 0.0, progress))
+        return finish(site, job, spec, code, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _resumable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"{name} was stopped; it goes on by: nas-hpc search-resume {name}")
+        raise
+
+
+def finish(site: Site, job: Job, spec: TrialsSpec, code: int, *, as_json: bool) -> int:
+    """Say what came of the job; returns the exit code."""
+    from nas_hpc.apps.trials.figure import FIGURE_FILE
+    from nas_hpc.apps.trials.records import TRIALS_FILE, read_state
+
+    with open_database(site) as store:
+        job = store.jobs(JobFilter(ids=(job.id,)))[0]
+        reason = reason_of(store, job) if job.state is State.FAILED else ""
+    state = read_state(spec.directory)
+    stopped = job.state in RUNNABLE or job.state is State.RUNNING
+    exit_code = INTERRUPTED if stopped else 1 if job.state is not State.JOB_FINISHED else code
+    if as_json:
+        print_json({**state, "job": job.id, "job_state": job.state.value, "reason": reason,
+                    "directory": spec.directory})  # fmt: skip
+    else:
+        message = str(state.get("message") or "")
+        if message and not stopped and not reason:
+            print(message)
+        for title, name in (("trials", TRIALS_FILE), ("figure", FIGURE_FILE)):
+            path = os.path.join(spec.directory, name)
+            if os.path.isfile(path):
+                print(f"{title:<15} {path}")
+        print(f"{'directory':<15} {spec.directory}")
+    if reason:
+        note(f"nas-hpc: error: {reason}")
+    elif stopped or job.state is State.USER_KILLED:
+        what = "stopped" if stopped else "killed"
+        note(f"{spec.job_name} was {what}; it goes on by: nas-hpc search-resume {spec.job_name}")
+    return exit_code
+
+
+def say_made(job: Job, spec: TrialsSpec, *, as_json: bool, site: Site, launched: bool) -> None:
+    """Say where a new job is to be found; wake a launcher that is to run it."""
+    out = sys.stderr if as_json or launched else sys.stdout
+    print(f"job {job.workflow}/{job.name} ({short(job.id)}) in {spec.directory}", file=out, flush=True)
+    if launched:
+        return
+    if as_json:
+        print_json({"job": job.id, "directory": spec.directory})
+    note(f"run it by: nas-hpc launcher --wf-filter {job.workflow}, or nas-hpc submit-launch")
+    wake(site)
+
+
+# -- jobs that there are ---------------------------------------------------------------------------
+def find(call: Invocation, word: str) -> Found:
+    """The job of trials that ``word`` is: a job of the site, or the directory of one. Raises WrongCall."""
+    from nas_hpc.apps.trials.spec import SPEC_FILE
+
+    if os.path.isfile(os.path.join(word, SPEC_FILE)):
+        return Found(os.path.abspath(word))
+    if os.path.isdir(word) and "/" in word:
+        raise WrongCall(f"{word!r} is no directory of a search of trials: it has no {SPEC_FILE}")
+    with call.store(write=False) as (_, store):
+        return found_in(store, word)
+
+
+def found_in(store: Store, word: str) -> Found:
+    """The job of trials that ``word`` names in a site. Raises WrongCall."""
+    named = store.jobs(JobFilter(workflow=word, name=word))
+    job = named[0] if len(named) == 1 else find_job(store, word)
+    words = shlex.split(job.args)
+    if job.application != APPLICATION or words[:1] != [_DIRECTORY] or len(words) < 2:
+        raise WrongCall(
+            f"{word!r} is a job of {job.application}, and not one of trials, as nas-hpc search and nas-hpc "
+            "train make them"
+        )
+    return Found(words[1], job)
+
+
+def again(
+    site: Site, store: Store, job: Job, spec: TrialsSpec, state: State, only: frozenset[int] | None = None
+) -> TrialsSpec:
+    """``spec`` with its trials that are in ``state`` to run again, the search's if ``only`` has them; and let
+    the job itself run again. Raises WrongCall while it runs.
+    """
+    from nas_hpc.apps.trials.spec import SEARCH, trial_of
+
+    check_not_run(store, job)
+    if job.state is State.RUNNING and live_endpoint(site) is not None:
+        raise WrongCall(
+            f"{job.name} ({short(job.id)}) is RUNNING: wait for its end, or end it with: nas-hpc kill "
+            f"{short(job.id)}"
+        )
+    times = dict(spec.again)
+    for one in store.jobs(JobFilter(creator=job.id, states=frozenset({state}))):
+        stage, number, before = trial_of(one.seq)
+        key = f"{stage}/{number}"
+        wanted = only is None or (stage == SEARCH and number in only)
+        if wanted and before == spec.again.get(key, 0):
+            times[key] = before + 1
+    return replace(spec, again=times)
+
+
+def run_again(store: Store, job: Job, fresh: Job, what: str) -> None:
+    """Let a job of trials that is over run again; ``fresh`` says how many trials share a node now."""
+    if job.state in FINAL:
+        store.set_state([job.id], State.RESTART_READY, Actor.COMMAND, what)
+        [job] = store.jobs(JobFilter(ids=(job.id,)))
+    if job.state in RUNNABLE and (job.environ, job.resources) != (fresh.environ, fresh.resources):
+        store.modify([replace(job, environ=fresh.environ, resources=fresh.resources)])
+
+
+def check_nobody_runs(site: Site, *, launch: bool) -> None:
+    """Raise SiteError if a launcher runs the site that this command is to run."""
+    if launch:
+        check_free(site)
+    else:
+        site.check_writable()

@@ -1,0 +1,1 @@
+"""Other systems that a search can run under, found by entry points and imported by nobody."""

@@ -1,0 +1,1 @@
+"""Searches of trials to begin with: spaces, and trainers in plain Python, TensorFlow and PyTorch."""

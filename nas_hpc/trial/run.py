@@ -1,0 +1,259 @@
+"""``python -m nas_hpc.trial.run -- COMMAND…``: the program under which a trial's trainer runs.
+
+It starts the trainer, passes signals and output on, reads the reward from the trial's metric file when the
+trainer has ended, and says how the trial ended: in ``job_status.json`` of the trial's directory, in
+``result.json`` of its job, and in a line with ``DH-OUTPUT:``. Where the trainer was asked to end (SIGTERM, as
+at the end of an allocation) it says nothing and ends by that signal: such a trial has not failed.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nas_hpc.files import replace_file
+from nas_hpc.processes import ranks
+from nas_hpc.trial import checkpoints, place, proxy, status
+from nas_hpc.trial.child import INTERRUPTIONS, Child
+from nas_hpc.trial.metrics import Report, read_reports
+from nas_hpc.trial.status import Ended
+
+LINK = "trial"
+_TIMED_OUT = 124
+"""Exit code of a trainer that took too long, as that of the program timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is to be run."""
+
+    directory: Path
+    metric: str
+    command: tuple[str, ...]
+    limit_s: float | None
+    environ: dict[str, str]
+
+    @property
+    def metric_file(self) -> Path:
+        """Where its reports are."""
+        return Path(self.environ[place.METRIC_FILE])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a trial; the exit code: 0 if it gave a reward, else the trainer's, 124 if it took too long."""
+    trial = _trial(sys.argv[1:] if argv is None else argv)
+    if (ranks.rank() or 0) != 0:
+        _become(trial)
+    _prepare(trial)
+    start = time.time()
+    child = Child(trial.command, trial.environ)
+    try:
+        code = child.run(trial.limit_s)
+    except OSError as error:
+        reason = f"cannot start {trial.command[0]}: {error.strerror or error}"
+        return _say(trial, status.failed(status.ERROR, reason), [], start, 127)
+    if child.interrupted is not None:
+        _end_by(child.interrupted)
+    if -code in INTERRUPTIONS and not child.timed_out:
+        _end_by(-code)  # a batch system ends all processes at once, and this one hears of it last
+    reports = read_reports(trial.metric_file)
+    ended = replace(_judge(trial, code, child, reports), return_code=code)
+    return _say(trial, ended, reports, start, _exit_code(ended, code))
+
+
+def _trial(argv: Sequence[str]) -> Trial:
+    words = list(argv)
+    at = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        prog="python -m nas_hpc.trial.run",
+        usage="%(prog)s [options] -- COMMAND [ARGUMENT …]",
+        description="Run a trial's trainer and say how the trial ended.",
+    )
+    parser.add_argument(
+        "--trial-dir", help=f"the trial's directory (default: {place.DIRECTORY}, else this one)"
+    )
+    parser.add_argument("--metric", help=f"the metric that is the reward (default: {place.TARGET})")
+    parser.add_argument("--time-limit-s", type=_seconds, help="end the trainer after so many seconds")
+    flags = parser.parse_args(words[:at])
+    command = tuple(words[at + 1 :])
+    if not command:
+        parser.error("there is no trainer: give its command behind --")
+    environ = dict(os.environ)
+    directory = os.path.abspath(flags.trial_dir or place.trial_dir() or ".")
+    metric = place.target_metric() if flags.metric is None else flags.metric
+    if flags.trial_dir:  # those of the surroundings are of another one
+        for name in (place.METRIC_FILE, place.MODEL_DIR):
+            environ.pop(name, None)
+    environ.update({place.DIRECTORY: directory, place.TARGET: metric, place.METRIC_TAG: metric})
+    environ = place.completed(environ)
+    return Trial(Path(directory), metric, command, flags.time_limit_s, environ)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no duration: give seconds, more than 0")
+    return value
+
+
+def _become(trial: Trial) -> None:
+    """Of the ranks of an MPI program the first one watches; the others are their trainers."""
+    try:
+        os.execvpe(trial.command[0], trial.command, trial.environ)
+    except OSError as error:
+        sys.exit(f"nas-hpc: cannot start {trial.command[0]}: {error.strerror}")
+
+
+def _prepare(trial: Trial) -> None:
+    """Leave nothing that could be taken for this attempt's: how an earlier one ended, and what a failed one
+    reported, recorded and kept, for the next one begins anew. One that was interrupted goes on."""
+    try:
+        trial.directory.mkdir(parents=True, exist_ok=True)
+        before = status.read_status(trial.directory)
+        if before is not None and not before.ok:
+            for path in (
+                trial.metric_file,
+                trial.directory / proxy.TRAINING_FILE,
+                trial.directory / checkpoints.DIRECTORY,
+            ):
+                _set_aside(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(trial.directory / status.STATUS_FILE)  # last: what was begun here is begun again
+    except OSError as error:
+        sys.exit(f"nas-hpc: cannot use the trial's directory {trial.directory}: {error.strerror}")
+    here = os.environ.get("NAS_HPC_JOB_DIR")
+    if here and Path(here).resolve() != trial.directory.resolve():
+        with contextlib.suppress(OSError):  # it is there, or links cannot be made: it is for people's eyes
+            os.symlink(trial.directory, os.path.join(here, LINK))
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.failed")
+    if path.is_dir() and aside.is_dir():
+        shutil.rmtree(aside)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, aside)
+
+
+def _judge(trial: Trial, code: int, child: Child, reports: list[Report]) -> Ended:
+    if child.timed_out:
+        return status.failed(status.TIMEOUT, f"it took longer than {trial.limit_s:g} s")
+    own = status.read_status(trial.directory)
+    if code != 0:
+        ended = status.why(code, child.said)
+        last = _last(reports, trial.metric)
+        diverged = last is not None and math.isnan(last[1])
+        if ended.reason_class == status.ERROR and (diverged or (own and own.status == status.FAILED_NAN)):
+            return status.failed(status.NAN, ended.reason)
+        return ended
+    if own is not None and not own.ok:
+        reason = own.reason or status.last_exception(child.said) or f"the trainer wrote {own.status!r}"
+        return status.failed(own.reason_class, reason)
+    last = _last(reports, trial.metric)
+    if last is None:
+        return _nothing(trial.metric, reports)
+    report, reward = last
+    if math.isnan(reward):
+        return status.failed(status.NAN, f"{trial.metric or 'the metric'} is not finite in its last report")
+    return Ended(status.SUCCESS, reward=reward, step=report.step)
+
+
+def _last(reports: list[Report], metric: str) -> tuple[Report, float] | None:
+    """The newest report of the metric and what it says."""
+    for one in reversed(reports):
+        value = one.of(metric)
+        if value is not None:
+            return one, value
+    return None
+
+
+def _nothing(metric: str, reports: list[Report]) -> Ended:
+    """The failure of a trainer that ended well and did not report the metric."""
+    names = list(dict.fromkeys(name for one in reports for name in one.names))
+    waited = f"the metric {metric!r}, for which the search waits" if metric else "a metric"
+    text = f"the trainer has ended and did not report {waited}; "
+    if names:
+        return status.failed(status.METRIC, f"{text}it reported {', '.join(map(repr, names))}")
+    here = ranks.find()
+    if here is not None and (here.size or 1) > 1:  # it may not have come to its reports
+        return status.failed(status.ERROR, f"{text}perhaps another of its {here.size} ranks failed")
+    return status.failed(status.METRIC, f"{text}it reported nothing")
+
+
+def _exit_code(ended: Ended, code: int) -> int:
+    if ended.ok:
+        return 0
+    if ended.reason_class == status.TIMEOUT:
+        return _TIMED_OUT
+    return 128 - code if code < 0 else code or 1
+
+
+def _say(trial: Trial, ended: Ended, reports: list[Report], start: float, code: int) -> int:
+    """Put the end where others look for it, a line on the output last; the exit code."""
+    ended = replace(ended, start=start, end=time.time())
+    if not ended.ok:
+        number = trial.environ.get(place.NUMBER, "")
+        name = f"trial {number}" if number else f"the trial in {trial.directory}"
+        print(f"nas-hpc: {name} failed ({ended.reason_class}): {ended.reason}", file=sys.stderr, flush=True)
+    try:
+        status.write_status(trial.directory, ended)
+        _write_result(trial, ended, reports, code)
+    except OSError as error:
+        print(f"nas-hpc: cannot write how the trial ended: {error}", file=sys.stderr, flush=True)
+        code = code or 1
+    word = repr(ended.reward) if ended.ok else f"F_{ended.reason_class}"
+    with contextlib.suppress(OSError):
+        print(f"DH-OUTPUT: {word}", flush=True)
+    return code
+
+
+def _write_result(trial: Trial, ended: Ended, reports: list[Report], code: int) -> None:
+    """Leave the job's result.json: a reason of its own, and metrics as metadata."""
+    directory, job = os.environ.get("NAS_HPC_JOB_DIR"), os.environ.get("NAS_HPC_JOB_ID")
+    attempt = os.environ.get("NAS_HPC_ATTEMPT", "")
+    if not directory or not job or not attempt.isdigit():
+        return
+    outcome = "ok" if ended.ok else "timeout" if ended.reason_class == status.TIMEOUT else "error"
+    found = _last(reports, trial.metric)
+    metadata: dict[str, Any] = {"step": ended.step} if ended.step is not None else {}
+    if found is not None and ended.ok:
+        metadata.update({name: item for name, item in found[0].others.items() if math.isfinite(item)})
+    if not ended.ok:
+        metadata["reason_class"] = ended.reason_class
+    content = {
+        "job": job,
+        "attempt": int(attempt),
+        "outcome": outcome,
+        "objective": ended.reward,
+        "metadata": metadata,
+        "reason": ended.reason,
+        "start": ended.start,
+        "end": ended.end,
+        "return_code": code,
+    }
+    replace_file(os.path.join(directory, "result.json"), json.dumps(content), mode=0o644)
+
+
+def _end_by(number: int) -> None:
+    """End this process by the signal, as if nothing had caught it."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # it is ignored by who is the first of a namespace
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Flags of the commands about trials, and calls that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas_hpc.cli.main import main
+from nas_hpc.cli.trials_flags import advice, flag_map, spread
+from nas_hpc.cli.trials_list import chosen
+from nas_hpc.errors import WrongCall
+
+SEARCH = ("search", "--job-name", "a", "--nas-target-reward-metric", "acc", "--search-space-module", "s.py")
+
+
+def test_underscores_are_dashes_and_a_list_goes_on_to_the_next_flag() -> None:
+    words = spread(["--max_nas_trial", "3", "--search_flags", "a=1", "b_c=x--y", "--seed=2", "word"])
+    assert words == [
+        "--max-nas-trial",
+        "3",
+        "--search-flags=a=1",
+        "--search-flags=b_c=x--y",
+        "--seed=2",
+        "word",
+    ]
+    assert spread(["--train-flags", "--seed", "1"]) == ["--train-flags=", "--seed", "1"]
+    assert spread(["--train_docker_flags"]) == ["--train-docker-flags="]
+
+
+def test_a_value_is_kept_whole_with_all_its_equal_signs() -> None:
+    assert flag_map("--search-flags", ["a=b=c", "", "url=x?y=z&u="]) == {"a": "b=c", "url": "x?y=z&u="}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["a"], "is no k=v"),
+        (["=1"], "is no k=v"),
+        (["a=1", "a=2"], "twice"),
+        (["job_dir=/x"], "leave it out"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(settings: list[str], said: str) -> None:
+    with pytest.raises(WrongCall, match=said):
+        flag_map("--search-flags", settings)
+
+
+@pytest.mark.parametrize(
+    ("total", "cap", "good"), [(10, 3, True), (10, 1, False), (100, 60, False), (9, 0, False)]
+)
+def test_a_cap_that_is_no_quarter_to_third_is_advised_against(total: int, cap: int, good: bool) -> None:
+    assert (advice(total, cap) == "") == good
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*SEARCH, "--trainer", "no-such-program", "--root-output-dir", "r"), "no program 'no-such-program'"),
+        ((*SEARCH, "--trainer", "true gone.py", "--root-output-dir", "r"), "there is no file gone.py"),
+        ((*SEARCH, "--trainer", "true", "--root-output-dir", "s.py/below"), "s.py is no directory"),
+        ((*SEARCH, "--trainer", "true", "--root-output-dir", "r", "--problem", "p.P"), "say the same"),
+        ((*SEARCH, "--trainer", "true", "--root-output-dir", "r", "--search-flags", "x"), "is no k=v"),
+        ((*SEARCH, "--trainer", "true", "--root-output-dir", "r", "--train-frequency", "2"), "--train-flags"),
+        (("train", "--search-job", "{dir}", "--train-nas-trial-numbers", "1,x", "--train-job-suffix", "s"),
+         "'x' is no trial's number"),
+        (("train", "--search-job", "{dir}", "--train-nas-trial-numbers", "7", "--train-job-suffix", "s"),
+         "trial 7 does not exist"),
+        (("list-trials", "{dir}/.."), "has no search_job_spec.json"),
+        (("rerun", "a"), "say which"),
+    ],
+)  # fmt: skip
+def test_a_call_that_cannot_be_is_one_line_and_makes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    from nas_hpc.apps.trials.spec import TrialsSpec, write_spec
+
+    monkeypatch.chdir(tmp_path)
+    Path("s.py").write_text("Problem = {'x': [1, 2]}\n")
+    old = tmp_path / "old"
+    old.mkdir()
+    write_spec(TrialsSpec(job_name="old", directory=str(old), trainer=("true",)))
+    before = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts}
+    assert main([word.replace("{dir}", str(old)) for word in words]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len([line for line in err.splitlines() if "error" in line]) == 1
+    assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+def test_a_listing_is_sorted_by_any_column_from_the_greatest_down() -> None:
+    rows = [
+        {"trial": n, "state": state, "reward": reward, "parameters": {"lr": lr}}
+        for n, state, reward, lr in [
+            (1, "SUCCEEDED", 0.5, 3),
+            (2, "FAILED", None, 9),
+            (3, "SUCCEEDED", 0.7, 1),
+        ]
+    ]
+    assert [row["trial"] for row in chosen(rows, "reward", "", 0)] == [3, 1, 2]
+    assert [row["trial"] for row in chosen(rows, "lr", "", 2)] == [2, 1]
+    assert [row["trial"] for row in chosen(rows, "", "failed", 0)] == [2]
+    with pytest.raises(WrongCall, match="is no column; there are lr, parameters"):
+        chosen(rows, "size", "", 0)

@@ -1,0 +1,270 @@
+"""The program under which a trial's trainer runs: what it says of how the trial ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas_hpc.trial import load_checkpoint, place
+from nas_hpc.trial.metrics import last_metrics
+from nas_hpc.trial.status import Ended, read_status
+from tests.support import wait_until
+
+CHECKOUT = str(Path(__file__).parents[2])
+
+
+class Bench:
+    """A job's directory beside a trial's, and trainers that are one piece of Python."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.trial = tmp_path / "root" / "nas" / "search" / "3"
+        self.job = tmp_path / "task3_12345678"
+        self.job.mkdir()
+        self.environ = {
+            **os.environ,
+            "PYTHONPATH": CHECKOUT,
+            **place.environment(self.trial, "3", "top_1_accuracy"),
+            "NAS_HPC_JOB_DIR": str(self.job),
+            "NAS_HPC_JOB_ID": "12345678" * 4,
+            "NAS_HPC_ATTEMPT": "2",
+        }
+
+    def start(self, code: str, *options: str) -> subprocess.Popen[str]:
+        """Start a trial whose trainer is ``code``."""
+        trainer = [sys.executable, "-c", textwrap.dedent(code)]
+        return self.start_program(*options, "--", *trainer)
+
+    def start_program(self, *words: str) -> subprocess.Popen[str]:
+        """Start the wrapper with ``words``."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas_hpc.trial.run", *words],
+            env=self.environ,
+            cwd=self.job,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, code: str, *options: str) -> tuple[int, str, str]:
+        """Run a trial to its end: exit code, output, errors."""
+        return self.end_of(self.start(code, *options))
+
+    def end_of(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
+        output, errors = process.communicate(timeout=60)
+        return process.returncode, output, errors
+
+    def status(self) -> Ended:
+        found = read_status(self.trial)
+        assert found is not None
+        return found
+
+    def result(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.job / "result.json").read_text())
+        return content
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+GOOD = """
+    from nas_hpc.trial import report
+    report("top_1_accuracy", 0.5, 1)
+    print("training", flush=True)
+    report("top_1_accuracy", 0.75, 2, other_metrics={"latency": 3.5})
+"""
+
+
+def test_a_trial_that_ends_well_says_its_reward_everywhere(bench: Bench) -> None:
+    assert bench.run(GOOD) == (0, "training\nDH-OUTPUT: 0.75\n", "")
+    status = json.loads((bench.trial / "job_status.json").read_text())
+    assert (status["job_status"], status["reward"], status["step"]) == ("success", 0.75, 2)
+    result = bench.result()
+    assert (result["job"], result["attempt"], result["outcome"]) == ("12345678" * 4, 2, "ok")
+    assert (result["objective"], result["metadata"]) == (0.75, {"step": 2, "latency": 3.5})
+    assert last_metrics(bench.trial) == {"top_1_accuracy": 0.75, "latency": 3.5}
+    assert (bench.job / "trial").resolve() == bench.trial
+
+
+def test_a_drop_in_trainer_finds_the_variables_of_vertex_ai_nas(bench: Bench) -> None:
+    code, output, _ = bench.run("""
+        import json, os, re
+        assert os.environ["CLOUD_ML_TRIAL_ID"] == "3"
+        assert re.match(r".*nas/search/3", os.environ["AIP_MODEL_DIR"])
+        line = {"timestamp": 1.5, "trial": "3", os.environ["CLOUD_ML_HP_METRIC_TAG"]: "0.25",
+                "global_step": "7", "checkpoint_path": "", "key_0": "size", "value_0": "9"}
+        open(os.environ["CLOUD_ML_HP_METRIC_FILE"], "w").write(json.dumps(line) + "\\n")
+    """)
+    assert (code, output) == (0, "DH-OUTPUT: 0.25\n")
+    assert bench.status().step == 7
+    assert bench.result()["metadata"]["size"] == 9
+
+
+@pytest.mark.parametrize(
+    ("code", "reason_class", "status", "words"),
+    [
+        ("raise ValueError('wrong\\nshape')", "error", "failed", "ValueError: wrong (exit code 1)"),
+        (
+            "from nas_hpc.trial import report; report('top_1_accuracy', float('inf'), 1)",
+            "nan",
+            "failed_with_nan_error",
+            "not finite in its last report",
+        ),
+        (
+            "from nas_hpc.trial import report; report('accuracy', 0.5, 1, other_metrics={'flops': 1})",
+            "metric",
+            "failed",
+            "waits for the metric 'top_1_accuracy', and this trainer reports 'accuracy', 'flops'",
+        ),
+    ],
+)
+def test_a_failure_has_its_class_and_its_reason(
+    bench: Bench, code: str, reason_class: str, status: str, words: str
+) -> None:
+    returned, output, errors = bench.run(code)
+    ended = bench.status()
+    assert (ended.reason_class, ended.status) == (reason_class, status), ended
+    assert words in ended.reason
+    assert returned == 1
+    assert output.splitlines()[-1] == f"DH-OUTPUT: F_{reason_class}"
+    assert errors.splitlines()[-1] == f"nas-hpc: trial 3 failed ({reason_class}): {ended.reason}"
+    result = bench.result()
+    assert (result["outcome"], result["objective"], result["reason"]) == ("error", None, ended.reason)
+    assert result["metadata"]["reason_class"] == reason_class
+
+
+def test_a_trainer_that_takes_too_long_is_ended_and_its_class_is_timeout(bench: Bench) -> None:
+    code, output, _ = bench.run("import time; time.sleep(600)", "--time-limit-s", "0.3")
+    assert (code, output) == (124, "DH-OUTPUT: F_timeout\n")
+    assert bench.status().reason == "it took longer than 0.3 s"
+    assert bench.result()["outcome"] == "timeout"
+
+
+def test_a_program_that_is_not_there_is_named(bench: Bench) -> None:
+    code, _, errors = bench.end_of(bench.start_program("--", "/no/such/trainer"))
+    assert code == 127
+    assert "trial 3 failed (error): cannot start /no/such/trainer: No such file" in errors
+
+
+def test_without_a_trainer_the_call_is_refused(bench: Bench) -> None:
+    code, _, errors = bench.end_of(bench.start_program("--metric", "x"))
+    assert code == 2
+    assert "give its command behind --" in errors
+
+
+SAVING = """
+    import signal, sys, time
+    from nas_hpc.trial import report, should_stop
+    should_stop()
+    report("top_1_accuracy", 0.5, 1)
+    heard = []
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *a: (heard.append(1), before(*a)))
+    print("ready", flush=True)
+    while not should_stop():
+        time.sleep(0.01)
+    time.sleep(0.05)
+    print("saved after", len(heard), flush=True)
+"""
+
+
+def test_one_that_is_asked_to_end_may_save_and_has_not_failed(bench: Bench) -> None:
+    process = bench.start(SAVING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGTERM)  # as an agent does
+    code, output, errors = bench.end_of(process)
+    assert (code, output, errors) == (-signal.SIGTERM, "saved after 1\n", "")
+    assert read_status(bench.trial) is None
+    assert not (bench.job / "result.json").exists()
+
+
+def test_a_kill_of_the_wrapper_ends_the_trainer(bench: Bench) -> None:
+    process = bench.start("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    assert process.stdout is not None
+    trainer = int(process.stdout.readline())
+    process.kill()
+    wait_until(lambda: not _runs(trainer), what="the trainer's end")
+    bench.end_of(process)
+
+
+def test_what_a_trainer_leaves_behind_is_ended_with_it(bench: Bench) -> None:
+    code, output, _ = bench.run("""
+        import subprocess
+        from nas_hpc.trial import report
+        print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
+        report("top_1_accuracy", 0.5, 1)
+    """)
+    assert code == 0
+    left = int(output.split()[0])
+    wait_until(lambda: not _runs(left), what="the end of what was left")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def test_after_a_failed_attempt_a_trial_begins_anew(bench: Bench) -> None:
+    trained = """
+        from nas_hpc import trial
+        trial.report("top_1_accuracy", 0.5, 1)
+        trial.update_trial_training_accuracy_metric(None, 0.5, 0, 9, 1.0, 20)
+        trial.save_checkpoint(None, 10, b"weights")
+        raise KeyError(1)
+    """
+    assert bench.run(trained)[0] == 1
+    assert bench.run(trained)[0] == 1
+    assert bench.run("pass")[0] == 1
+    assert bench.status().reason_class == "metric"
+    assert load_checkpoint(bench.trial) is None
+    left = [
+        "TRIAL_TRAINING_METRICS.json.failed",
+        "checkpoint.failed",
+        "job_status.json",
+        "metrics.jsonl.failed",
+    ]
+    assert sorted(path.name for path in bench.trial.iterdir()) == left
+
+
+def test_all_output_of_both_kinds_goes_through(bench: Bench) -> None:
+    code, output, errors = bench.run("""
+        import sys
+        from nas_hpc.trial import report
+        report("top_1_accuracy", 0.5, 1)
+        for at in range(3000):
+            print("out", at)
+            print("err", at, file=sys.stderr)
+    """)
+    assert code == 0
+    assert output.splitlines() == [*(f"out {at}" for at in range(3000)), "DH-OUTPUT: 0.5"]
+    assert errors.splitlines() == [f"err {at}" for at in range(3000)]
+
+
+def test_what_an_interrupted_attempt_reported_counts(bench: Bench) -> None:
+    report = "from nas_hpc.trial import report; report('top_1_accuracy', 0.5, 1);"
+    assert bench.run(f"{report} import os; os.kill(os.getpid(), 15)")[0] == -signal.SIGTERM
+    assert bench.run("pass") == (0, "DH-OUTPUT: 0.5\n", "")
+
+
+def test_of_the_ranks_of_an_mpi_program_only_the_first_says_something(bench: Bench) -> None:
+    bench.environ |= {"PMI_RANK": "1", "PMI_SIZE": "2"}
+    assert bench.run("print('rank 1')") == (0, "rank 1\n", "")
+    assert not (bench.job / "result.json").exists()
+    assert read_status(bench.trial) is None
+    bench.environ["PMI_RANK"] = "0"
+    assert bench.run("pass")[0] == 1
+    assert bench.status().reason_class == "error"
+    assert "perhaps another of its 2 ranks failed" in bench.status().reason
