@@ -7,12 +7,15 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nas_hpc.integrations.balsam.bridge_database import Database
 from nas_hpc.integrations.balsam.bridge_jobs import line
+from nas_hpc.integrations.balsam.bridge_requests import Requests
 from nas_hpc.integrations.balsam.process import Bridge
 from nas_hpc.integrations.balsam.protocol import Answer, BridgeError, Event, job_id
 from tests.peers.balsam import Balsam
@@ -117,6 +120,29 @@ def test_changes_are_pushed_with_results_which_are_noted_where_balsams_tools_loo
     (event,) = bridge.receive(30)
     assert isinstance(event, Event)
     assert event.body == {"event": "search", "state": "USER_KILLED", "attempt": 1}
+
+
+def test_objectives_are_noted_in_the_order_in_which_balsam_holds_jobs(
+    balsam: Balsam, bridge: Bridge, search: str
+) -> None:
+    import psycopg
+
+    first, last = sorted(balsam.add_job(f"task{seq}", "W", "trial") for seq in range(2))
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = 'balsam' AND wait_event_type = 'Lock'"
+
+    def note() -> None:
+        with psycopg.connect(balsam.url) as ours:
+            requests = Requests(Database(str(balsam.database)))
+            requests.note_objectives(ours.cursor(), [(last, 2.0), (first, 1.0)])
+
+    with ThreadPoolExecutor(1) as other, psycopg.connect(balsam.url) as launcher:
+        launcher.execute("SELECT 1 FROM core_balsamjob WHERE job_id = %s FOR UPDATE", (first,))
+        noted = other.submit(note)
+        wait_until(lambda: noted.done() or balsam.do(waits), 30, "that who notes waits for the launcher")
+        launcher.execute("SELECT 1 FROM core_balsamjob WHERE job_id = %s FOR UPDATE NOWAIT", (last,))
+        launcher.commit()
+        noted.result(30)
+    assert sorted(row["data"].get("dh_objective", 0) for row in balsam.jobs("W")) == [0, 1.0, 2.0]
 
 
 def test_a_later_attempt_supersedes_an_earlier_one(balsam: Balsam, bridge: Bridge, search: str) -> None:

@@ -126,9 +126,9 @@ class User:
     def told(self, name: str, workflow: str = "TEST") -> str:
         """What is to be known of a job that is not where it should be."""
         rows = [f"{row['name']} {row['state']}" for row in self.balsam.jobs(workflow)]
-        log = self.balsam.top / "launcher.out"
-        said = log.read_text()[-2000:] if log.exists() else ""
-        return f"{name}: {rows}\n{self.output(name, workflow)}\n{said}"
+        logs = [self.balsam.top / "launcher.out", *sorted((self.balsam.database / "log").glob("*.log"))]
+        said = [f"{log.name}: {log.read_text(errors='replace')[-2000:]}" for log in logs if log.exists()]
+        return "\n".join([f"{name}: {rows}", self.output(name, workflow), *said])
 
     def output(self, name: str, workflow: str = "TEST") -> str:
         """What a job printed."""

@@ -164,7 +164,10 @@ def test_a_step_that_tensorflow_refuses_is_said_in_one_line(
 
     problem = small.regression()
     problem.loss(wrong)
-    with pytest.raises(CannotBuild, match=r"^TensorFlow refused a step of the training: .*30.*49.{0,40}$"):
+    # Which one is first depends on TensorFlow's threads: the reshaping, or its gradient.
+    numbers = r"(\b30\b.*\b49\b|\b240\b.*\b392\b)"
+    told = rf"\ATensorFlow refused a step of the training: .*{numbers}.{{0,40}}\Z"
+    with pytest.raises(CannotBuild, match=told):
         evaluate(problem, monkeypatch)
 
 

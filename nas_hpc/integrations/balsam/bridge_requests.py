@@ -251,8 +251,10 @@ class Requests:
         return found[0] if found else None
 
     def note_objectives(self, cursor: Any, objectives: list[tuple[str, float]]) -> None:
-        """Put objectives into the jobs' data."""
-        for job, value in objectives:
+        """Put objectives into the jobs' data: in the order of their ids, in which Balsam holds jobs, too. In
+        another one the two would wait for each other, and Balsam's launcher does not survive that.
+        """
+        for job, value in sorted(objectives):
             cursor.execute(
                 f"UPDATE {JOBS} SET data = data || %s::jsonb"
                 " WHERE job_id = %s AND jsonb_typeof(data) = 'object'",
