@@ -17,25 +17,27 @@ from typing import Any
 from nas_hpc.errors import WrongCall
 
 
-def load_callable(path: str, what: str = "run function") -> Callable[..., Any]:
-    """The function at ``path`` (forms as in ``load_problem``; in a file the default name is ``run``).
+def load_callable(path: str, what: str = "run function", example: str = "run(config)") -> Callable[..., Any]:
+    """The function at ``path`` (forms as in ``load_problem``; in a file the default name is that of
+    ``example``, which errors show).
 
     It must take one positional argument (the configuration or the job) and not live in ``__main__``.
     """
-    found = load_object(path, what, "run")
+    name = example.partition("(")[0]
+    found = load_object(path, what, name)
     if isinstance(found, ModuleType):
-        raise WrongCall(f"{what} {path!r} is a module: add the function's name, as in {path}.run")
+        raise WrongCall(f"{what} {path!r} is a module: add the function's name, as in {path}.{name}")
     if isinstance(found, type):
-        raise WrongCall(f"{what} {path!r} is a class: give a function of one argument, such as run(config)")
+        raise WrongCall(f"{what} {path!r} is a class: give a function of one argument, such as {example}")
     if not callable(found):
         kind = type(found).__name__
-        raise WrongCall(f"{what} {path!r} is a {kind}, not a function: give one, such as run(config)")
+        raise WrongCall(f"{what} {path!r} is a {kind}, not a function: give one, such as {example}")
     if getattr(found, "__module__", None) == "__main__":
         raise _in_main(path, what)
     try:
         inspect.signature(found).bind(None)
     except TypeError as error:
-        raise WrongCall(f"{what} {path!r} does not take one argument ({error}): write run(config)") from error
+        raise WrongCall(f"{what} {path!r} does not take one argument ({error}): write {example}") from error
     except ValueError:
         pass  # a builtin without a signature: only the call can tell
     return found  # type: ignore[no-any-return]

@@ -41,10 +41,10 @@ def check_objects(problem: str, run: str) -> None:
     _ask([_OBJECTS, _ANY_MODE, "", problem, run])
 
 
-def check_space(space: str, algorithm: str, total: int) -> None:
-    """Raise WrongCall if there is no search space at ``space``, or ``algorithm`` cannot search it in
-    ``total`` trials."""
-    _ask([_SPACE, _ANY_MODE, "", space, algorithm, str(total)])
+def check_space(space: str, algorithm: str, total: int, *, least: int = 0) -> None:
+    """Raise WrongCall if there is no search space at ``space``, ``algorithm`` cannot search it in ``total``
+    trials, or it has fewer than ``least`` models."""
+    _ask([_SPACE, _ANY_MODE, "", space, algorithm, str(total), str(least)])
 
 
 def check_tasks(generator: str, baseline: Mapping[str, str], directory: str) -> None:
@@ -54,6 +54,9 @@ def check_tasks(generator: str, baseline: Mapping[str, str], directory: str) -> 
 
 
 def _ask(words: Sequence[str]) -> None:
+    what = {_SPACE: "the search space", _TASKS: "the proxy task config generator"}.get(
+        words[0], "the problem and the run function"
+    )
     argv = [sys.executable, "-m", __name__, *words]
     try:
         done = subprocess.run(
@@ -61,7 +64,7 @@ def _ask(words: Sequence[str]) -> None:
         )
     except subprocess.TimeoutExpired:
         raise WrongCall(
-            f"importing the problem took more than {LIMIT_S:g} s; let its module do less when it is imported"
+            f"loading {what} took more than {LIMIT_S:g} s; let its module do less when it is imported"
         ) from None
     if done.returncode == 0:
         return
@@ -73,8 +76,8 @@ def _ask(words: Sequence[str]) -> None:
     how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
     said = f", its last words: {lines[-1]}" if lines else ""
     raise WrongCall(
-        f"importing the problem and the run function ended the process with {how}{said}; "
-        "correct what their modules do when they are imported"
+        f"loading {what} ended the process with {how}{said}; "
+        "correct what is done there when it is imported or called"
     )
 
 
@@ -88,10 +91,13 @@ def _check(kind: str, mode: str, module: str, words: Sequence[str]) -> None:
     from nas_hpc.loading import load_object
 
     if kind == _SPACE:
+        from nas_hpc.apps.proxy.rounds import sample
         from nas_hpc.apps.trials.space import load_space
 
-        space, algorithm, total = words
-        load_space(space).optimizer(algorithm, 0, int(total))
+        space, algorithm, total, least = words
+        found = load_space(space)
+        found.optimizer(algorithm, 0, int(total))
+        sample(found, 0, int(least))
         return
     if kind == _TASKS:
         from nas_hpc.apps.proxy.generator import check_known, make_tasks

@@ -92,6 +92,8 @@ class Tool:
     """Whether it may go on after it has come to its end."""
     space: bool = True
     """Whether it draws its models from a search space."""
+    distinct: bool = False
+    """Whether the space has to have as many models as it begins with."""
 
 
 # -- a new one -------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def begin(
     spec = _new_spec(tool, flags, models)
     root = whole_root(flags["root"])
     if tool.space:
-        check_space(spec.space, "random", models)
+        check_space(spec.space, "random", models, least=models if tool.distinct else 0)
     launched = not flags["no_launch"]
     site = the_site(call, launch=launched)
     config = call.settings(site, mode_flags(spec, flags["nodes"]) if launched else {})
@@ -183,8 +185,7 @@ def go_on(
     from nas_hpc.apps.proxy.tool import read_state_of, read_tool
 
     spec, old = read_tool(directory)
-    if spec.kind != tool.kind:
-        raise WrongCall(f"{tool.previous} {directory}: that is one of another tool ({spec.kind})")
+    check_kind(tool, spec, directory)
     spec, kept = _taken_over(tool, spec, old, flags, settings)
     launched = not flags["no_launch"]
     site = call.site()
@@ -202,6 +203,12 @@ def go_on(
         fresh = tool_job(spec, config, launched=launched)
         run_again(store, job, fresh, f"goes on by nas-hpc {tool.command}")
     return _run(call, tool, site, job, spec, config, kept, flags)
+
+
+def check_kind(tool: Tool, spec: TrialsSpec, directory: str) -> None:
+    """Raise WrongCall if ``directory`` is that of another tool."""
+    if spec.kind != tool.kind:
+        raise WrongCall(f"{tool.previous} {directory}: that is one of another tool ({spec.kind})")
 
 
 def _again(site: Site, store: Store, job: Job, spec: TrialsSpec, rounds: range) -> TrialsSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ import click
 
 from nas_hpc.cli.check_search import check_tasks
 from nas_hpc.cli.context import Invocation, note, site_options
-from nas_hpc.cli.proxy_jobs import TOOL_FLAGS, Tool, begin, go_on
+from nas_hpc.cli.proxy_jobs import TOOL_FLAGS, Tool, begin, check_kind, go_on
 from nas_hpc.cli.run import whole_path
 from nas_hpc.cli.submission import find_job
-from nas_hpc.cli.trials_flags import TrialsCommand, checked_metric, flag_map
+from nas_hpc.cli.trials_flags import TrialsCommand, checked_metric, flag_map, flag_name
 from nas_hpc.cli.types import Amount, Duration
 from nas_hpc.errors import WrongCall
 from nas_hpc.store.base import JobFilter
@@ -31,6 +32,11 @@ _OF_TASKS = frozenset({
     "on_premises_latency", "latency_wait_s",
 })  # fmt: skip
 """Settings that may be others for the tasks that are still to be tried."""
+_STEP_FLAGS = {
+    "steps_flag": "--training-steps-flag",
+    "decay_steps_flag": "--decay-steps-flag",
+    "validations_flag": "--validations-flag",
+}
 
 
 @site_options
@@ -129,6 +135,7 @@ def search(call: Invocation, /, previous: str, **flags: Any) -> int:
         from nas_hpc.apps.proxy.tool import read_tool
 
         spec, old = read_tool(previous)
+        check_kind(_SEARCH, spec, previous)
         baseline = flag_map("--search-flags", flags["search_flags"]) or spec.search_flags
         check_tasks(settings["generator"] or str(old.get("generator", "")), baseline, spec.directory)
         settings = {**settings, **{name: old[name] for name in ("selection",) if name in old}}
@@ -151,9 +158,11 @@ def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
         if not -1.0 <= flags[name] <= 1.0:
             flag = f"--{name.replace('_', '-')}"
             raise WrongCall(f"{flag} {flags[name]:g}: a rank correlation is from -1 to 1, such as 0.65")
+    if flags["desired_accuracy"] is not None and not math.isfinite(flags["desired_accuracy"]):
+        raise WrongCall(f"--desired-accuracy {flags['desired_accuracy']:g}: give a score, such as 0.7")
     settings = {name: flags[name] for name in names}
-    for name in ("steps_flag", "decay_steps_flag", "validations_flag"):
-        settings[name] = flags[name].lstrip("-")
+    for name, flag in _STEP_FLAGS.items():
+        settings[name] = flag_name(flag, flags[name])
     generator = whole_path(flags["generator"]) if flags["generator"] else ""
     return {**settings, "generator": generator, "selection": flags["selection"]}
 

@@ -11,7 +11,7 @@ import click
 
 from nas_hpc.cli.context import Invocation, site_options
 from nas_hpc.cli.proxy_jobs import TOOL_FLAGS, Tool, begin, go_on
-from nas_hpc.cli.trials_flags import TrialsCommand, checked_metric
+from nas_hpc.cli.trials_flags import TrialsCommand, checked_metric, flag_name
 from nas_hpc.cli.types import Amount, Count
 from nas_hpc.errors import WrongCall
 
@@ -49,7 +49,7 @@ def measure(call: Invocation, /, previous: str, **flags: Any) -> int:
         --search-flags num_epochs=5 --seed-flag seed
     """
     settings = {name: flags[name] for name in ("copies", "max_tries", "seed_flag")}
-    settings["seed_flag"] = flags["seed_flag"].lstrip("-")
+    settings["seed_flag"] = flag_name("--seed-flag", flags["seed_flag"])
     if previous:
         return go_on(call, _MEASURE, previous, flags, settings)
     if flags["metric"]:
@@ -76,7 +76,7 @@ def measure(call: Invocation, /, previous: str, **flags: Any) -> int:
 )
 @click.option(
     "--max-failure-pct",
-    type=Amount("percent"),
+    type=Amount("percent", most=100.0),
     default=20.0,
     help="It stops if more of a round's models are invalid. [default: 20]",
 )
@@ -109,6 +109,17 @@ def select(call: Invocation, /, previous: str, **flags: Any) -> int:
     from nas_hpc.apps.proxy.selection import check_counts
 
     check_counts(*(flags[name] for name in names[2:5]))
+    for name, flag in (
+        ("accuracy_metric_id", "--accuracy-metric-id"),
+        ("latency_metric_id", "--latency-metric-id"),
+    ):
+        if flags[name]:
+            checked_metric(flags[name], flag)
+    if flags["latency_metric_id"] == flags["accuracy_metric_id"]:
+        raise WrongCall(
+            f"--latency-metric-id {flags['latency_metric_id']!r} is the accuracy: give the name under which "
+            "the trainer reports the latency, or leave it out"
+        )
     flags["metric"] = checked_metric(flags["metric"] or flags["accuracy_metric_id"])
     return begin(call, _SELECT, flags, settings, flags["start_num_models"])
 
@@ -188,4 +199,5 @@ _SELECT = Tool(
     total=_trainings_of_selection,
     unfinished=_rounds_of_selection,
     anew=frozenset({"max_failure_pct"}),
+    distinct=True,
 )

@@ -25,6 +25,10 @@ LISTS = ("--search-flags", "--search-docker-flags", "--train-flags", "--train-do
 _OURS = ("nas-params-str", "job-dir", "retrain-search-job-dir", "retrain-search-job-trials",
          "retrain-use-search-job-checkpoint")  # fmt: skip
 """Flags of a trainer that a search gives itself."""
+_EXAMPLES = {
+    "--seed-flag": "seed", "--training-steps-flag": "steps", "--decay-steps-flag": "decay_steps",
+    "--validations-flag": "validations",
+}  # fmt: skip
 
 
 class TrialsCommand(click.Command):
@@ -213,6 +217,7 @@ def spec_of(flags: Mapping[str, Any], directory: str, *, needs_space: bool = Tru
         if train is None and flags[name] is not None:
             given = f"--{name.replace('_', '-')} {flags[name]}".replace("max-parallel", "max-parallel-trial")
             raise WrongCall(f"{given} goes with --train-flags: without them nothing is trained in full")
+    _check_share(flags)
     return TrialsSpec(
         job_name=flags["job_name"],
         directory=directory,
@@ -239,6 +244,17 @@ def spec_of(flags: Mapping[str, Any], directory: str, *, needs_space: bool = Tru
     )
 
 
+def _check_share(flags: Mapping[str, Any]) -> None:
+    """Raise WrongCall if a trial of several nodes or ranks is to share its nodes."""
+    for name in ("nodes_per_trial", "ranks_per_node"):
+        shared = flags["trials_per_node"] or 1
+        if shared > 1 and flags[name] > 1:
+            raise WrongCall(
+                f"--{name.replace('_', '-')} {flags[name]} and --trials-per-node {shared}: a trial of "
+                "several nodes or ranks has its nodes for itself: leave one of them out"
+            )
+
+
 def trainer_fields(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of the specification that say how to speak with a trainer. Raises WrongCall."""
     return {
@@ -261,11 +277,23 @@ def _scaling(text: str) -> tuple[float, ...]:
     return factor, offset
 
 
-def checked_metric(name: str) -> str:
+def checked_metric(name: str, flag: str = "--nas-target-reward-metric") -> str:
     """A metric's name. Raises WrongCall for none."""
     if not name.strip() or len(name.split()) != 1:
-        raise WrongCall(f"--nas-target-reward-metric {name!r} is no name: give the one that trials report")
+        raise WrongCall(f"{flag} {name!r} is no name: give the one that trials report")
     return name
+
+
+def flag_name(flag: str, name: str) -> str:
+    """The name of a trainer's flag, without dashes in front; "" for none. Raises WrongCall."""
+    bare = name.lstrip("-")
+    if name and (not bare or "=" in bare or any(one.isspace() for one in bare)):
+        raise WrongCall(
+            f"{flag} {name!r} is no name of a flag: give the trainer's, such as {_EXAMPLES[flag]}"
+        )
+    if bare.replace("_", "-") in _OURS:
+        raise WrongCall(f"{flag} {name!r}: that one is given to every trial by the search: give another")
+    return bare
 
 
 def advice(total: int, failed: int) -> str:

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_hpc.cli.client import live_endpoint, wake
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nas_hpc.site import Site
 
 APPLICATION = "TRIALS"
+_TOOLS = "PROXY_TASKS"
 _DIRECTORY = "--directory"
 _WORKERS = "DEEPHYPER_WORKERS_PER_NODE"
 
@@ -188,6 +190,7 @@ def find(call: Invocation, word: str) -> Found:
     from nas_hpc.apps.trials.spec import SPEC_FILE
 
     if os.path.isfile(os.path.join(word, SPEC_FILE)):
+        _check_no_tool(word, word)
         return Found(os.path.abspath(word))
     if os.path.isdir(word) and "/" in word:
         raise WrongCall(f"{word!r} is no directory of a search of trials: it has no {SPEC_FILE}")
@@ -200,12 +203,28 @@ def found_in(store: Store, word: str) -> Found:
     named = store.jobs(JobFilter(workflow=word, name=word))
     job = named[0] if len(named) == 1 else find_job(store, word)
     words = shlex.split(job.args)
+    if job.application == _TOOLS and len(words) > 1:
+        _check_no_tool(word, words[1])
     if job.application != APPLICATION or words[:1] != [_DIRECTORY] or len(words) < 2:
         raise WrongCall(
             f"{word!r} is a job of {job.application}, and not one of trials, as nas-hpc search and nas-hpc "
             "train make them"
         )
     return Found(words[1], job)
+
+
+def _check_no_tool(word: str, directory: str) -> None:
+    """Raise WrongCall if ``directory`` is that of a tool for proxy tasks, whose rounds have the trials."""
+    from nas_hpc.apps.proxy.tool import PREFIXES
+    from nas_hpc.apps.trials.spec import SPEC_FILE, read_spec
+
+    if read_spec(directory).kind not in PREFIXES:
+        return
+    rounds = sorted(one.parent for one in Path(directory).glob(f"*/{SPEC_FILE}"))
+    there = (
+        f": give one of its rounds: {', '.join(map(str, rounds))}" if rounds else ", and has no rounds yet"
+    )
+    raise WrongCall(f"{word!r} is a tool for proxy tasks, and no search of trials{there}")
 
 
 def again(

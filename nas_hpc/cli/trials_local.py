@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from nas_hpc.cli.check_search import check_space
 from nas_hpc.cli.context import note, site_options, working_directory
 from nas_hpc.cli.trials_flags import (
     LOCAL_OPTIONS,
@@ -51,7 +52,9 @@ def local(**flags: Any) -> int:
         "seed": flags["seed"],
         **trainer_fields(flags),
     }
-    directory = str(make_directory(whole_root(flags["root"]), flags["job_name"]))
+    root = whole_root(flags["root"])
+    check_space(str(spec["space"]), "random", 1)
+    directory = str(make_directory(root, flags["job_name"]))
     write_spec(TrialsSpec(**spec, directory=directory))
     note(f"one random trial in {directory}")
     path = os.pathsep.join([str(working_directory()), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -10,6 +10,7 @@ from nas_hpc.cli.context import site_options
 from nas_hpc.cli.output import print_json, print_table
 from nas_hpc.cli.trials_flags import TrialsCommand
 from nas_hpc.cli.types import Amount, Count
+from nas_hpc.errors import WrongCall
 
 
 @site_options
@@ -63,6 +64,12 @@ def plan(as_json: bool, **flags: Any) -> None:  # fmt: skip
     """
     from nas_hpc.apps.trials.plan import Machine, stages
 
+    if flags["nodes_per_trial"] > 1 and flags["trials_per_node"] > 1:
+        shared = flags["trials_per_node"]
+        raise WrongCall(
+            f"--nodes-per-trial {flags['nodes_per_trial']} and --trials-per-node {shared}: a trial of "
+            "several nodes has them for itself: leave one of them out"
+        )
     machine = Machine(flags["parallel"], flags["nodes_per_trial"], flags["trials_per_node"])
     made = stages(
         machine,

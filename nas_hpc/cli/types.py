@@ -62,21 +62,24 @@ class Count(IntType):
 
 
 class Amount(FloatType):
-    """A number, 0 or more (``positive``: above 0)."""
+    """A number, 0 or more (``positive``: above 0), ``most`` at most."""
 
     name = "number"
 
-    def __init__(self, unit: str, *, positive: bool = False) -> None:
-        self.unit, self.positive = unit, positive
+    def __init__(self, unit: str, *, positive: bool = False, most: float = math.inf) -> None:
+        self.unit, self.positive, self.most = unit, positive, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number, or the reason why it is none."""
         wanted = f"a number of {self.unit}{' above 0' if self.positive else ', 0 or more'}"
+        if math.isfinite(self.most):
+            wanted += f", {self.most:g} at most"
         try:
             number = float(str(value))
         except ValueError:
             self.fail(f"{value!r} is no number; give {wanted}", param, ctx)
-        if not math.isfinite(number) or number < 0 or (self.positive and number == 0):
+        low = number < 0 or (self.positive and number == 0)
+        if not math.isfinite(number) or low or number > self.most:
             self.fail(f"{value} is not allowed; give {wanted}", param, ctx)
         return number
 

@@ -49,6 +49,7 @@ def test_the_baseline_that_a_generator_changes_is_its_own(tmp_path: Path) -> Non
         ("return [ProxyTaskConfig('a', {'x': [1]})]", "for 'x'"),
         ("return [ProxyTaskConfig('a', {'job_dir': 1})]", "which the search gives"),
         ("return [ProxyTaskConfig('a', {'x y': 1})]", "has the flag 'x y'"),
+        ("return [ProxyTaskConfig('a', {'x': float('nan')})]", "has nan for 'x'"),
         ("return 1 / 0", "raised ZeroDivisionError"),
     ],
 )
@@ -56,6 +57,13 @@ def test_a_generator_that_gives_no_tasks_is_refused_in_one_line(tmp_path: Path, 
     with pytest.raises(WrongCall, match=said) as caught:
         tasks_of(tmp_path, body)
     assert "\n" not in caught.value.message
+
+
+def test_what_is_no_function_of_the_flags_is_refused_with_what_would_be_one(tmp_path: Path) -> None:
+    (tmp_path / "t.py").write_text("word = 'x'\ndef two(a, b): pass\n")
+    for name, said in (("word", "is a str, not a function"), ("two", "does not take one argument")):
+        with pytest.raises(WrongCall, match=rf"{said}.*generate\(baseline_args\)"):
+            make_tasks(f"{tmp_path}/t.py:{name}", {})
 
 
 def test_flags_are_known_again_whatever_their_order(tmp_path: Path) -> None:

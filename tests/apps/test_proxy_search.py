@@ -362,6 +362,10 @@ def test_a_metric_that_no_full_training_reported_is_refused_with_those_that_ther
         (trial / "metrics.jsonl").write_text('{"step": 1, "metric": "top_1", "value": 0.5}\n')
     with pytest.raises(WrongCall, match="'top_5'; they reported 'top_1'"):
         read_reference(place, "top_5")
+    for trial in (place / "nas" / "search").iterdir():
+        (trial / "metrics.jsonl").write_text(f'{{"step": 1, "metric": "top_1", "value": 0.{trial.name}}}\n')
+    with pytest.raises(WrongCall, match="'speed'; they reported 'top_1'"):
+        read_reference(place, "top_1", "speed")
 
 
 def test_a_selection_that_is_not_finished_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nas_hpc.apps.progress import Interrupted
 from nas_hpc.apps.proxy import selection
 from nas_hpc.apps.proxy.rounds import trial_key
 from nas_hpc.apps.proxy.tool import StateFile
+from nas_hpc.cli.check_search import _check
 from nas_hpc.errors import WorkFailed, WrongCall
 from tests.apps.played_trainer import STEPS, Killed, Played, Trainer, runner_of, spec_in
 
@@ -218,3 +219,6 @@ def test_a_space_with_too_few_models_is_refused_before_anything_runs(tmp_path: P
     (tmp_path / "few.py").write_text("SPACE = {'x': [1, 2], 'y': [1]}\n")
     with pytest.raises(WrongCall, match="has 2 models, and 5 are needed"):
         selection.begin(spec, FEW, 5)
+    with pytest.raises(WrongCall, match="has 2 models, and 5 are needed"):
+        _check("space", "-", "", [spec.space, "random", "5", "5"])  # what the command asks before
+    _check("space", "-", "", [spec.space, "random", "5", "0"])

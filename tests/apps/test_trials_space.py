@@ -64,6 +64,12 @@ def test_what_is_no_space_is_refused_with_what_would_be_right(form: Any, said: s
         space_of(form, "form")
 
 
+def test_a_function_that_returns_no_space_is_named(tmp_path: Path) -> None:
+    (tmp_path / "nothing.py").write_text("def space(): pass\n")
+    with pytest.raises(WrongCall, match="returned nothing: have it return the space"):
+        load_space(f"{tmp_path}/nothing.py:space")
+
+
 def test_a_policy_refuses_what_is_no_choice_and_says_what_would_be_right() -> None:
     with pytest.raises(WrongCall, match="'x' is a UniformFloatHyperparameter: give a list of values"):
         space_of({"x": (0.0, 1.0)}, "form").optimizer("ppo", 0, 10)

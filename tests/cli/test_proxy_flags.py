@@ -13,7 +13,14 @@ from nas_hpc.cli.main import main
 from nas_hpc.cli.proxy_tools import _rounds_of_selection, _rounds_of_variance
 
 MEASURE, SELECT = "measure-proxy-task-variance", "select-proxy-task-models"
+SEARCH = "search-proxy-task"
+ACC = ("--accuracy-metric-id", "acc")
 WHOLE = ("--job-name", "a", "--trainer", "python t.py", "--root-output-dir", "out")
+
+
+def make(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def begun(tmp_path: Path, kind: str = "variance") -> Path:
@@ -33,7 +40,14 @@ def begun(tmp_path: Path, kind: str = "variance") -> Path:
         ((MEASURE, *WHOLE, "--copies", "1"), "--copies"),
         ((SELECT, *WHOLE), "give --accuracy-metric-id"),
         ((SELECT, *WHOLE, "--accuracy_metric_id", "acc", "--start_num_models", "5"), "from 5 models to 10"),
-        ((SELECT, *WHOLE, "--accuracy-metric-id", "a b"), "is no name"),
+        ((SELECT, *WHOLE, "--accuracy-metric-id", "a b"), "--accuracy-metric-id 'a b' is no name"),
+        ((SELECT, *WHOLE, *ACC, "--latency-metric-id", "acc"), "--latency-metric-id 'acc' is the accuracy"),
+        ((SELECT, *WHOLE, *ACC, "--max-failure-pct", "150"), "150 is not allowed"),
+        ((MEASURE, *WHOLE, "--seed-flag", "a b"), "--seed-flag 'a b' is no name of a flag"),
+        ((MEASURE, *WHOLE, "--seed-flag", "--job_dir"), "is given to every trial by the search"),
+        ((SEARCH, *WHOLE, "--decay-steps-flag", "a=1"), "--decay-steps-flag 'a=1' is no name of a flag"),
+        ((SEARCH, *WHOLE, "--desired-accuracy", "nan"), "--desired-accuracy nan: give a score"),
+        ((SEARCH, *WHOLE), "give --proxy-task-config-generator-module"),
         ((SELECT, "--previous-model-selection-dir", "nowhere"), "'nowhere' is no directory of a search"),
     ],
 )
@@ -56,6 +70,11 @@ def test_the_directory_of_another_tool_or_of_a_search_is_refused(
 ) -> None:
     assert main([SELECT, "--previous-model-selection-dir", str(begun(tmp_path))]) == 2
     assert "one of another tool (variance)" in capsys.readouterr().err
+    assert main([SEARCH, "--previous-proxy-task-search-dir", str(tmp_path)]) == 2
+    assert "one of another tool (variance)" in capsys.readouterr().err
+    write_spec(TrialsSpec(job_name="copies", directory=str(make(tmp_path / "copies"))))
+    assert main(["list-trials", str(tmp_path)]) == 2
+    assert f"give one of its rounds: {tmp_path / 'copies'}" in capsys.readouterr().err
     write_spec(TrialsSpec(job_name="first", directory=str(tmp_path)))
     assert main([SELECT, "--previous-model-selection-dir", str(tmp_path)]) == 2
     assert "the directory of a search, and not of a tool" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def make_tasks(path: str, baseline_args: Mapping[str, str]) -> list[ProxyTaskCon
     Raises WrongCall for a generator that is none or raises, returns no tasks, one without a name that a
     directory can have, two with one name, or flags that are no flags.
     """
-    generate = load_callable(resolve_file(path), _WHAT)
+    generate = load_callable(resolve_file(path), _WHAT, "generate(baseline_args)")
     try:
         made = generate(dict(baseline_args))
     except WrongCall as error:
@@ -100,6 +101,8 @@ def _flag(name: Any, where: str) -> str:
 
 def _text(name: str, value: Any, where: str) -> str:
     value = plain(value, where)
-    if not isinstance(value, bool | int | float | str):
+    if not isinstance(value, bool | int | float | str) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
         raise WrongCall(f"{where} has {value!r:.80} for {name!r}: give text or a number")
     return str(value)

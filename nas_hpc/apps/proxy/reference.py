@@ -66,6 +66,7 @@ def read_reference(directory: Path | str, accuracy_id: str = "", latency_id: str
     Raises WrongCall: no such trainings, fewer than five with an accuracy or fewer than 70 % of all, all
     accuracies equal, none that reports the metric.
     """
+    asked = latency_id
     source, accuracy_id, latency_id = _place(Path(directory), accuracy_id, latency_id)
     names = sorted((one.name for one in source.iterdir() if one.name.isdigit()), key=int)
     states = {str(row["trial"]): row["state"] for row in read_trials(source.parents[1])}
@@ -86,6 +87,8 @@ def read_reference(directory: Path | str, accuracy_id: str = "", latency_id: str
             "computed with them; select models whose scores differ"
         )
     latency = np.array([_latency(source / name, latency_id) for name in kept])
+    if asked and not np.isfinite(latency).any():
+        raise WrongCall(_not_reported(source, kept, asked))
     said = spread(accuracy)
     models = tuple(_model(source / name) for name in kept)
     notes = (f"full trainings: {said}",) if said else ()

@@ -67,6 +67,8 @@ def load_space(path: str) -> TrialSpace:
         except Exception as error:
             raised = f"{type(error).__name__}: {one_line(error)}"
             raise WrongCall(f"{_WHAT} {path!r} raised {raised}: correct it") from error
+        if found is None:
+            raise WrongCall(f"{_WHAT} {path!r} returned nothing: have it return the space")
     return space_of(found, path, where)
 
 
