@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from nas_hpc.analytics.proxy.correlation import (
     rank_correlation,
 )
 from nas_hpc.analytics.proxy.curves import METRICS_FILE, Array, Curve, read_curves
+from nas_hpc.analytics.proxy.matching import pairs, place_of
 from nas_hpc.analytics.proxy.thinning import spread
 from nas_hpc.analytics.proxy.variance import Variance, judge
 from nas_hpc.errors import WrongCall
 
-SPEC_FILE = "search_job_spec.json"
-TRIALS_FLAG = "retrain_search_job_trials"
 _BELOW = ("", "nas/search", "nas/train")
 
 
@@ -108,35 +106,38 @@ def measure_copies(path: Path) -> Copies:
 def compare(proxy: Path, full: Path, *, interpolate: bool = False) -> Compared:
     """Compare the cheap trainings in ``proxy`` with the full ones in ``full``, of the same models.
 
-    Which belong together: the k-th directory of a retraining is the k-th of the trials that the
-    ``search_job_spec.json`` of its job names; without one, equal names. Raises WrongCall if nothing does.
+    Which belong together: see ``matching.pairs``. Raises WrongCall if nothing does.
     """
     proxy_directory, cheap = _trials(proxy)
     full_directory, whole = _trials(full)
-    cheap = _by_original(proxy_directory, cheap)
-    whole = _by_original(full_directory, whole)
-    models = tuple(name for name in whole if name in cheap)
-    if not models:
+    found = pairs(proxy_directory, cheap, full_directory, whole)
+    if not found:
         raise WrongCall(
             f"no trial of {proxy_directory} ({_some(cheap)}) is one of {full_directory} ({_some(whole)}); "
             "give two directories of trainings of the same models"
         )
-    chosen = [cheap[name] for name in models]
-    finals = np.array([whole[name].final for name in models])
+    models = tuple(one.model for one in found)
+    chosen = [cheap[one.proxy] for one in found]
+    complete = [whole[one.full] for one in found]
+    finals = np.array([one.final for one in complete])
     aligned = align(chosen, interpolate=interpolate)
     last = np.array([one.final for one in chosen])
     tau, p_value = rank_correlation(last, finals)
-    latencies = [_latencies(chosen), _latencies([whole[name] for name in models])]
-    notes = [*_notes(models, cheap, whole, tau), *_of_scores(finals)]
+    alone = [
+        *_alone(proxy_directory, cheap, {one.proxy for one in found}),
+        *_alone(full_directory, whole, {one.full for one in found}),
+    ]
+    notes = [*_notes(models, complete, alone, tau), *_of_scores(finals)]
     return Compared(
         models, finals, aligned, correlations(aligned, finals), tau, p_value, last,
-        *rank_correlation(*latencies), tuple(notes),
+        *rank_correlation(_latencies(chosen), _latencies(complete)), tuple(notes),
     )  # fmt: skip
 
 
 def _trials(path: Path) -> tuple[Path, dict[str, Curve]]:
     if not path.is_dir():
         raise WrongCall(f"{path} is no directory; give one that holds the directories of trials")
+    path = place_of(path)
     for below in _BELOW:
         curves = read_curves(path / below)
         if curves:
@@ -147,37 +148,23 @@ def _trials(path: Path) -> tuple[Path, dict[str, Curve]]:
     )
 
 
-def _by_original(directory: Path, curves: Mapping[str, Curve]) -> dict[str, Curve]:
-    """Under the names of the trials that they train again."""
-    for place in (directory, *directory.parents[:2]):
-        try:
-            spec = json.loads((place / SPEC_FILE).read_bytes())
-            flags = {**spec.get("search_flags", {}), **spec}
-            names = [name.strip() for name in str(flags[TRIALS_FLAG]).split(",")]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        return {
-            names[int(name) - 1]: curve
-            for name, curve in curves.items()
-            if name.isdigit() and 0 < int(name) <= len(names)
-        }
-    return dict(curves)
+def _alone(directory: Path, curves: Mapping[str, Curve], used: set[str]) -> list[str]:
+    """``1, 4 of DIR``, if there are such trainings."""
+    left = [name for name in curves if name not in used]
+    return [f"{', '.join(left)} of {directory}"] if left else []
 
 
 def _latencies(curves: list[Curve]) -> Array:
     return np.array([math.nan if one.latency is None else one.latency for one in curves])
 
 
-def _notes(
-    models: tuple[str, ...], cheap: Mapping[str, Curve], whole: Mapping[str, Curve], tau: float
-) -> list[str]:
+def _notes(models: tuple[str, ...], complete: list[Curve], alone: list[str], tau: float) -> list[str]:
     notes = []
-    unfinished = [name for name in models if not whole[name].complete]
+    unfinished = [name for name, one in zip(models, complete, strict=True) if not one.complete]
     if unfinished:
         notes.append(f"full trainings that did not come to their end: {', '.join(unfinished)}")
-    alone = [name for name in {**cheap, **whole} if name not in models]
     if alone:
-        notes.append(f"of one side only, and left out: {', '.join(alone)}")
+        notes.append(f"of one side only, and left out: {'; '.join(alone)}")
     if math.isnan(tau):
         why = (
             f"{len(models)} models, {LEAST_MODELS} are the least"

@@ -83,6 +83,49 @@ def test_correlation_of_a_retraining_follows_the_trials_that_its_job_names(
     assert found["over_steps"][1]["median_hours"] == pytest.approx(36 / 100 * 99 / 3600)
 
 
+def retraining(place: Path, stage: str, trials: dict[str, int], **spec: object) -> Path:
+    """Trainings of models, by the names of their directories, whose scores are as the models' numbers."""
+    for name, model in trials.items():
+        write_trial(place / "nas" / stage / name, [0.1, model / 10])
+        (place / "nas" / stage / name / "nas_params_str.json").write_text(json.dumps({"x": model}))
+    (place / "search_job_spec.json").write_text(json.dumps(spec))
+    return place
+
+
+def test_models_are_found_again_through_all_rounds_and_trainings_of_chosen_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A selection whose second round has other numbers; a task, a job of full trainings and a search's own
+    stage 2 that go back to it, each by what it has; and a search of other models with the same numbers."""
+    tool = tmp_path / "Model_Selection_a"
+    first = retraining(tool / "a", "search", {str(k): k for k in range(1, 9)})
+    flags = {"retrain-search-job-dir": str(first / "nas/search"), "retrain-search-job-trials": "8,2,6,3,7"}
+    five = {"1": 8, "2": 2, "3": 6, "4": 3, "5": 7}
+    second = retraining(tool / "a_iter_1", "search", five, search_flags=flags)
+    state = {"iterations": [{"search_job_link": str(first)}, {"search_job_link": "/moved/from/a_iter_1"}]}
+    (tool / "MODEL_SELECTION_STATE.json").write_text(json.dumps(state))
+    again = {"1": 7, "2": 3, "3": 6, "4": 2, "5": 8}
+    flags = {"retrain-search-job-dir": str(second / "nas/search"), "retrain-search-job-trials": "5,4,3,2,1"}
+    tasks = tmp_path / "Search_controller_a"
+    task = retraining(tasks / "ProxyTask_a_half", "search", again, search_flags=flags)
+    (tasks / "SEARCH_CONTROLLER_STATE.json").write_text("{}")
+    job = retraining(
+        tmp_path / "job", "train", again, chosen=[7, 3, 6, 2, 8], search_directory=str(first), kind="train"
+    )
+    for name, model in again.items():  # stage 2 of a search
+        write_trial(first / "nas/train" / name, [0.1, model / 10])
+    (first / "nas/train/retrain_map.json").write_text('{"1": "7", "2": "3", "3": "6", "4": "2", "5": "8"}')
+    for proxy, full in ((task, tool), (first, tool), (task, job), (job, second), (task, first / "nas/train")):
+        found = json.loads(run(capsys, "correlation", proxy, full, "--json")[0])
+        assert found["tau"] == pytest.approx(1.0), (proxy, full)
+        assert sorted(one["model"] for one in found["models"]) == ["2", "3", "6", "7", "8"]
+    other = retraining(tmp_path / "other", "search", {str(k): 10 - k for k in range(1, 9)})
+    _, err = run(capsys, "correlation", other, first, code=2)
+    assert "are not of the same model" in err
+    _, err = run(capsys, "correlation", tasks, tool, code=2)
+    assert f"give one of them: {task}" in err
+
+
 def test_what_cannot_be_computed_is_said_and_no_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
