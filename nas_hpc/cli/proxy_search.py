@@ -28,7 +28,8 @@ _FROM_SELECTION = "[default: the selection's]"
 _OF_TASKS = frozenset({
     "generator", "desired_accuracy_correlation", "desired_accuracy", "training_time_hrs_limit",
     "desired_latency_correlation", "early_stop_proxy_task_if_not_best", "look_every_s", "steps_flag",
-    "decay_steps_flag", "validations_flag", "latency_calculator", "latency_flags", "num_latency_workers",
+    "decay_steps_flag", "validations_flag",
+    "max_p_value", "node_hours_limit", "cost", "latency_calculator", "latency_flags", "num_latency_workers",
     "on_premises_latency", "latency_wait_s",
 })  # fmt: skip
 """Settings that may be others for the tasks that are still to be tried."""
@@ -69,12 +70,30 @@ _STEP_FLAGS = {
     default=0.65,
     help="A task that ranks the models so well has met its aim. [default: 0.65]",
 )
+@click.option(
+    "--max-p-value",
+    type=Amount("p", positive=True, most=1.0),
+    default=None,
+    help="And whose correlation has a p-value of at most so much. [default: any]",
+)
 @click.option("--desired-accuracy", type=float, default=None, help="Or one whose median score is so high.")
 @click.option(
     "--training-time-hrs-limit",
     type=Amount("hours", positive=True),
     default=3.0,
     help="Each training ends after so long. [default: 3]",
+)
+@click.option(
+    "--node-hours-limit",
+    type=Amount("node-hours", positive=True),
+    default=None,
+    help="A task ends after its trainings took so much together.",
+)
+@click.option(
+    "--cost",
+    type=click.Choice(["hours", "node-hours"]),
+    default="hours",
+    help="By which the best task is the cheapest: of one training, or of all. [default: hours]",
 )
 @click.option(
     "--desired-latency-correlation",
@@ -153,7 +172,7 @@ def search(call: Invocation, /, previous: str, **flags: Any) -> int:
 def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     names = ("accuracy_metric_id", "latency_metric_id", "desired_accuracy_correlation", "desired_accuracy",
              "training_time_hrs_limit", "desired_latency_correlation", "early_stop_proxy_task_if_not_best",
-             "interpolate", "look_every_s")  # fmt: skip
+             "interpolate", "look_every_s", "max_p_value", "node_hours_limit", "cost")  # fmt: skip
     for name in ("desired_accuracy_correlation", "desired_latency_correlation"):
         if not -1.0 <= flags[name] <= 1.0:
             flag = f"--{name.replace('_', '-')}"
@@ -185,12 +204,19 @@ def _directory_of(call: Invocation, word: str) -> str:
 
 
 def _reference(settings: Mapping[str, Any]) -> Reference:
+    from nas_hpc.analytics.proxy.correlation import least_p_value
     from nas_hpc.apps.proxy.reference import read_reference
 
     names = ("selection", "accuracy_metric_id", "latency_metric_id")
     found = read_reference(*(settings[name] for name in names))
     for one in found.notes:
         note(f"note: {one}")
+    least, most = least_p_value(len(found.models)), settings["max_p_value"]
+    if most is not None and least > most:
+        raise WrongCall(
+            f"--max-p-value {most:g}: {len(found.models)} models that are ranked alike have a p-value of "
+            f"{least:.2g}: give that or more, or select more models"
+        )
     return found
 
 

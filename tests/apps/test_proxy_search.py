@@ -45,6 +45,8 @@ class Trainer:
     score: Mapping[str, Callable[[int, int], float]]
     """By task."""
     cycle_s: Mapping[str, float] = field(default_factory=dict)
+    slow: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """The same, by task and model."""
     latency: Callable[[int], float] = lambda model: 1.0 + model
     fails: frozenset[tuple[str, int]] = frozenset()
     """(task, model)."""
@@ -61,7 +63,7 @@ class Trainer:
         step = 0
         while step < STEPS and not proxy.stop_training(place, step - 1, STEPS):
             score, end = self.score[task](model, step + CYCLE), step + CYCLE
-            spent = self.cycle_s.get(task, 360.0)
+            spent = self.slow.get((task, model), self.cycle_s.get(task, 360.0))
             proxy.update_trial_training_accuracy_metric(place, score, step, end - 1, spent, STEPS)
             step = end
         proxy.update_trial_training_latency_metric(place, self.latency(model))
@@ -205,6 +207,30 @@ def test_limits_of_time_and_of_the_best_so_far_end_a_task_and_say_so(tmp_path: P
     assert site.stats("longer")["stopping_state"] == "Exceeded best training time"
     assert state["best_proxy_task_name"] == "first"
     assert max(trainer.trained[one] for one in trainer.trained if "_dear/" in one) == CYCLE
+
+
+def test_the_cheapest_by_node_hours_is_another_one_and_node_hours_have_a_limit(tmp_path: Path) -> None:
+    """Six trainings on half a node each: of "even" all take as long, of "odd" one takes very long."""
+    trainer = Trainer(
+        {"even": good_from(40), "odd": good_from(40), "dear": good_from(1000)},
+        cycle_s={"even": 720.0, "odd": 360.0, "dear": 5400.0}, slow={("odd", 1): 36000.0},
+    )  # fmt: skip
+    settings: dict[str, Any] = {"cost": "node-hours", "node_hours_limit": 12.0, "max_p_value": 0.01}
+    site = Site(tmp_path, trainer, **settings)
+    site.spec = replace(site.spec, trials_per_node=2)
+    with site.peer:
+        state = site.run(["odd", "even"])
+        assert [site.stats(one)["stopping_state"] for one in ("odd", "even")] == [
+            "Met desired correlation"
+        ] * 2
+        odd, even = site.stats("odd"), site.stats("even")
+        assert odd["final_training_time_in_hours"] < even["final_training_time_in_hours"]
+        assert odd["final_node_hours"] > even["final_node_hours"]
+        assert state["best_proxy_task_name"] == "even"
+        site.settings = replace(site.settings, early_stop_proxy_task_if_not_best=False)
+        site.run(["odd", "even", "dear"])
+    assert site.stats("dear")["stopping_state"] == "Exceeded node-hours limit"
+    assert site.stats("dear")["final_node_hours"] == pytest.approx(6 * 1.5 * 59 / 20 / 2)
 
 
 def test_a_desired_accuracy_ends_a_task_that_is_then_as_good_as_one_by_correlation(tmp_path: Path) -> None:

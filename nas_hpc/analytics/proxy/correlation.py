@@ -25,7 +25,7 @@ class Aligned:
     scores: Array
     """Shape (trainings, s); not-a-number where a training has none."""
     hours: Array
-    """Of training up to there; the same shape."""
+    """Of training up to there, or to its end where it ended before; the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Correlation:
     p_value: Array
     median_score: Array
     median_hours: Array
+    total_hours: Array
+    """Of all trainings together, each up to there or to its end: at all steps."""
 
 
 def rank_correlation(proxy: Array, full: Array) -> tuple[float, float]:
@@ -71,7 +73,7 @@ def align(curves: Sequence[Curve | None], *, interpolate: bool = False) -> Align
             scores[row] = np.interp(steps, curve.steps, curve.scores, left=math.nan, right=math.nan)
         else:
             scores[row, np.searchsorted(steps, curve.steps)] = curve.scores
-        hours[row] = [curve.hours_at(int(step)) for step in steps]
+        hours[row] = [curve.hours_at(int(min(step, curve.steps[-1]))) for step in steps]
     return Aligned(steps, scores, hours)
 
 
@@ -88,7 +90,12 @@ def correlations(aligned: Aligned, full: Array) -> Correlation:
         finite = np.sort(scores[np.isfinite(scores)])
         median[at] = finite[len(finite) // 2]
         hours[at] = aligned.hours[int(np.flatnonzero(scores == median[at])[0]), at]
-    return Correlation(aligned.steps, tau, p_value, median, hours)
+    return Correlation(aligned.steps, tau, p_value, median, hours, np.nansum(aligned.hours, axis=0))
+
+
+def least_p_value(count: int) -> float:
+    """The p-value of ``count`` models (2 or more) that are ranked alike: none is smaller."""
+    return float(stats.kendalltau(np.arange(count), np.arange(count)).pvalue)
 
 
 def possible(running: int, valid: int, total: int) -> bool:

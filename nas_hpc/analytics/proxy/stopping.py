@@ -14,11 +14,12 @@ from nas_hpc.analytics.proxy.curves import Array
 
 
 class Stop(str, Enum):
-    """Why a proxy task ended; the texts are those of the state files of Vertex AI NAS."""
+    """Why a proxy task ended; the texts are those of the state files of Vertex AI NAS, but for node-hours."""
 
     CORRELATION = "Met desired correlation"
     ACCURACY = "Met desired accuracy"
     TIME = "Exceeded training time limit"
+    NODE_HOURS = "Exceeded node-hours limit"
     NOT_BEST = "Exceeded best training time"
     LATENCY = "Failed desired latency correlation"
     FAILED = "Proxy task job failed"
@@ -36,6 +37,12 @@ class Limits:
     """Of one training, the one with the median score."""
     best_hours: float | None = None
     """Of the best proxy task so far: one that needs as long cannot be better."""
+    total_hours: float | None = None
+    """Of all its trainings together."""
+    best_total_hours: float | None = None
+    """The same of the best proxy task so far."""
+    p_value: float | None = None
+    """The correlation counts only with a p-value that is so small or smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,8 @@ class Stopped:
     """Counted from 0."""
     at: int = field(default=-1, compare=False)
     """The place, among the steps, of the one that decided; what came later does not count."""
+    total_hours: float = field(default=-1.0, compare=False)
+    """Of all trainings together, up to there."""
 
 
 def first_stop(found: Correlation, limits: Limits) -> Stopped | None:
@@ -63,23 +72,40 @@ def first_stop(found: Correlation, limits: Limits) -> Stopped | None:
             (Stop.CORRELATION, found.tau, limits.correlation),
             (Stop.ACCURACY, found.median_score, limits.accuracy),
         ):
-            if wanted is not None and values[at] >= wanted:  # never for not-a-number
-                return Stopped(why, *_crossing(found, values, wanted, at), at)
-        for why, limit in ((Stop.TIME, limits.hours), (Stop.NOT_BEST, limits.best_hours)):
-            if limit is not None and found.median_hours[at] >= limit:
-                return Stopped(why, float(found.median_hours[at]), int(found.steps[at]), at)
+            if wanted is None or not values[at] >= wanted:  # never for not-a-number
+                continue
+            if why is Stop.CORRELATION and limits.p_value is not None and found.p_value[at] > limits.p_value:
+                continue
+            return _crossing(found, values, wanted, at, why)
+        for why, hours, limit in (
+            (Stop.TIME, found.median_hours, limits.hours),
+            (Stop.NODE_HOURS, found.total_hours, limits.total_hours),
+            (Stop.NOT_BEST, found.median_hours, limits.best_hours),
+            (Stop.NOT_BEST, found.total_hours, limits.best_total_hours),
+        ):
+            if limit is not None and hours[at] >= limit:
+                return _at(found, at, why)
     return None
 
 
-def _crossing(found: Correlation, values: Array, wanted: float, at: int) -> tuple[float, int]:
-    here = float(found.median_hours[at]), int(found.steps[at])
+def _at(found: Correlation, at: int, why: Stop) -> Stopped:
+    return Stopped(
+        why, float(found.median_hours[at]), int(found.steps[at]), at, total_hours=float(found.total_hours[at])
+    )
+
+
+def _crossing(found: Correlation, values: Array, wanted: float, at: int, why: Stop) -> Stopped:
     before = at - 1
     if at == 0 or not np.isfinite(values[before]) or not np.isfinite(found.median_hours[before]):
-        return here
+        return _at(found, at, why)
+    if values[before] >= wanted:  # it was there before, and only now its p-value is small enough
+        return _at(found, at, why)
     share = (wanted - values[before]) / (values[at] - values[before])
-    hours = found.median_hours[before] + share * (found.median_hours[at] - found.median_hours[before])
-    step = found.steps[before] + share * (found.steps[at] - found.steps[before])
-    return float(hours), int(step + 1e-9)
+    hours, total, step = (
+        float(line[before] + share * (line[at] - line[before]))
+        for line in (found.median_hours, found.total_hours, found.steps)
+    )
+    return Stopped(why, hours, int(step + 1e-9), at, total_hours=total)
 
 
 def best_task(tasks: Mapping[str, Stopped]) -> str:

@@ -56,6 +56,7 @@ def write_best(
         "learning_rate_decay_steps": steps,
         "validations": 1,
         "training_hours": stats["final_training_time_in_hours"],
+        "node_hours_of_all_models": stats.get("final_node_hours", -1.0),
         "accuracy_correlation": known[-1] if known else None,
         "latency_correlation": latency if latency >= -1.0 else None,
         "trainer": list(spec.trainer),

@@ -33,10 +33,12 @@ from nas_hpc.apps.proxy.rounds import (
     retrain_flags,
 )
 from nas_hpc.apps.proxy.tasks import (
+    HOURS,
     Seen,
     best_of_tasks,
     fresh_record,
     look_at,
+    nodes_of,
     note_latency,
     note_no_correlation,
     note_statistics,
@@ -45,7 +47,7 @@ from nas_hpc.apps.proxy.tasks import (
 from nas_hpc.apps.proxy.tool import SEARCH_TASK, StateFile
 from nas_hpc.apps.trials.records import CLASSES, Trial
 from nas_hpc.apps.trials.runner import TrialRunner
-from nas_hpc.apps.trials.spec import TrialsSpec
+from nas_hpc.apps.trials.spec import TrialsSpec, nodes_of_training
 from nas_hpc.errors import WorkFailed
 from nas_hpc.trial.proxy_tasks import ProxyTaskConfig
 
@@ -64,9 +66,15 @@ class ProxySettings:
     latency_metric_id: str = ""
     """Metrics of the full trainings; "": as the selection had them."""
     desired_accuracy_correlation: float | None = 0.65
+    max_p_value: float | None = None
+    """Of a correlation that counts."""
     desired_accuracy: float | None = None
     training_time_hrs_limit: float | None = None
     """Of each training of a task."""
+    node_hours_limit: float | None = None
+    """Of all trainings of a task together."""
+    cost: str = HOURS
+    """By which the best task is the cheapest: HOURS or NODE_HOURS."""
     desired_latency_correlation: float | None = 0.65
     """Needed if the full trainings have latencies."""
     early_stop_proxy_task_if_not_best: bool = True
@@ -79,13 +87,18 @@ class ProxySettings:
     """The trainer's flags for how long it trains, for ``best_proxy_task.yaml``."""
     latencies: LatencySettings = field(default_factory=LatencySettings)
 
-    def limits(self, best_hours: float | None) -> Limits:
-        """What ends a task, while the best one so far takes ``best_hours``."""
+    def limits(self, best: float | None, nodes: float) -> Limits:
+        """What ends a task whose trainings have ``nodes`` each, while the best one so far costs ``best``."""
+        best = best if self.early_stop_proxy_task_if_not_best else None
+        all_hours = self.node_hours_limit
         return Limits(
             correlation=self.desired_accuracy_correlation,
+            p_value=self.max_p_value,
             accuracy=self.desired_accuracy,
             hours=self.training_time_hrs_limit,
-            best_hours=best_hours if self.early_stop_proxy_task_if_not_best else None,
+            best_hours=best if self.cost == HOURS else None,
+            total_hours=None if all_hours is None else all_hours / nodes,
+            best_total_hours=None if best is None or self.cost == HOURS else best / nodes,
         )
 
 
@@ -154,7 +167,7 @@ class ProxySearch:
         number = max((one["number"] for one in self._records.values()), default=0) + 1
         name = f"ProxyTask_{self._spec.job_name}_{task.name}"
         directory = str(Path(self._spec.directory, name))
-        self._records[task.name] = fresh_record(task, number, name, directory)
+        self._records[task.name] = fresh_record(task, number, name, directory, nodes_of_training(self._spec))
         self._state.save()
         return self._records[task.name]
 
@@ -170,8 +183,8 @@ class ProxySearch:
             desired_pct=0.0 if stats["stopping_state"] else None,
             max_hours=self._settings.training_time_hrs_limit,
         )
-        _, best_hours = best_of_tasks(self._records)
-        limits = self._settings.limits(best_hours)
+        _, best = best_of_tasks(self._records, self._settings.cost)
+        limits = self._settings.limits(best, nodes_of(record))
         try:
             trials = self._rounds.run(
                 round, lambda trials: self._look(record, round, limits, trials), watch=True
@@ -187,7 +200,8 @@ class ProxySearch:
             record["notes"].append(f"too few trials are left, others failed: {', '.join(classes)}")
         if not stats["stopping_state"]:
             seen = self._seen(round, trials)
-            note_statistics(record, seen.over_steps, Stopped(Stop.COMPLETED, -1.0, -1))
+            hours = float(seen.over_steps.total_hours[-1]) if len(seen.over_steps.steps) else -1.0
+            note_statistics(record, seen.over_steps, Stopped(Stop.COMPLETED, -1.0, -1, total_hours=hours))
             note_no_correlation(record, seen)
         if stats["stopping_state"] != Stop.FAILURES.value and reference.has_latency:
             self._compare_latencies(record, round, trials)
@@ -230,12 +244,17 @@ class ProxySearch:
 
     def _finish(self, record: dict[str, Any]) -> None:
         record["finished"] = True
-        self._state.body["best_proxy_task_name"], _ = best_of_tasks(self._records)
+        self._choose()
         self._state.save()
         _log.info("%s", line_of(record))
 
+    def _choose(self) -> None:
+        best, _ = best_of_tasks(self._records, self._settings.cost)
+        self._state.body["best_proxy_task_name"] = best
+
     # -- the end -----------------------------------------------------------------------------------
     def _end(self) -> None:
+        self._choose()
         best = self._state.body["best_proxy_task_name"]
         self._state.save()
         records = self._records.values()
@@ -270,4 +289,6 @@ def line_of(record: dict[str, Any]) -> str:
     if stats["final_training_steps"] >= 0:
         hours = stats["final_training_time_in_hours"]
         parts.append(f"{stats['final_training_steps'] + 1} steps, {hours:.3g} hours a training")
+    if stats.get("final_node_hours", -1.0) >= 0.0:
+        parts.append(f"{stats['final_node_hours']:.3g} node-hours in all")
     return ", ".join([*parts, *record["notes"]])

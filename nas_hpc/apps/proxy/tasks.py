@@ -26,6 +26,8 @@ from nas_hpc.trial.proxy_tasks import ProxyTaskConfig
 NO_CORRELATION: Final = -5.0
 NO_VALUE: Final = -1.0
 """What the state file has where there is no number."""
+HOURS, NODE_HOURS = "hours", "node-hours"
+"""What a task costs: the hours of its median training, or the node-hours of all."""
 MET: Final = (Stop.CORRELATION.value, Stop.ACCURACY.value)
 """How a task ended that can be the best."""
 
@@ -40,8 +42,11 @@ class Seen:
     """Whether a correlation can still come about."""
 
 
-def fresh_record(task: ProxyTaskConfig, number: int, name: str, directory: str) -> dict[str, Any]:
-    """The record of a task that is to begin; ``name`` and ``directory`` are those of its round."""
+def fresh_record(
+    task: ProxyTaskConfig, number: int, name: str, directory: str, nodes: float = 1.0
+) -> dict[str, Any]:
+    """The record of a task that is to begin; ``name`` and ``directory`` are those of its round, ``nodes``
+    those that each of its trainings has, or the share of one."""
     return {
         "proxy_task_stats": {
             "training_steps": [],
@@ -55,6 +60,7 @@ def fresh_record(task: ProxyTaskConfig, number: int, name: str, directory: str) 
             "posted_stop_trials_message": False,
             "final_training_time_in_hours": NO_VALUE,
             "final_training_steps": -1,
+            "final_node_hours": NO_VALUE,
         },
         "proxy_task_name": task.name,
         "search_job_name": name,
@@ -64,6 +70,7 @@ def fresh_record(task: ProxyTaskConfig, number: int, name: str, directory: str) 
         "number": number,
         "docker_args_map": dict(task.docker_args_map),
         "docker_args_hash": hash_of(task.docker_args_map),
+        "nodes_per_training": nodes,
         "finished": False,
         "notes": [],
     }
@@ -121,6 +128,8 @@ def note_statistics(record: dict[str, Any], found: Correlation, stopped: Stopped
         stats["stopping_state"] = stopped.why.value
         stats["final_training_time_in_hours"] = stopped.hours
         stats["final_training_steps"] = stopped.step
+        if stopped.total_hours >= 0.0:
+            stats["final_node_hours"] = stopped.total_hours * nodes_of(record)
 
 
 def note_latency(record: dict[str, Any], latency: Array, full: Array, desired: float | None) -> None:
@@ -153,12 +162,19 @@ def note_no_correlation(record: dict[str, Any], seen: Seen) -> None:
     record["notes"].append(f"no correlation can be computed: {why}")
 
 
-def best_of_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> tuple[str, float | None]:
-    """(name, hours) of the best finished task; ("", None) if none met its aim."""
+def nodes_of(record: Mapping[str, Any]) -> float:
+    """The nodes that each training of a task has, or its share of one."""
+    return float(record.get("nodes_per_training", 1.0))
+
+
+def best_of_tasks(tasks: Mapping[str, Mapping[str, Any]], cost: str = HOURS) -> tuple[str, float | None]:
+    """(name, cost) of the best finished task: hours of one training, or node-hours of all; ("", None) if none
+    met its aim."""
+    key = "final_training_time_in_hours" if cost == HOURS else "final_node_hours"
     ended = {
         name: Stopped(
             Stop(one["proxy_task_stats"]["stopping_state"]),
-            float(one["proxy_task_stats"]["final_training_time_in_hours"]),
+            float(one["proxy_task_stats"].get(key, math.inf)),
             int(one["proxy_task_stats"]["final_training_steps"]),
         )
         for name, one in tasks.items()

@@ -96,6 +96,14 @@ def trial_of(id: int) -> tuple[str, int, int]:
     return (TRAIN, rest - _SECOND, times) if rest > _SECOND else (SEARCH, rest, times)
 
 
+def nodes_of_training(spec: TrialsSpec) -> float:
+    """The nodes that one trial has, or its share of one where several are packed onto it."""
+    if spec.nodes_per_trial > 1 or spec.ranks_per_node > 1:
+        return float(spec.nodes_per_trial)
+    packed = os.environ.get("DEEPHYPER_WORKERS_PER_NODE", "")  # what the job was made with
+    return 1.0 / (spec.trials_per_node or (int(packed) if packed.isdigit() else 0) or 1)
+
+
 def make_directory(root: str, job_name: str) -> Path:
     """Make ``<root>/<job>_<YYYYmmdd_HHMMSS>``, which no other job has.
 

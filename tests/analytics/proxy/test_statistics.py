@@ -16,6 +16,7 @@ from nas_hpc.analytics.proxy.correlation import (
     Correlation,
     align,
     correlations,
+    least_p_value,
     possible,
     rank_correlation,
 )
@@ -255,12 +256,17 @@ def test_whether_a_correlation_is_still_possible() -> None:
 
 # -- stopping ----------------------------------------------------------------------------------------------
 def over(
-    steps: list[int], tau: list[float], hours: list[float], median: list[float] | None = None
+    steps: list[int],
+    tau: list[float],
+    hours: list[float],
+    median: list[float] | None = None,
+    p: list[float] | None = None,
 ) -> Correlation:
     nan = np.full(len(steps), math.nan)
     return Correlation(
-        np.array(steps), array(*tau), nan, nan if median is None else array(*median), array(*hours)
-    )
+        np.array(steps), array(*tau), nan if p is None else array(*p),
+        nan if median is None else array(*median), array(*hours), 8 * array(*hours),
+    )  # fmt: skip
 
 
 def test_the_steps_at_which_the_desired_correlation_is_met() -> None:
@@ -289,6 +295,32 @@ def test_the_other_ends_in_their_order() -> None:
     both = first_stop(over([5], [0.9], [9.0], [0.9]), Limits(accuracy=0.1, hours=1.0, best_hours=1.0))
     assert both is not None
     assert both.why is Stop.CORRELATION
+
+
+def test_a_correlation_counts_with_a_small_p_value_only() -> None:
+    steps, hours = [9, 19, 29], [0.1, 0.2, 0.3]
+    found = over(steps, [0.5, 0.7, 0.8], hours, p=[0.3, 0.04, 0.02])
+    assert first_stop(found, Limits(p_value=0.05)) == Stopped(Stop.CORRELATION, pytest.approx(0.175), 16)
+    later = first_stop(found, Limits(p_value=0.02))
+    assert later == Stopped(Stop.CORRELATION, 0.3, 29), "it was there before: no line leads to it"
+    assert first_stop(found, Limits(p_value=0.01)) is None
+    assert least_p_value(5) == pytest.approx(1 / 60)
+    assert least_p_value(10) == rank_correlation(np.arange(10.0), np.arange(10.0))[1]
+
+
+def test_all_trainings_together_have_a_limit_too_and_those_that_ended_count_until_their_end() -> None:
+    hours = [curve(0.1, 0.2, 0.3, 0.4, seconds=3600.0) for _ in range(7)]
+    dead = curve(0.1, pct=25, seconds=3600.0)
+    found = correlations(align([*hours, dead]), np.arange(8.0))
+    whole = [7 * step / 1000 + 249 / 1000 for step in (249, 499, 749, 999)]
+    assert found.total_hours == pytest.approx(whole)
+    never = Limits(correlation=2.0, total_hours=float(found.total_hours[1]))
+    assert first_stop(found, never) == Stopped(Stop.NODE_HOURS, pytest.approx(499 / 1000), 499)
+    best = Limits(correlation=2.0, best_total_hours=float(found.total_hours[2]))
+    assert first_stop(found, best) == Stopped(Stop.NOT_BEST, pytest.approx(749 / 1000), 749)
+    met = first_stop(over([9, 19], [0.5, 0.8], [0.1, 0.2]), Limits())
+    assert met is not None
+    assert met.total_hours == pytest.approx(8 * 0.15)
 
 
 def test_the_best_is_the_cheapest_that_met_its_target_and_the_first_of_equals() -> None:
