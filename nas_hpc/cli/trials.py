@@ -23,6 +23,7 @@ from nas_hpc.cli.trials_flags import (
     spec_of,
     trainer_words,
     whole_root,
+    with_proxy_task,
 )
 from nas_hpc.cli.trials_jobs import (
     add,
@@ -68,12 +69,16 @@ def search(call: Invocation, /, **flags: Any) -> int:
     With the two best of every ten trained in full:
       nas-hpc search ... --train-flags num_epochs=30 --train-frequency 10 \\
         --train-max-parallel-trial 2
+
+    \b
+    By the best proxy task of nas-hpc search-proxy-task:
+      nas-hpc search ... --proxy-task DIR/best_proxy_task.yaml
     """
     wrong = wrong_name(flags["job_name"])
     if wrong:
         raise WrongCall(f"--job-name {flags['job_name']!r} {wrong}")
     root = whole_root(flags["root"])
-    spec = spec_of(flags, "")
+    spec = spec_of(with_proxy_task(flags), "")
     if advised := advice(spec.max_trials, spec.max_failed):
         note(f"note: {advised}")
     check_space(spec.space, spec.algorithm, spec.max_trials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -153,7 +154,12 @@ def options(*several: Sequence[Callable[[Any], Any]]) -> Callable[[Function], Fu
 
 
 SEARCH_OPTIONS = options(
-    (_NAME, *SEARCH_FLAGS[:2], *TRAINER_FLAGS[:2], _ROOT),
+    (_NAME, *SEARCH_FLAGS[:2], TRAINER_FLAGS[0],
+     click.option("--trainer", default="", metavar="COMMAND", help="The program that trains one trial."),
+     click.option("--proxy-task", default="", metavar="FILE",
+                  help="Train as best_proxy_task.yaml says: its --search-flags, but for those that are given,"
+                  " and its --trainer, if none is."),
+     _ROOT),
     COUNT_FLAGS, SEARCH_FLAGS[2:], _STAGE_2_FLAGS, RESOURCE_FLAGS, TRAINER_FLAGS[2:], LAUNCH_FLAGS,
 )  # fmt: skip
 LOCAL_OPTIONS = options(
@@ -175,6 +181,24 @@ def whole_root(root: str) -> str:
     if not os.access(there, os.W_OK | os.X_OK):
         raise WrongCall(f"--root-output-dir {root!r}: you may not write to {there}: give another")
     return str(path)
+
+
+def with_proxy_task(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """``flags`` of a search with what its --proxy-task says where they say nothing. Raises WrongCall."""
+    if not flags["proxy_task"]:
+        if not flags["trainer"]:
+            raise WrongCall("give --trainer, the program that trains one trial, or --proxy-task")
+        return dict(flags)
+    from nas_hpc.apps.proxy.best import read_best
+
+    trainer, found = read_best(working_directory() / Path(flags["proxy_task"]).expanduser())
+    if not flags["trainer"] and not trainer:
+        raise WrongCall(f"--proxy-task {flags['proxy_task']} names no trainer: give --trainer, too")
+    given = flag_map("--search-flags", flags["search_flags"])
+    same = {name.replace("_", "-") for name in given}
+    kept = {name: value for name, value in found.items() if name.replace("_", "-") not in same}
+    words = tuple(f"{name}={value}" for name, value in {**kept, **given}.items())
+    return {**flags, "trainer": flags["trainer"] or shlex.join(trainer), "search_flags": words}
 
 
 def trainer_words(command: str) -> tuple[str, ...]:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from nas_hpc.apps.proxy.best import BEST_FILE, best_flags, read_best, write_best
+from nas_hpc.apps.proxy.search import ProxySettings
+from nas_hpc.apps.trials.spec import TrialsSpec, write_spec
 from nas_hpc.cli.main import main
-from nas_hpc.cli.trials_flags import advice, flag_map, spread
+from nas_hpc.cli.trials_flags import advice, flag_map, spread, with_proxy_task
 from nas_hpc.cli.trials_list import chosen
+from nas_hpc.cli.types import parse_args
 from nas_hpc.errors import WrongCall
 
 SEARCH = ("search", "--job-name", "a", "--nas-target-reward-metric", "acc", "--search-space-module", "s.py")
@@ -70,6 +74,9 @@ def test_a_cap_that_is_no_quarter_to_third_is_advised_against(total: int, cap: i
          "'x' is no trial's number"),
         (("train", "--search-job", "{dir}", "--train-nas-trial-numbers", "7", "--train-job-suffix", "s"),
          "trial 7 does not exist"),
+        ((*SEARCH, "--root-output-dir", "r"), "give --trainer, the program that trains one trial, or"),
+        ((*SEARCH, "--root-output-dir", "r", "--proxy-task", "gone.yaml"), "gone.yaml' cannot be read"),
+        ((*SEARCH, "--root-output-dir", "r", "--proxy-task", "s.py"), "line 1 is"),
         (("list-trials", "{dir}/.."), "has no search_job_spec.json"),
         (("rerun", "a"), "say which"),
     ],
@@ -81,10 +88,8 @@ def test_a_call_that_cannot_be_is_one_line_and_makes_nothing(
     words: tuple[str, ...],
     said: str,
 ) -> None:
-    from nas_hpc.apps.trials.spec import TrialsSpec, write_spec
-
     monkeypatch.chdir(tmp_path)
-    Path("s.py").write_text("Problem = {'x': [1, 2]}\n")
+    Path("s.py").write_text("Problem = dict(x=[1, 2])\n")
     old = tmp_path / "old"
     old.mkdir()
     write_spec(TrialsSpec(job_name="old", directory=str(old), trainer=("true",)))
@@ -94,6 +99,65 @@ def test_a_call_that_cannot_be_is_one_line_and_makes_nothing(
     assert said in err
     assert len([line for line in err.splitlines() if "error" in line]) == 1
     assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+FLAGS = {"epochs": "50", "share": "0.25", "path": 'a: "b"#c\\', "note": "", "on": "true", "grid": "[1, 2]"}
+
+
+def test_the_best_proxy_task_gives_trainer_and_flags_but_for_what_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = TrialsSpec(job_name="a", directory=str(tmp_path), trainer=("/opt/my python", "-m", "t"))
+    stats = {
+        "stopping_state": "Met desired correlation",
+        "accuracy_correlation_over_step": [0.5, 0.8],
+        "latency_correlation": -5.0,
+        "final_training_steps": 36,
+        "final_training_time_in_hours": 0.5,
+    }
+    record = {
+        "proxy_task_name": "b",
+        "docker_args_map": {**FLAGS, "num-steps": "9"},
+        "proxy_task_stats": stats,
+    }
+    settings = ProxySettings(generator="g.g", selection="s", steps_flag="num_steps")
+    write_best(spec, settings, record, best_flags(record, settings))
+    flags = {"trainer": "", "proxy_task": BEST_FILE, "search_flags": ()}
+    found = with_proxy_task(flags)
+    assert flag_map("", found["search_flags"]) == {**FLAGS, "num_steps": "37"}
+    assert parse_args(found["trainer"]) == ["/opt/my python", "-m", "t"]
+    given = with_proxy_task({**flags, "trainer": "true", "search_flags": ("num-steps=5", "new=a=b")})
+    assert flag_map("", given["search_flags"]) == {**FLAGS, "num-steps": "5", "new": "a=b"}
+    assert given["trainer"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("text", "trainer", "flags"),
+    [
+        ("search_flags:\n  share: 0.5\n  # less\n\n  'on': yes\n", (), {"share": "0.5", "on": "yes"}),
+        ('trainer: ["a", "b"]\nsearch_flags:\n  "x": 1e-3\nnotes:\n  y: 2\n', ("a", "b"), {"x": "1e-3"}),
+    ],
+)
+def test_a_proxy_task_that_was_changed_by_hand_is_read(
+    tmp_path: Path, text: str, trainer: tuple[str, ...], flags: dict[str, str]
+) -> None:
+    (tmp_path / BEST_FILE).write_text(text)
+    assert read_best(tmp_path / BEST_FILE) == (trainer, flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\n", "has no search_flags"),
+        ("search_flags:\n  what\n", "line 2 is 'what'"),
+        ("trainer: 7\nsearch_flags:\n  a: 1\n", "trainer is 7"),
+    ],
+)
+def test_a_file_that_is_no_proxy_task_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / BEST_FILE).write_text(text)
+    with pytest.raises(WrongCall, match=said):
+        read_best(tmp_path / BEST_FILE)
 
 
 def test_a_listing_is_sorted_by_any_column_from_the_greatest_down() -> None:

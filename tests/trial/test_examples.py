@@ -155,6 +155,9 @@ def test_pytorch_goes_on_from_its_checkpoint(root: Path) -> None:
     train(digits_torch, root / "1", "--epochs=4")
     flags = continued(root / "1", root.parent / "train" / "1")
     train(digits_torch, root.parent / "train" / "1", "--epochs=4", *flags)
-    curve = read_curve(root.parent / "train" / "1")
+    train(digits_torch, root / "2", "--epochs=4")
+    curve, whole = read_curve(root.parent / "train" / "1"), read_curve(root / "2")
     assert curve is not None
+    assert whole is not None
     assert curve.complete
+    assert list(curve.scores) == pytest.approx(list(whole.scores), abs=0.02)  # sums of several threads

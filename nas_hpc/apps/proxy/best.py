@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nas_hpc.apps.trials.spec import TrialsSpec
-from nas_hpc.errors import WorkFailed
+from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.files import replace_file
 
 if TYPE_CHECKING:
     from nas_hpc.apps.proxy.search import ProxySettings
 
 BEST_FILE: Final = "best_proxy_task.yaml"
+_TRAINER, _FLAGS = "trainer", "search_flags"
 
 
 def best_flags(record: Mapping[str, Any], settings: ProxySettings) -> dict[str, str]:
@@ -41,10 +41,9 @@ def write_best(
     known = [one for one in stats["accuracy_correlation_over_step"] if one >= -1.0]
     latency = stats["latency_correlation"]
     steps = stats["final_training_steps"] + 1
-    words = [f"{name}={value}" for name, value in flags.items()]
     head = (
         "# The best proxy task: train for so many steps, let the learning rate decay to nearly zero over as\n"
-        "# many, and validate once, at the end.\n"
+        "# many, and validate once, at the end. nas-hpc search --proxy-task FILE has its trials trained so.\n"
     )
     if not settings.steps_flag:
         head += "# search_flags lack the steps: add the trainer's flag for them.\n"
@@ -59,9 +58,8 @@ def write_best(
         "node_hours_of_all_models": stats.get("final_node_hours", -1.0),
         "accuracy_correlation": known[-1] if known else None,
         "latency_correlation": latency if latency >= -1.0 else None,
-        "trainer": list(spec.trainer),
-        "search_flags": dict(flags),
-        "command_line": f"nas-hpc search --search-flags {shlex.join(words)}",
+        _TRAINER: list(spec.trainer),
+        _FLAGS: dict(flags),
     }
     path = Path(spec.directory, BEST_FILE)
     try:
@@ -80,3 +78,64 @@ def _yaml(body: Mapping[str, Any]) -> str:
         else:
             lines.append(f"{name}: {json.dumps(value)}")
     return "\n".join(lines) + "\n"
+
+
+# -- reading it again ------------------------------------------------------------------------------
+def read_best(path: Path | str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(the trainer's command, its flags) of a file as ``write_best`` leaves it, also if values were changed
+    or flags added by hand. Raises WrongCall."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise WrongCall(f"--proxy-task {str(path)!r} cannot be read: {why}") from None
+    trainer: Any = []
+    flags: dict[str, str] = {}
+    inside = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, colon, value = _entry(line)
+        if not colon:
+            raise WrongCall(f"--proxy-task {path}: line {number} is {line.strip()!r}: give name: value")
+        if line.startswith(" "):
+            flags |= {name: _text(value)} if inside == _FLAGS else {}
+            continue
+        inside = name
+        trainer = _value(value) if name == _TRAINER else trainer
+    if inside == "" or not flags:
+        raise WrongCall(
+            f"--proxy-task {path} has no search_flags: give the {BEST_FILE} of a search for a proxy task"
+        )
+    if not isinstance(trainer, list) or not all(isinstance(word, str) for word in trainer):
+        raise WrongCall(
+            f'--proxy-task {path}: trainer is {trainer!r}: give words, as in ["python", "train.py"]'
+        )
+    return tuple(trainer), flags
+
+
+def _entry(line: str) -> tuple[str, str, str]:
+    """The name of a line, a colon if it has one, and the value as it stands there."""
+    text = line.strip()
+    if text.startswith('"'):
+        try:
+            name, end = json.JSONDecoder().raw_decode(text)
+        except ValueError:
+            return text, "", ""
+        rest = text[end:].lstrip()
+        return str(name), rest[:1] if rest.startswith(":") else "", rest[1:].strip()
+    name, colon, value = text.partition(":")
+    return name.strip().strip("'"), colon, value.strip()
+
+
+def _value(text: str) -> Any:
+    """As JSON; what is none is the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.strip("'")
+
+
+def _text(value: str) -> str:
+    found = _value(value)
+    return found if isinstance(found, str) else value

@@ -20,6 +20,7 @@ from nas_hpc.errors import WrongCall
 
 if TYPE_CHECKING:
     from nas_hpc.problem import HpProblem
+    from nas_hpc.trial import ProxyTaskConfig
 
 Pair = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Images (n, 8, 8, 1) and labels (n,) from 0 to 9."""
@@ -42,6 +43,14 @@ def search_space() -> HpProblem:
     problem.add_dim("activation", ["relu", "tanh"])
     problem.add_dim("learning_rate", (5e-4, 3e-2, "log-uniform"))
     return problem
+
+
+def proxy_tasks(baseline_args: Mapping[str, Any]) -> list[ProxyTaskConfig]:
+    """Proxy tasks for ``nas-hpc search-proxy-task``: a quarter, half and three quarters of the training data,
+    by the trainers' --share. How many steps of them are enough is found by the search itself."""
+    from nas_hpc.trial import data_tasks
+
+    return data_tasks(baseline_args, [25, 50, 75])
 
 
 def __getattr__(name: str) -> Any:

@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if trial.should_stop():
             return  # the allocation ends; the next one goes on from the checkpoint
         begin, start = step, time.perf_counter()
-        for rows in torch.randperm(len(y)).split(BATCH):
+        order = torch.Generator().manual_seed(flags.seed + step)  # the same one when it goes on from here
+        for rows in torch.randperm(len(y), generator=order).split(BATCH):
             optimizer.param_groups[0]["lr"] = digits.learning_rate(parameters["learning_rate"], step, total)
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
