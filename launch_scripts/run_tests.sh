@@ -3,7 +3,7 @@
 #
 #   run_tests.sh [--quick] [--hostile] [--install] [arguments for pytest]
 #
-# --quick    without the tests marked slow, properties on fewer examples: about three minutes on two cores
+# --quick    without the tests marked slow, properties on fewer examples: about two minutes on two cores
 # --hostile  the tests alone, where a launcher has a hard life: no environment, a read-only installation, sites
 #            with the traces of another host, results that are seen 5 s late, 256 file descriptors
 # --install  as root on Debian, install the distribution's programs that some tests run (done too when CI=true)
@@ -194,8 +194,9 @@ check() {
     say "== $name"
     "$@" || failed+=("$name")
 }
-# A process for each core, at most four: much of the tests is waiting.
-tests=(--numprocesses auto --maxprocesses 4 --dist worksteal ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"})
+# One process more than there are cores, at most four: much of the tests is waiting.
+processes=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
+tests=(--numprocesses "$processes" --dist worksteal ${quick:+-m "not slow"} ${arguments[@]+"${arguments[@]}"})
 if [ -n "$hostile" ]; then
     check "pytest, hostile" run_hostile "${tests[@]}"
 else

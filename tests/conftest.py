@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import tempfile
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from tests.peers.balsam import Balsam, missing_balsam, shared_balsam
 from tests.peers.mpi import MpiPeer, find_mpich, find_openmpi
 from tests.peers.slurm import Slurm, missing_slurm
-from tests.support import HOSTILE, TEST_ID, assert_no_processes, running
+from tests.support import HOSTILE, TEST_ID, assert_no_processes, directory_of_tests, running
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -164,10 +165,14 @@ class Workers:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fewer examples where hurry is asked for; tell what was left out, where a plugin makes processes.
+    """Files in memory; fewer examples where hurry is asked for; tell what was left out, where a plugin makes
+    processes.
 
     What nohup, or a shell for its background jobs, has ignored the programs of tests would ignore, too.
     """
+    if "TMPDIR" not in os.environ:
+        os.environ["TMPDIR"] = directory_of_tests()
+        tempfile.tempdir = None
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

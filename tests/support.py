@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +19,11 @@ HOSTILE = bool(os.environ.get("NAS_HPC_TEST_HOSTILE"))
 """Whether this is the hostile run. Read before the tests' own settings are taken out of the environment."""
 LATE_S = 5.0 if HOSTILE else 0.0
 """So late a keeper sees the result.json of an external program."""
+DISK = "/tmp"
+MEMORY = "/dev/shm"
+"""A file system in memory, where the system has one: what is made safe there is so at once."""
+PLENTY = 8 << 30
+"""Bytes of memory that are free; all tests' files of a run are about 1 GB."""
 TEST_ID = "NAS_HPC_TEST_ID"
 """Environment variable that everything a test starts inherits."""
 
@@ -42,6 +49,28 @@ def wait_until(
             raise AssertionError(f"waited {timeout_s:g} s for {told}; the last value was {value!r}")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, look_s)
+
+
+@cache
+def directory_of_tests() -> str:
+    """Where the tests make their files: in memory if there is plenty, since half of their time would go into
+    waiting for a disk, each commit for several milliseconds. The hostile run waits for it.
+
+    Short, because sockets are made below; and programs can be started from it.
+    """
+    try:
+        found = os.statvfs(MEMORY)
+        free = min(found.f_frsize * found.f_bavail, psutil.virtual_memory().available)
+        if free < PLENTY or HOSTILE or not os.access(MEMORY, os.W_OK):
+            return DISK
+        return DISK if found.f_flag & (os.ST_NOEXEC | os.ST_RDONLY) else MEMORY
+    except OSError:
+        return DISK
+
+
+def new_directory(prefix: str) -> Path:
+    """One that is empty, with a short path."""
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=directory_of_tests()))
 
 
 def examples(usual: int) -> int:

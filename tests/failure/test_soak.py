@@ -5,27 +5,43 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.failure import soak
 from tests.failure.scene import REPOSITORY
+from tests.support import TEST_ID, end_processes, processes_of
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("agents", [0, 3])
-def test_half_a_minute_of_faults_finds_nothing(tmp_path: Path, agents: int) -> None:
-    argv = ["--minutes", "0.5", "--seed", "1", "--agents", str(agents), "--directory", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.failure.soak", *argv],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=380, check=False,
-    )  # fmt: skip
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "without a discrepancy" in done.stdout
-    assert list(tmp_path.iterdir()) == [], "nothing is kept when all is well"
+@pytest.mark.timeout(600)
+def test_half_a_minute_of_faults_finds_nothing_with_agents_and_without(tmp_path: Path) -> None:
+    """Two soaks at once, which mostly wait. Each knows its processes by a mark of its own."""
+    started = []
+    for agents in ("0", "3"):
+        (place := tmp_path / agents).mkdir()
+        mark = uuid.uuid4().hex
+        argv = ["--minutes", "0.5", "--seed", "1", "--agents", agents, "--directory", str(place)]
+        one = subprocess.Popen(
+            [sys.executable, "-m", "tests.failure.soak", *argv],
+            cwd=REPOSITORY, env={**os.environ, TEST_ID: mark}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        started.append((one, place, mark))
+    try:
+        for one, place, _ in started:
+            said, _ = one.communicate(timeout=500)
+            print(said)
+            assert one.returncode == 0, said
+            assert "without a discrepancy" in said
+            assert list(place.iterdir()) == [], "nothing is kept when all is well"
+    finally:
+        for one, _, mark in started:
+            one.kill()
+            one.wait()
+            end_processes(processes_of(mark))
 
 
 def test_a_seed_says_the_same_faults_everywhere() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -92,10 +93,16 @@ async def test_a_job_retried_while_it_is_being_ended_runs_again(stage: Stage) ->
 @on_stage()
 async def test_what_was_being_claimed_when_the_launcher_stopped_does_not_run(stage: Stage) -> None:
     [job] = stage.add(program())
-    stage.wake()
     dispatcher = stage.launcher.dispatcher
-    await stage.until(lambda: not len(dispatcher.queue) and stage.launcher.pool.placements, "the claim")
-    stage.launcher.stop("the allocation ends")
+    write = dispatcher.write
+
+    def stop_at_the_claim(*request: Any) -> None:
+        write(*request)
+        if stage.launcher.pool.placements:
+            stage.launcher.stop("the allocation ends")
+
+    dispatcher.write = stop_at_the_claim  # type: ignore[method-assign]
+    stage.wake()
     await stage.until(stage.task.done, "the launcher to end")
     assert not stage.agent.orders
     [after] = stage.jobs(ids=(job.id,))

@@ -6,12 +6,15 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.packaging.test_distribution import NOT_SOURCE
+from tests.support import DISK
 
 PATIENCE_S = 600
 
@@ -28,12 +31,19 @@ def result(output: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+(?: \w+)?) {2,}(.+)$", output, re.MULTILINE))
 
 
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory that takes no memory: TensorFlow has 2 GB."""
+    with tempfile.TemporaryDirectory(dir=DISK, ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3 * PATIENCE_S)
 def test_quickstart_installs_searches_and_reports_and_says_so_when_run_again(
-    tmp_path: Path, checkout: Path
+    disk: Path, checkout: Path
 ) -> None:
-    tree = tmp_path / "a clone"
+    tree = disk / "a clone"
     shutil.copytree(checkout, tree, symlinks=True, ignore=NOT_SOURCE)
     first, first_s = quickstart(tree)
     assert first.returncode == 0, first.stdout + first.stderr

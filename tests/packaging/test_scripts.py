@@ -25,8 +25,8 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
-def program(folder: Path, name: str, body: str) -> None:
-    (folder / name).write_text(f"#!{folder / 'bash'}\n{body}\n")
+def program(folder: Path, name: str, body: str, shell: str | None = None) -> None:
+    (folder / name).write_text(f"#!{shell or folder / 'bash'}\n{body}\n")
     (folder / name).chmod(0o755)
 
 
@@ -104,6 +104,8 @@ def test_where_tensorflow_cannot_be_had_the_checks_run_without_it_and_say_so(
         shutil.copytree(checkout / folder, tmp_path / "root" / folder)
     for file in ("setup.cfg", "pyproject.toml"):
         shutil.copy(checkout / file, tmp_path / "root" / file)
+    scripts = tmp_path / "root" / "launch_scripts"
+    program(scripts, "setup_balsam.sh", "exit 1", "/bin/bash")  # it would make a whole one
     python = tmp_path / "python"
     python.write_text(f"#!/bin/bash\n{FAKE_PYTHON}")
     python.chmod(0o755)

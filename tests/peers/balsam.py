@@ -32,7 +32,7 @@ import psutil
 
 from nas_hpc.integrations.balsam.bridge_jobs import DEFAULTS, line
 from tests.peers.postgres import _account, _libc, missing_postgres, programs
-from tests.support import TEST_ID, wait_until
+from tests.support import TEST_ID, directory_of_tests, new_directory, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
@@ -101,7 +101,7 @@ class Balsam:
     """
 
     bin: Path
-    top: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="nhbal", dir="/tmp")))
+    top: Path = field(default_factory=lambda: new_directory("nhbal"))
     port: int = 0
     _server: subprocess.Popen[bytes] | None = None
     _launchers: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -160,7 +160,7 @@ class Balsam:
         if run is None:
             self._run(command, environ, timeout_s=MAKING_S)
             return
-        template = Path(tempfile.gettempdir()) / f"nhbal-template-{run}"
+        template = Path(directory_of_tests()) / f"nhbal-template-{run}"
         with _template_lock():
             if template.exists():
                 _copy(template, self.database)
@@ -274,7 +274,7 @@ class Balsam:
 
     def _hold_serial(self) -> None:
         if self._lock is None:
-            path = Path(tempfile.gettempdir()) / f"nas-hpc-balsam-serial-{os.geteuid()}.lock"
+            path = Path("/tmp", f"nas-hpc-balsam-serial-{os.geteuid()}.lock")
             self._lock = path.open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             wait_until(_port_is_free, 120, f"port {SERIAL_PORT} to be free of launchers by hand")
@@ -389,7 +389,7 @@ class Balsam:
 
 @contextlib.contextmanager
 def _template_lock() -> Iterator[None]:
-    path = Path(tempfile.gettempdir()) / f"nhbal-template-{os.geteuid()}.lock"
+    path = Path("/tmp", f"nhbal-template-{os.geteuid()}.lock")
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -10,7 +10,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from nas_hpc.site import Site
 from nas_hpc.store import server
 from nas_hpc.store.making import OwnServer
 from nas_hpc.store.starting import destroy
-from tests.support import wait_until
+from tests.support import directory_of_tests, new_directory, wait_until
 
 LEFT_S = 4 * 3600.0
 STRANGER = 54321
@@ -38,18 +37,10 @@ def server_user() -> str:
     return next(name for name in ("postgres", "nobody") if name in known)
 
 
-def _base() -> str:
-    """Memory, if there is plenty: a server's directory has a thousand files."""
-    with suppress(OSError):
-        if shutil.disk_usage("/dev/shm").free > 4 << 30:
-            return "/dev/shm"
-    return "/tmp"
-
-
 @contextmanager
 def open_directory() -> Iterator[Path]:
     """A directory that the server's user can pass through, which those of pytest do not allow to others."""
-    path = Path(tempfile.mkdtemp(prefix="nhps", dir=_base()))
+    path = new_directory("nhps")
     path.chmod(0o711)
     try:
         yield path
@@ -70,11 +61,11 @@ def end(site: Site) -> None:
 def _template() -> Path:
     import atexit
 
-    for left in Path(_base()).glob("nhps*"):  # of tests that were killed
+    for left in Path(directory_of_tests()).glob("nhps*"):  # of tests that were killed
         with suppress(OSError):
             if left.stat().st_uid == os.geteuid() and time.time() - left.stat().st_mtime > LEFT_S:
                 shutil.rmtree(left, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix="nhps", dir=_base()))
+    directory = new_directory("nhps")
     directory.chmod(0o711)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     site = new_site(str(directory / "site"), OwnServer("", server_user()))

@@ -18,13 +18,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.support import TEST_ID, wait_until
+from tests.support import TEST_ID, new_directory, wait_until
 
 PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/postgresql*/bin")
 """Where distributions put the server's programs, which are in no PATH."""
@@ -73,7 +72,7 @@ class Postgres:
     """A server. ``url()`` makes a fresh database in it."""
 
     fsync: bool = False
-    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="nhpg", dir="/tmp")))
+    directory: Path = field(default_factory=lambda: new_directory("nhpg"))
     port: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _numbers: Any = field(default_factory=itertools.count)

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import TEST_ID, describe, end_processes, wait_until
+from tests.support import TEST_ID, describe, end_processes, new_directory, wait_until
 
 PROGRAMS = ("slurmctld-wlm", "slurmd-wlm", "srun", "sbatch", "salloc", "scontrol", "sinfo", "setpriv")
 SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
@@ -96,7 +95,7 @@ class Slurm:
         return [f"node{number}" for number in range(1, self.nodes + 1)]
 
     def __enter__(self) -> Slurm:
-        self._spool = tempfile.mkdtemp(prefix="nhpc", dir="/tmp")
+        self._spool = str(new_directory("nhpc"))
         for name in ("state", "tmp"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         self.environ = {**os.environ, "SLURM_CONF": str(self.directory / "slurm.conf"), "PATH": SEARCH}
