@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import click
 from nas_hpc.cli.context import Invocation, note, site_options
 from nas_hpc.cli.output import print_json, print_table, show_config, show_duration, show_number
 from nas_hpc.cli.trials_flags import TrialsCommand
+from nas_hpc.cli.trials_views import plot, write_page
 from nas_hpc.cli.types import Count
 from nas_hpc.errors import WrongCall
 
@@ -36,9 +38,16 @@ _HIDDEN = (*_SHOWN, "nas_trial_id", "reason_class", "reason", "parameters", "sta
 @click.option("--max-trials", "most", type=Count(0), default=0, help="At most so many; 0: all. [default: 0]")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print them as CSV.")
+@click.option("--html", default="", metavar="FILE", help="Write a page, too, whose table can be sorted.")
+@click.option(
+    "--plot", "picture", default="", metavar="FILE", help="Draw a dot for each, too: .png, .svg, .pdf."
+)
+@click.option("--x", default="", metavar="COLUMN", help="Of the picture; or hours. [default: trial]")
+@click.option("--y", default="", metavar="COLUMN", help="Of the picture. [default: reward]")
 @click.pass_obj
 def list_trials(
-    call: Invocation, word: str, sort: str, state: str, most: int, as_json: bool, as_csv: bool
+    call: Invocation, word: str, sort: str, state: str, most: int, as_json: bool, as_csv: bool,
+    html: str, picture: str, x: str, y: str,
 ) -> None:  # fmt: skip
     """List the trials of a search: rewards, metrics, parameters, and why those that failed did.
 
@@ -46,23 +55,35 @@ def list_trials(
     Examples:
       nas-hpc list-trials first --sort reward
       nas-hpc list-trials ~/searches/first_20250101_120000 --json
+      nas-hpc list-trials first --plot tradeoff.png --x latency_ms --y reward
     """
     from nas_hpc.apps.trials.records import read_state, read_trials
+    from nas_hpc.apps.trials.spec import read_spec
     from nas_hpc.cli.trials_jobs import find
 
     if as_json and as_csv:
         raise WrongCall("--json and --csv do not go together: give one of them")
+    if (x or y) and not picture:
+        raise WrongCall(f"--{'x' if x else 'y'} {x or y} is of a picture: give --plot FILE, too")
     directory = find(call, word).directory
+    reward = {read_spec(directory).metric: "reward"}  # the metric's own name is as good
+    sort, x, y = (reward.get(name, name) for name in (sort, x or "trial", y or "reward"))
     rows = chosen(read_trials(directory), sort, state, most)
+    message = str(read_state(directory).get("message") or "")
+    if html:
+        write_page(rows, html, os.path.basename(directory), message)
+        note(f"page {html}")
+    if picture:
+        count = plot(rows, x, y, picture, os.path.basename(directory))
+        note(f"picture {picture}, of {count} of {len(rows)} trials")
     if as_json:
         print_json(rows)
     elif as_csv:
         _print_csv(rows)
     else:
         _print_table(rows)
-        message = read_state(directory).get("message")
         if message:
-            note(str(message))
+            note(message)
 
 
 def chosen(rows: Sequence[dict[str, Any]], sort: str, state: str, most: int) -> list[dict[str, Any]]:

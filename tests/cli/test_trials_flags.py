@@ -8,6 +8,7 @@ import pytest
 
 from nas_hpc.apps.proxy.best import BEST_FILE, best_flags, read_best, write_best
 from nas_hpc.apps.proxy.search import ProxySettings
+from nas_hpc.apps.trials.records import Trial, write_trials
 from nas_hpc.apps.trials.spec import TrialsSpec, write_spec
 from nas_hpc.cli.main import main
 from nas_hpc.cli.trials_flags import advice, flag_map, spread, with_proxy_task
@@ -158,6 +159,51 @@ def test_a_file_that_is_no_proxy_task_is_refused(tmp_path: Path, text: str, said
     (tmp_path / BEST_FILE).write_text(text)
     with pytest.raises(WrongCall, match=said):
         read_best(tmp_path / BEST_FILE)
+
+
+def test_a_picture_of_any_two_columns_and_a_page_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = TrialsSpec(job_name="a", directory=str(tmp_path), metric="top_1")
+    write_spec(spec)
+    made = [
+        Trial(id=n, stage="search", number=n, directory="d", parameters={"lr": n / 10, "kind": "<b>"},
+              state="SUCCEEDED" if n < 4 else "FAILED", reward=0.5 - n / 100 if n < 4 else None,
+              metrics={"latency_ms": 3.0 * n} if n != 2 else {}, started=100.0 * n, ended=100.0 * n + 50)
+        for n in range(1, 5)
+    ]  # fmt: skip
+    write_trials(tmp_path, made)
+
+    def listed(*words: str, code: int = 0) -> tuple[str, str]:
+        assert main(["list-trials", str(tmp_path), *words]) == code
+        return capsys.readouterr()
+
+    files = {name: str(tmp_path / name) for name in ("a.png", "b.svg", "page.html")}
+    picture = ("--plot", files["a.png"])
+    out, err = listed(*picture, "--x", "latency_ms", "--y", "top_1", "--html", files["page.html"])
+    assert "of 2 of 4 trials" in err
+    assert len(out.splitlines()) == 5
+    assert Path(files["a.png"]).read_bytes().startswith(b"\x89PNG")
+    page = Path(files["page.html"]).read_text()
+    assert page.count("<tr>") == 5
+    assert "<th>lr</th>" in page
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    _, err = listed("--plot", files["b.svg"], "--x", "hours", "--sort", "top_1")
+    assert "of 3 of 4 trials" in err
+    assert "<svg" in Path(files["b.svg"]).read_text()
+    for words, said, code in (
+        (
+            (*picture, "--x", "kind"),
+            "--x 'kind' is no column with numbers; there are ended, hours, latency_ms, lr",
+            2,
+        ),
+        ((*picture, "--state", "RUNNING"), "no such trials to draw", 2),
+        (("--plot", "a.jpg"), "give a file that ends in .png, .svg, .pdf", 2),
+        (("--y", "lr"), "give --plot FILE, too", 2),
+        (("--html", str(tmp_path / "no" / "a.html")), "cannot be written: No such file", 1),
+    ):
+        assert said in listed(*words, code=code)[1]
 
 
 def test_a_listing_is_sorted_by_any_column_from_the_greatest_down() -> None:
