@@ -36,6 +36,17 @@ def plain(value: Any, where: str = "the configuration") -> Any:
     )
 
 
+def finite(item: object) -> float | None:
+    """A number of a file that anybody may have written; None for anything else, and what is not finite."""
+    if isinstance(item, bool) or not isinstance(item, int | float):
+        return None
+    try:
+        number = float(item)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def plain_object(value: Any, where: str) -> dict[str, Any]:
     """``value`` as a JSON object that every other program can read, too.
 

@@ -52,13 +52,13 @@ class Checkpoint:
 
 def save_checkpoint(model_dir: ModelDir, step: int, content: bytes | Mapping[str, Any]) -> None:
     """Keep the state of a training after ``step`` steps: numpy's arrays by name, or bytes. Outside of a trial
-    this does nothing. Raises WrongCall and OSError."""
+    this does nothing. Raises WrongCall, also for what is no array of numbers or text, and OSError."""
     if isinstance(step, bool) or int(step) != step or step < 0:
         raise WrongCall(f"save_checkpoint: the step is {step!r:.80}; give a whole number from 0 on")
     directory = trial_dir(model_dir)
     if directory is None:
         return
-    data = content if isinstance(content, bytes) else _packed(content)
+    data = _packed(content) if isinstance(content, Mapping) else bytes(memoryview(content))
     head = json.dumps({"step": int(step), "sha256": hashlib.sha256(data).hexdigest()})
     place = directory / DIRECTORY
     place.mkdir(parents=True, exist_ok=True)
@@ -67,13 +67,19 @@ def save_checkpoint(model_dir: ModelDir, step: int, content: bytes | Mapping[str
         path.unlink(missing_ok=True)
 
 
+def remove_torn(directory: Path) -> None:
+    """Take out what a killed process left of checkpoints that it was writing, while nobody writes any."""
+    for path in (directory / DIRECTORY).glob(".step-*.ckpt.*"):
+        path.unlink(missing_ok=True)
+
+
 def load_checkpoint(model_dir: ModelDir = None) -> Checkpoint | None:
     """The newest checkpoint of the trial that is whole; None if there is none."""
     directory = trial_dir(model_dir)
     for path in _files(directory) if directory is not None else []:
         try:
-            head, _, data = path.read_bytes().partition(b"\n")
-            about = json.loads(head)
+            with path.open("rb") as stream:
+                about, data = json.loads(stream.readline()), stream.read()
             if about["sha256"] != hashlib.sha256(data).hexdigest():
                 raise ValueError("it is damaged")
             return Checkpoint(int(about["step"]), data, path)
@@ -163,8 +169,14 @@ def _array(variable: Any) -> Any:
 def _packed(arrays: Mapping[str, Any]) -> bytes:
     import numpy as np
 
+    made = {name: np.asarray(one) for name, one in arrays.items()}
+    for name, one in made.items():
+        if one.dtype.hasobject:  # could be kept, but not be read again
+            raise WrongCall(
+                f"save_checkpoint: {name!r} is {arrays[name]!r:.80}; give arrays of numbers, or bytes"
+            )
     stream = io.BytesIO()
-    np.savez(stream, **{name: np.asarray(one) for name, one in arrays.items()})
+    np.savez(stream, **made)
     return stream.getvalue()
 
 

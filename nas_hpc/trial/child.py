@@ -49,7 +49,8 @@ class Child:
         wake, waker = os.pipe()
         for end in (wake, waker):
             os.set_blocking(end, False)
-        before = {number: signal.signal(number, self._pass_on) for number in _PASSED_ON}
+        heard = [number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        before = {number: signal.signal(number, self._pass_on) for number in heard}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _nothing)
         old_waker = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nas_hpc.trial.place import METRICS_FILE
 
-_ABOUT = frozenset({"timestamp", "trial", "global_step", "checkpoint_path", "model_flops"})
+_ABOUT = frozenset({"timestamp", "trial", "global_step", "checkpoint_path", "model_flops", "scaling"})
 _PLAIN = frozenset(
     {"step", "value", "time", "metric", "other_metrics", "reward", "scaling", "trial", "checkpoint_path"}
 )
@@ -31,38 +31,45 @@ class Report:
     value: float
     """As the trainer gave it; not-a-number if it was not finite."""
     reward: float
-    """The same, scaled if a scaling was asked for."""
+    """The same, scaled if the trainer did so."""
     others: Mapping[str, float]
     """Further numbers of the report, by name; not-a-number if one was not finite."""
     time: float
     """Seconds since the epoch; 0: unknown."""
+    scaled: bool = False
+    """Whether the trainer made the reward by a scaling."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all that was reported."""
         return (*([self.metric] if self.metric else []), *self.others)
 
-    def of(self, metric: str) -> float | None:
+    def of(self, metric: str, scaling: tuple[float, float] = (1.0, 0.0)) -> float | None:
         """What it says of ``metric``, as the search counts it; None: nothing. A report without a name is of
-        any metric that is waited for."""
-        if metric in ("", self.metric):
-            return self.reward
-        return self.others.get(metric, None if self.metric else self.reward)
+        any metric that is waited for. ``scaling`` (factor, offset) is for what the trainer did not scale."""
+        if metric in ("", self.metric) or not (self.metric or metric in self.others):
+            if self.scaled:
+                return self.reward
+            value: float | None = self.value
+        else:
+            value = self.others.get(metric)
+        return None if value is None else scaling[0] * value + scaling[1]
 
 
-def read_reports(path: str | os.PathLike[str]) -> list[Report]:
-    """The reports in a metric file, or in a trial's directory, oldest first. Lines that are torn or no
-    reports are passed over; no file has none."""
+def read_reports(path: str | os.PathLike[str]) -> Iterator[Report]:
+    """The reports in a metric file, or in a trial's directory, oldest first, each read when it is asked for:
+    there may be millions. Lines that are torn or no reports are passed over; no file has none."""
     path = os.fspath(path)
     if os.path.isdir(path):
         path = os.path.join(path, METRICS_FILE)
     try:
         with open(path, "rb") as stream:
-            lines = stream.read().splitlines()
+            for line in stream:
+                found = _report(line)
+                if found is not None:
+                    yield found
     except OSError:
-        return []
-    found = (_report(line) for line in lines)
-    return [one for one in found if one is not None]
+        return
 
 
 def last_metrics(path: str | os.PathLike[str]) -> dict[str, float]:
@@ -101,6 +108,7 @@ def _plain(content: dict[str, Any]) -> Report | None:
         reward,
         others,
         _number(content.get("time", 0.0)) or 0.0,
+        scaled="reward" in content,
     )
 
 
@@ -117,7 +125,10 @@ def _compatible(content: dict[str, Any]) -> Report | None:
     if content.get("model_flops") not in (None, ""):
         pairs["model_flops"] = content["model_flops"]
     time = _number(content.get("timestamp", 0.0)) or 0.0
-    return Report(_step(content.get("global_step")), names[0], value, value, _numbers(pairs), time)
+    return Report(
+        _step(content.get("global_step")), names[0], value, value, _numbers(pairs), time,
+        scaled="scaling" in content,
+    )  # fmt: skip
 
 
 def _is_pair(name: str, content: Mapping[str, Any]) -> bool:

@@ -5,10 +5,13 @@ Standard library only.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from nas_hpc.errors import WrongCall
 
 DIRECTORY = "NAS_HPC_TRIAL_DIR"
 NUMBER = "NAS_HPC_TRIAL"
@@ -53,6 +56,23 @@ def required_metrics() -> tuple[str, ...]:
     """All metrics that the search waits for, the target first."""
     names = [target_metric(), *(name.strip() for name in os.environ.get(REQUIRED, "").split(","))]
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def reward_scaling() -> tuple[float, float] | None:
+    """Factor and offset that the search asks for; None: it asks for none. Raises WrongCall."""
+    text = os.environ.get(SCALING, "")
+    return checked_scaling(text.split(","), f"{SCALING} is {text!r}") if text else None
+
+
+def checked_scaling(given: Sequence[float | str], what: str) -> tuple[float, float]:
+    """Factor and offset. Raises WrongCall, which begins with ``what``, if they are none."""
+    try:
+        factor, offset = (float(one) for one in given)
+        if not (math.isfinite(factor) and math.isfinite(offset) and factor != 0.0):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise WrongCall(f"{what}; give a factor, not 0, and an offset, as 0.01 and 0") from None
+    return factor, offset
 
 
 def metric_file() -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.files import replace_file
+from nas_hpc.plain import finite
 from nas_hpc.trial.place import trial_dir
 
 TRAINING_FILE = "TRIAL_TRAINING_METRICS.json"
@@ -28,6 +29,7 @@ STOPPED_FILE = "TRIAL_STOPPED.json"
 """Why the training was told to stop, for the controller: {"reason", "training_step", "timestamp"}."""
 ALIVE_LIMIT_S = 15 * 60.0
 """A controller that has said nothing for longer is gone."""
+_MOST_STEPS = 2.0**62
 CONTROLLER_GONE, DESIRED_PCT, MAX_TIME = "controller_gone", "desired_training_pct", "max_training_time"
 
 ModelDir = str | os.PathLike[str] | None
@@ -43,12 +45,13 @@ def stop_training(
     were asked for, or longer than it may. To be asked before each cycle. Outside of a trial: no.
 
     The reason is printed and left in the trial's directory. A trial that stops so has not failed: it reports
-    what it has and ends as always.
+    what it has and ends as always. Raises WrongCall for a training without steps.
     """
+    pct = _pct(end_training_cycle_step, total_training_steps)
     directory = trial_dir(model_dir)
     if directory is None:
         return False
-    reason, text = _reason_to_stop(directory, _pct(end_training_cycle_step, total_training_steps))
+    reason, text = _reason_to_stop(directory, pct)
     path = directory / STOPPED_FILE
     if not reason:
         with suppress(OSError):
@@ -136,11 +139,11 @@ def read_training(model_dir: ModelDir = None) -> dict[str, Any]:
     spent = spent if isinstance(spent, dict) else {}
     given = content.get("training_accuracy_over_steps")
     points = [_point(one) for one in given] if isinstance(given, list) else []
-    latency = _finite(content.get("latency"))
+    latency = finite(content.get("latency"))
     return {
         "training_time": {
-            "total_training_steps": int(_finite(spent.get("total_training_steps")) or 0),
-            "total_training_time_in_secs": _finite(spent.get("total_training_time_in_secs")) or 0.0,
+            "total_training_steps": int(finite(spent.get("total_training_steps")) or 0),
+            "total_training_time_in_secs": finite(spent.get("total_training_time_in_secs")) or 0.0,
         },
         "latency": -1.0 if latency is None else latency,
         "training_accuracy_over_steps": [point for point in points if point is not None],
@@ -220,20 +223,14 @@ def _pct(end_step: int, total: int) -> float:
 def _point(item: object) -> dict[str, Any] | None:
     if not isinstance(item, dict):
         return None
-    pct, step = _finite(item.get("training_step_pct")), _finite(item.get("training_step"))
-    if pct is None or step is None:
+    pct, step = finite(item.get("training_step_pct")), finite(item.get("training_step"))
+    if pct is None or step is None or not 0 <= step < _MOST_STEPS:
         return None
-    return {"training_step_pct": pct, "training_step": int(step), "accuracy": _finite(item.get("accuracy"))}
+    return {"training_step_pct": pct, "training_step": int(step), "accuracy": finite(item.get("accuracy"))}
 
 
 def _order(path: Path, key: str) -> float | None:
-    return _finite((_read(path) or {}).get(key))
-
-
-def _finite(item: object) -> float | None:
-    if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
-        return None
-    return float(item)
+    return finite((_read(path) or {}).get(key))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -61,8 +61,9 @@ def report(*given: Any, **named: Any) -> None:
 
     ``report(3, 0.91, loss=0.2)`` names none; it is the search's then. ``more`` are numbers or strings.
 
-    Numbers may be numpy's. A value that is not finite is written as null: a training that diverges must not
-    fail for saying so. Outside of a trial and a job this does nothing, so that the same code runs by hand.
+    Numbers may be numpy's, or arrays and tensors without dimensions. A value that is not finite is written as
+    null: a training that diverges must not fail for saying so. Outside of a trial and a job this does
+    nothing, so that the same code runs by hand.
     Each line is written whole by one append; ranks and threads may all report.
 
     Raises WrongCall if ``step`` is no whole number, or a value is neither number nor string.
@@ -114,27 +115,16 @@ def _named(
     if checkpoint_path:
         record["checkpoint_path"] = os.fspath(checkpoint_path)
     if metric == (place.target_metric() or metric) and number is not None:
-        record.update(_scaled(number, _scaling(scaling)))
+        asked = place.reward_scaling()
+        if scaling is not None:
+            asked = place.checked_scaling(scaling, f"report: scaling is {scaling!r:.80}")
+        record.update(_scaled(number, asked))
     return record
 
 
-def _scaling(given: tuple[float, float] | None) -> tuple[float, float]:
-    text = os.environ.get(place.SCALING, "")
-    if given is None and not text:
-        return 1.0, 0.0
-    try:
-        factor, offset = (float(one) for one in (text.split(",") if given is None else given))
-        if not (math.isfinite(factor) and math.isfinite(offset) and factor != 0.0):
-            raise ValueError
-    except (TypeError, ValueError):
-        where = f"{place.SCALING} is {text!r}" if given is None else f"report: scaling is {given!r:.80}"
-        raise WrongCall(f"{where}; give a factor, not 0, and an offset, as 0.01 and 0") from None
-    return factor, offset
-
-
-def _scaled(value: float, scaling: tuple[float, float]) -> dict[str, Any]:
+def _scaled(value: float, scaling: tuple[float, float] | None) -> dict[str, Any]:
     """What is recorded of the reward; a warning, once, where it is far from what searches are made for."""
-    factor, offset = scaling
+    factor, offset = scaling or (1.0, 0.0)
     reward = factor * value + offset
     if not LEAST_REWARD <= reward <= GREATEST_REWARD:
         _warn(
@@ -142,7 +132,9 @@ def _scaled(value: float, scaling: tuple[float, float]) -> dict[str, Any]:
             f"the reward {reward:g} is outside of {LEAST_REWARD:g} to {GREATEST_REWARD:g}, where searches "
             f"learn best: scale it ({place.SCALING}, or scaling=(factor, offset) of report)",
         )
-    return {} if scaling == (1.0, 0.0) else {"reward": reward, "scaling": [factor, offset]}
+    if scaling is None:
+        return {}
+    return {"reward": reward if math.isfinite(reward) else None, "scaling": [factor, offset]}
 
 
 def _check_names(path: str, record: Mapping[str, Any]) -> None:
@@ -177,6 +169,8 @@ def _compatible(record: Mapping[str, Any]) -> dict[str, str]:
         "checkpoint_path": str(record.get("checkpoint_path", "")),
         "model_flops": str(flops),
     }
+    if "scaling" in record:
+        line["scaling"] = json.dumps(record["scaling"])
     usable = {name: item for name, item in others.items() if len(name) <= LONGEST_NAME and name not in line}
     kept = dict(list(usable.items())[:MOST_OTHERS])
     if len(kept) < len(others):
@@ -189,7 +183,8 @@ def _compatible(record: Mapping[str, Any]) -> dict[str, str]:
     return line
 
 
-def _step(step: object) -> int:
+def _step(step: Any) -> int:
+    step = _scalar(step)
     if isinstance(step, bool) or not isinstance(step, numbers.Integral):
         raise WrongCall(
             f"report: the step is {step!r:.80}; give a whole number, as report(3, 0.91) or "
@@ -202,14 +197,27 @@ def _item(name: object, item: object) -> float | int | str | None:
     return item if isinstance(item, str) else _number(str(name), item)
 
 
-def _number(name: str, value: object) -> float | int | None:
+def _number(name: str, value: Any) -> float | int | None:
+    value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         kind = type(value).__name__
         raise WrongCall(f"report: {name} is {kind} {value!r:.80}; give a number, as float(...) of it")
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
     if isinstance(value, numbers.Integral):
         return int(value)
-    number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _scalar(value: Any) -> Any:
+    """The number in an array or a tensor without dimensions; anything else as it is."""
+    if isinstance(value, numbers.Number) or tuple(getattr(value, "shape", (0,))) != ():
+        return value
+    if not hasattr(value, "item") and hasattr(value, "numpy"):  # TensorFlow's and Keras's
+        value = value.numpy()
+    return value.item() if hasattr(value, "item") else value
 
 
 def _warn(about: str, text: str) -> None:
@@ -219,8 +227,13 @@ def _warn(about: str, text: str) -> None:
 
 
 def _append(path: str, line: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        os.write(fd, line)
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":  # a disk was full, or its writer killed: torn
+            line = b"\n" + line
+        left = memoryview(line)
+        while left:  # a disk that gets full takes a part, and says so of the rest
+            left = left[os.write(fd, left) :]
     finally:
         os.close(fd)

@@ -61,6 +61,11 @@ def previous_trial_dir(
     ``search_job_dir`` is that of the search's trials, or of the search itself. Raises WrongCall if there is
     no such directory, or this is none of the trials.
     """
+    if not search_job_dir or not trials:
+        raise WrongCall(
+            "which trial this one goes on with is not said: give --retrain-search-job-dir and "
+            "--retrain-search-job-trials"
+        )
     chosen = _chosen(retrain_map(trials), trial_number() if number is None else str(number))
     base = Path(search_job_dir)
     places = [base / chosen, base / "nas" / "search" / chosen, base / "nas" / "train" / chosen]

@@ -21,9 +21,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from nas_hpc.errors import WrongCall
 from nas_hpc.files import replace_file
 from nas_hpc.processes import ranks
 from nas_hpc.trial import checkpoints, place, proxy, status
@@ -45,11 +47,25 @@ class Trial:
     command: tuple[str, ...]
     limit_s: float | None
     environ: dict[str, str]
+    scaling: tuple[float, float]
+    """Factor and offset, for rewards that the trainer has not scaled."""
 
     @property
     def metric_file(self) -> Path:
         """Where its reports are."""
         return Path(self.environ[place.METRIC_FILE])
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a trial reported."""
+
+    last: Report | None = None
+    """The newest report of the metric."""
+    reward: float = math.nan
+    """What it says of that."""
+    names: tuple[str, ...] = ()
+    """Of all that was reported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,14 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = child.run(trial.limit_s)
     except OSError as error:
         reason = f"cannot start {trial.command[0]}: {error.strerror or error}"
-        return _say(trial, status.failed(status.ERROR, reason), [], start, 127)
+        return _say(trial, status.failed(status.ERROR, reason), Heard(), start, 127)
     if child.interrupted is not None:
         _end_by(child.interrupted)
     if -code in INTERRUPTIONS and not child.timed_out:
         _end_by(-code)  # a batch system ends all processes at once, and this one hears of it last
-    reports = read_reports(trial.metric_file)
-    ended = replace(_judge(trial, code, child, reports), return_code=code)
-    return _say(trial, ended, reports, start, _exit_code(ended, code))
+    heard = _hear(trial)
+    ended = replace(_judge(trial, code, child, heard), return_code=code)
+    if child.printed and not child.printed.endswith("\n"):
+        _print("", sys.stdout)
+    return _say(trial, ended, heard, start, _exit_code(ended, code))
 
 
 def _trial(argv: Sequence[str]) -> Trial:
@@ -92,6 +110,10 @@ def _trial(argv: Sequence[str]) -> Trial:
     if not command:
         parser.error("there is no trainer: give its command behind --")
     environ = dict(os.environ)
+    try:
+        scaling = place.reward_scaling() or (1.0, 0.0)
+    except WrongCall as error:
+        parser.error(error.message)
     directory = os.path.abspath(flags.trial_dir or place.trial_dir() or ".")
     metric = place.target_metric() if flags.metric is None else flags.metric
     if flags.trial_dir:  # those of the surroundings are of another one
@@ -99,11 +121,14 @@ def _trial(argv: Sequence[str]) -> Trial:
             environ.pop(name, None)
     environ.update({place.DIRECTORY: directory, place.TARGET: metric, place.METRIC_TAG: metric})
     environ = place.completed(environ)
-    return Trial(Path(directory), metric, command, flags.time_limit_s, environ)
+    return Trial(Path(directory), metric, command, flags.time_limit_s, environ, scaling)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no duration: give seconds, more than 0")
     return value
@@ -130,6 +155,7 @@ def _prepare(trial: Trial) -> None:
                 trial.directory / checkpoints.DIRECTORY,
             ):
                 _set_aside(path)
+        checkpoints.remove_torn(trial.directory)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(trial.directory / status.STATUS_FILE)  # last: what was begun here is begun again
     except OSError as error:
@@ -148,41 +174,38 @@ def _set_aside(path: Path) -> None:
         os.replace(path, aside)
 
 
-def _judge(trial: Trial, code: int, child: Child, reports: list[Report]) -> Ended:
+def _hear(trial: Trial) -> Heard:
+    heard, names = Heard(), dict[str, None]()
+    for one in read_reports(trial.metric_file):
+        names.update(dict.fromkeys(one.names))
+        value = one.of(trial.metric, trial.scaling)
+        if value is not None:
+            heard = Heard(one, value)
+    return replace(heard, names=tuple(names))
+
+
+def _judge(trial: Trial, code: int, child: Child, heard: Heard) -> Ended:
     if child.timed_out:
         return status.failed(status.TIMEOUT, f"it took longer than {trial.limit_s:g} s")
     own = status.read_status(trial.directory)
     if code != 0:
         ended = status.why(code, child.said)
-        last = _last(reports, trial.metric)
-        diverged = last is not None and math.isnan(last[1])
+        diverged = heard.last is not None and not math.isfinite(heard.reward)
         if ended.reason_class == status.ERROR and (diverged or (own and own.status == status.FAILED_NAN)):
             return status.failed(status.NAN, ended.reason)
         return ended
     if own is not None and not own.ok:
         reason = own.reason or status.last_exception(child.said) or f"the trainer wrote {own.status!r}"
         return status.failed(own.reason_class, reason)
-    last = _last(reports, trial.metric)
-    if last is None:
-        return _nothing(trial.metric, reports)
-    report, reward = last
-    if math.isnan(reward):
+    if heard.last is None:
+        return _nothing(trial.metric, heard.names)
+    if not math.isfinite(heard.reward):
         return status.failed(status.NAN, f"{trial.metric or 'the metric'} is not finite in its last report")
-    return Ended(status.SUCCESS, reward=reward, step=report.step)
+    return Ended(status.SUCCESS, reward=heard.reward, step=heard.last.step)
 
 
-def _last(reports: list[Report], metric: str) -> tuple[Report, float] | None:
-    """The newest report of the metric and what it says."""
-    for one in reversed(reports):
-        value = one.of(metric)
-        if value is not None:
-            return one, value
-    return None
-
-
-def _nothing(metric: str, reports: list[Report]) -> Ended:
+def _nothing(metric: str, names: Sequence[str]) -> Ended:
     """The failure of a trainer that ended well and did not report the metric."""
-    names = list(dict.fromkeys(name for one in reports for name in one.names))
     waited = f"the metric {metric!r}, for which the search waits" if metric else "a metric"
     text = f"the trainer has ended and did not report {waited}; "
     if names:
@@ -201,36 +224,48 @@ def _exit_code(ended: Ended, code: int) -> int:
     return 128 - code if code < 0 else code or 1
 
 
-def _say(trial: Trial, ended: Ended, reports: list[Report], start: float, code: int) -> int:
-    """Put the end where others look for it, a line on the output last; the exit code."""
+def _say(trial: Trial, ended: Ended, heard: Heard, start: float, code: int) -> int:
+    """Put the end where others look for it, a line on the output last; the exit code.
+
+    A trial that has ended is not interrupted any more; and a place that cannot be written, as a log on a full
+    disk, does not keep its end from the others.
+    """
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
     ended = replace(ended, start=start, end=time.time())
     if not ended.ok:
-        number = trial.environ.get(place.NUMBER, "")
-        name = f"trial {number}" if number else f"the trial in {trial.directory}"
-        print(f"nas-hpc: {name} failed ({ended.reason_class}): {ended.reason}", file=sys.stderr, flush=True)
-    try:
-        status.write_status(trial.directory, ended)
-        _write_result(trial, ended, reports, code)
-    except OSError as error:
-        print(f"nas-hpc: cannot write how the trial ended: {error}", file=sys.stderr, flush=True)
-        code = code or 1
-    word = repr(ended.reward) if ended.ok else f"F_{ended.reason_class}"
-    with contextlib.suppress(OSError):
-        print(f"DH-OUTPUT: {word}", flush=True)
+        which = trial.environ.get(place.NUMBER, "")
+        name = f"trial {which}" if which else f"the trial in {trial.directory}"
+        _print(f"nas-hpc: {name} failed ({ended.reason_class}): {ended.reason}", sys.stderr)
+    for write in (
+        partial(status.write_status, trial.directory, ended),
+        partial(_write_result, ended, heard, code),
+    ):
+        try:
+            write()
+        except OSError as error:
+            _print(f"nas-hpc: cannot write how the trial ended: {error}", sys.stderr)
+            code = code or 1
+    _print(f"DH-OUTPUT: {ended.reward!r}" if ended.ok else f"DH-OUTPUT: F_{ended.reason_class}", sys.stdout)
     return code
 
 
-def _write_result(trial: Trial, ended: Ended, reports: list[Report], code: int) -> None:
+def _print(line: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=stream, flush=True)
+
+
+def _write_result(ended: Ended, heard: Heard, code: int) -> None:
     """Leave the job's result.json: a reason of its own, and metrics as metadata."""
     directory, job = os.environ.get("NAS_HPC_JOB_DIR"), os.environ.get("NAS_HPC_JOB_ID")
     attempt = os.environ.get("NAS_HPC_ATTEMPT", "")
     if not directory or not job or not attempt.isdigit():
         return
     outcome = "ok" if ended.ok else "timeout" if ended.reason_class == status.TIMEOUT else "error"
-    found = _last(reports, trial.metric)
     metadata: dict[str, Any] = {"step": ended.step} if ended.step is not None else {}
-    if found is not None and ended.ok:
-        metadata.update({name: item for name, item in found[0].others.items() if math.isfinite(item)})
+    if heard.last is not None and ended.ok:
+        others = heard.last.others.items()
+        metadata.update({name: item for name, item in others if math.isfinite(item)})
     if not ended.ok:
         metadata["reason_class"] = ended.reason_class
     content = {

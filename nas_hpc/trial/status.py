@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_hpc.files import replace_file
+from nas_hpc.plain import finite
 
 STATUS_FILE = "job_status.json"
 SUCCESS, FAILED, FAILED_NAN = "success", "failed", "failed_with_nan_error"
@@ -25,7 +26,11 @@ _MEMORY = re.compile(
     r"|\bMemoryError\b|ArrayMemoryError|std::bad_alloc|Cannot allocate memory|oom[-_ ]kill",
     re.IGNORECASE,
 )
-_NAN = re.compile(r"\bnans?\b|non-?finite|not finite|NotFinite|FloatingPointError|\binf(?:inity)?\b", re.I)
+_NAN = re.compile(
+    r"non-?finite|not finite|NotFinite|FloatingPointError"
+    r"|(?<![/.-])\b(?:nans?|inf(?:inity)?)\b(?![/-]|\.\w)",  # not those of a path
+    re.IGNORECASE,
+)
 _TRACEBACK = "Traceback (most recent call last):"
 _UNKNOWN_METRIC = "UnknownMetric"
 _LAST_LINES = 30
@@ -79,16 +84,16 @@ def read_status(directory: str | os.PathLike[str]) -> Ended | None:
     if status not in (SUCCESS, FAILED, FAILED_NAN):
         return None
     usual = {SUCCESS: "", FAILED: ERROR, FAILED_NAN: NAN}[status]
-    reward, step, code = content.get("reward"), content.get("step"), content.get("return_code")
+    step, code = content.get("step"), content.get("return_code")
     return Ended(
         status,
         str(content.get("reason_class") or usual),
         str(content.get("reason") or ""),
-        float(reward) if isinstance(reward, int | float) else None,
+        finite(content.get("reward")),
         step if isinstance(step, int) else None,
         code if isinstance(code, int) else None,
-        _time(content.get("start")),
-        _time(content.get("end")),
+        finite(content.get("start")) or 0.0,
+        finite(content.get("end")) or 0.0,
     )
 
 
@@ -129,12 +134,15 @@ def why(return_code: int, said: str) -> Ended:
 
 
 def last_exception(said: str) -> str:
-    """The line of the last exception of Python that was printed, with its class; "": there is none."""
-    if _TRACEBACK not in said:
-        return ""
-    for line in said[said.rindex(_TRACEBACK) :].splitlines()[1:]:
-        if line and not line[0].isspace():
-            return line.strip()
+    """The line of the last exception of Python that was printed, with its class; "": there is none.
+
+    Before each line there may stand what a program of several ranks puts there, as ``[rank0]: ``."""
+    before, found, after = said.rpartition(_TRACEBACK)
+    mark = before.rpartition("\n")[2]
+    for line in after.splitlines()[1:] if found else ():
+        text = line.removeprefix(mark)
+        if text and not text[0].isspace():
+            return text.strip()
     return ""
 
 
@@ -152,7 +160,3 @@ def describe(return_code: int) -> str:
 def _short(line: str, limit: int = 300) -> str:
     line = " ".join(line.split()).encode("utf-8", "backslashreplace").decode("utf-8")
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def _time(item: Any) -> float:
-    return float(item) if isinstance(item, int | float) else 0.0

@@ -97,12 +97,21 @@ def test_a_cycle_that_makes_no_sense_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+HUGE = "1" + 400 * "0"
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[1]", '{"training_time": 3}', '{"training_accuracy_over_steps": [1']
-)
+    "content",
+    [
+        "", "[1]", '{"training_time": 3}', '{"training_accuracy_over_steps": [1',
+        f'{{"latency": {HUGE}, "training_time": {{"total_training_steps": {HUGE}}}}}',
+        '{"training_accuracy_over_steps": [{"training_step": 1e300, "training_step_pct": 1, "accuracy": 1}]}',
+    ],
+)  # fmt: skip
 def test_a_record_that_cannot_be_understood_is_an_empty_one(tmp_path: Path, content: str) -> None:
     (tmp_path / "TRIAL_TRAINING_METRICS.json").write_text(content)
     assert read_training(tmp_path)["training_accuracy_over_steps"] == []
+    assert read_curve(tmp_path) is None
     three_cycles(tmp_path)
     assert len(read_training(tmp_path)["training_accuracy_over_steps"]) == 3
 
@@ -163,6 +172,8 @@ def test_outside_of_a_trial_there_is_nobody_to_stop_it_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert not stop_training(None, 99, 1000)
+    with pytest.raises(WrongCall, match="has 0 steps"):  # as within a trial
+        stop_training()
     update_trial_training_accuracy_metric(None, 0.5, 0, 9, 1.0, 10)
     update_trial_training_latency_metric(None, 1.0)
     assert not list(tmp_path.iterdir())

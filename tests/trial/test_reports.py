@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,26 @@ def test_a_named_report_is_read_again_with_all_of_its_other_metrics(trial: Path)
     assert (second.of("accuracy"), second.of("n3"), second.of("other")) == (0.5, 1.5, None)
     assert last_metrics(trial) == {"accuracy": 0.5, **others, "model_flops": 100}
     assert lines(trial)[0]["trial"] == "3"
+
+
+def test_a_report_is_on_the_disk_or_raises_and_the_next_one_is_none_the_worse_for_it(trial: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noted: list[int] = []
+
+    def fill() -> None:
+        for step in range(1000):
+            report("accuracy", 0.5, step)
+            noted.append(step)
+
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a disk that is full
+        with pytest.raises(OSError, match="File too large"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (trial / "metrics.jsonl").stat().st_size == 1000, "the last line is torn"
+    report("accuracy", 0.75, 1000)
+    assert [one.step for one in read_reports(trial)] == [*noted, 1000]
 
 
 def test_a_report_without_a_name_is_of_the_metric_that_is_waited_for(trial: Path) -> None:
@@ -83,6 +104,11 @@ def test_a_scaling_is_recorded_with_what_it_scales(
     report("accuracy", 0.5, 2)
     assert [(one.value, one.reward) for one in read_reports(trial)] == [(97.0, 0.97), (0.5, 0.75)]
     assert lines(trial)[1]["scaling"] == [-0.5, 1.0]
+    report("accuracy", 0.5, 3, scaling=(1, 0))
+    report("loss", 1.0, 4, other_metrics={"accuracy": 0.5})
+    report(5, 0.5)
+    found = read_reports(trial)  # what the trainer did not scale is scaled when it is read
+    assert [one.of("accuracy", (-0.5, 1.0)) for one in found] == [0.97, 0.75, 0.5, 0.75, 0.75]
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("NAS_HPC_REWARD_SCALING", "a,b")
     with pytest.raises(WrongCall, match="NAS_HPC_REWARD_SCALING is 'a,b'"):
@@ -133,6 +159,8 @@ def test_in_the_original_surroundings_lines_are_as_those_of_the_original(
     assert line == fixed | pairs
     assert "'m5'; there are 5 other metrics at most" in capsys.readouterr().err
     assert last_metrics(tmp_path) == {"top_1": 0.5, "model_flops": 7.0, **{f"m{at}": at for at in range(5)}}
+    report("top_1", 0.5, 10, scaling=(0.5, 0.0))
+    assert [one.of("top_1", (100.0, 0.0)) for one in read_reports(tmp_path)] == [50.0, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -142,4 +170,4 @@ def test_lines_that_are_no_reports_are_passed_over(tmp_path: Path, torn: str) ->
     good = '{"step": 1, "value": 0.5, "metric": "a"}\n'
     (tmp_path / "metrics.jsonl").write_text(f"{good}{torn}\n{good}{torn}", encoding="latin-1")
     assert [one.value for one in read_reports(tmp_path)] == [0.5, 0.5]
-    assert read_reports(tmp_path / "none") == []
+    assert not list(read_reports(tmp_path / "none"))

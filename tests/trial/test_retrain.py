@@ -76,6 +76,8 @@ def test_the_kth_trial_of_a_retraining_is_the_kth_that_was_chosen(
         previous_trial_dir(tmp_path, "27,16", number=1)
     with pytest.raises(WrongCall, match="trial 2 is none of the 1 that train again"):
         nas_trial_id("27")
+    with pytest.raises(WrongCall, match="give --retrain-search-job-dir and"):
+        previous_trial_dir("", "")
     monkeypatch.delenv("NAS_HPC_TRIAL")
     with pytest.raises(WrongCall, match="which is no trial"):
         previous_trial_dir(tmp_path, "27,16")
@@ -109,6 +111,8 @@ def test_a_checkpoint_is_read_with_its_step_and_a_damaged_one_costs_one_cycle(
     assert newest is not None
     assert newest.step == 30
     assert newest.arrays()["w"].tolist() == [30, 30, 30]
+    with pytest.raises(WrongCall, match="'best' is None; give arrays"):
+        save_checkpoint(tmp_path, 40, {"w": np.eye(2), "best": None})  # could not be read again
     content = bytearray(newest.path.read_bytes())
     content[-5] ^= 1
     newest.path.write_bytes(content)
@@ -146,7 +150,7 @@ def test_a_trial_goes_on_from_its_own_checkpoint_else_from_that_of_the_chosen_on
     (two.new / "TRIAL_TRAINING_METRICS.json").unlink()
     assert two.found().step == 100
     assert read_training(two.new) == read_training(two.old)  # so far it has trained
-    save_checkpoint(two.new, 150, b"new")
+    save_checkpoint(two.new, 150, memoryview(b"new"))
     assert (two.found().step, two.found().content) == (150, b"new")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from nas_hpc.analytics.proxy.curves import read_curve
 from nas_hpc.trial import load_checkpoint, place
 from nas_hpc.trial.metrics import last_metrics
+from nas_hpc.trial.proxy import post_desired_training_pct
 from nas_hpc.trial.status import Ended, read_status
 from tests.support import wait_until
 
@@ -42,14 +45,14 @@ class Bench:
         trainer = [sys.executable, "-c", textwrap.dedent(code)]
         return self.start_program(*options, "--", *trainer)
 
-    def start_program(self, *words: str) -> subprocess.Popen[str]:
+    def start_program(self, *words: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start the wrapper with ``words``."""
         return subprocess.Popen(
             [sys.executable, "-m", "nas_hpc.trial.run", *words],
             env=self.environ,
             cwd=self.job,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -80,7 +83,7 @@ def bench(tmp_path: Path) -> Bench:
 GOOD = """
     from nas_hpc.trial import report
     report("top_1_accuracy", 0.5, 1)
-    print("training", flush=True)
+    print("training", end="", flush=True)
     report("top_1_accuracy", 0.75, 2, other_metrics={"latency": 3.5})
 """
 
@@ -96,18 +99,33 @@ def test_a_trial_that_ends_well_says_its_reward_everywhere(bench: Bench) -> None
     assert (bench.job / "trial").resolve() == bench.trial
 
 
-def test_a_drop_in_trainer_finds_the_variables_of_vertex_ai_nas(bench: Bench) -> None:
-    code, output, _ = bench.run("""
-        import json, os, re
-        assert os.environ["CLOUD_ML_TRIAL_ID"] == "3"
-        assert re.match(r".*nas/search/3", os.environ["AIP_MODEL_DIR"])
-        line = {"timestamp": 1.5, "trial": "3", os.environ["CLOUD_ML_HP_METRIC_TAG"]: "0.25",
-                "global_step": "7", "checkpoint_path": "", "key_0": "size", "value_0": "9"}
-        open(os.environ["CLOUD_ML_HP_METRIC_FILE"], "w").write(json.dumps(line) + "\\n")
-    """)
-    assert (code, output) == (0, "DH-OUTPUT: 0.25\n")
-    assert bench.status().step == 7
-    assert bench.result()["metadata"]["size"] == 9
+def test_a_trainer_of_vertex_ai_nas_works_as_it_is(bench: Bench) -> None:
+    trainer = [sys.executable, str(Path(__file__).with_name("vertex_trainer.py"))]
+    bench.trial.mkdir(parents=True)
+    given = bench.trial / "nas_params_str.json"
+    given.write_text('{"score": 80.0}')
+    post_desired_training_pct(bench.trial, 50.0)
+    bench.environ["NAS_HPC_REWARD_SCALING"] = "0.01,0"
+    flags = [f"--nas_params_str={given}", f"--job-dir={bench.trial}", "--num_epochs=3"]
+    assert bench.end_of(bench.start_program("--", *trainer, *flags)) == (0, "DH-OUTPUT: 0.4\n", "")
+    assert (bench.status().reward, bench.status().step) == (0.4, 50)
+    first = {"model_latency": 3.5, **{f"metric_{at}": at for at in range(4)}, "model_flops": 0.0}
+    assert bench.result()["metadata"] == {"step": 50, **first}
+    assert last_metrics(bench.trial) == {"top_1_accuracy": 40.0, **first}
+    curve = read_curve(bench.trial)
+    assert curve is not None
+    assert (curve.pcts.tolist(), curve.scores.tolist()) == ([25.0, 50.0], [20.0, 40.0])
+    assert curve.hours_at(50) == pytest.approx(0.02)
+
+    given.write_text('{"score": NaN}')  # which one trains again, and how it fails
+    again = bench.trial.parents[1] / "train" / "1"
+    bench.environ |= place.environment(again, "1", "top_1_accuracy")
+    flags += [f"--retrain_search_job_dir={bench.trial.parent}", "--retrain_search_job_trials=3"]
+    assert bench.end_of(bench.start_program("--", *trainer, *flags))[:2] == (1, "DH-OUTPUT: F_nan\n")
+    status = read_status(again)
+    assert status is not None
+    assert (status.status, status.reason_class) == ("failed_with_nan_error", "nan")
+    assert "NaN loss during training." in status.reason
 
 
 @pytest.mark.parametrize(
@@ -253,10 +271,55 @@ def test_all_output_of_both_kinds_goes_through(bench: Bench) -> None:
     assert errors.splitlines() == [f"err {at}" for at in range(3000)]
 
 
-def test_what_an_interrupted_attempt_reported_counts(bench: Bench) -> None:
-    report = "from nas_hpc.trial import report; report('top_1_accuracy', 0.5, 1);"
-    assert bench.run(f"{report} import os; os.kill(os.getpid(), 15)")[0] == -signal.SIGTERM
+def test_what_an_interrupted_attempt_reported_counts_and_what_it_left_half_written_goes(bench: Bench) -> None:
+    code, _, _ = bench.run("""
+        import os
+        from nas_hpc import trial
+        trial.report("top_1_accuracy", 0.5, 1)
+        os.replace = lambda *_: os.kill(os.getpid(), 15)
+        trial.save_checkpoint(None, 2, b"weights")
+    """)
+    assert code == -signal.SIGTERM
+    assert len(list((bench.trial / "checkpoint").iterdir())) == 1
     assert bench.run("pass") == (0, "DH-OUTPUT: 0.5\n", "")
+    assert not list((bench.trial / "checkpoint").iterdir())
+
+
+def test_what_cannot_be_written_does_not_hide_the_rest_of_how_a_trial_ended(bench: Bench) -> None:
+    trainer = "import os, sys; os.mkdir(os.environ['NAS_HPC_TRIAL_DIR'] + '/job_status.json'); sys.exit(3)"
+    with open("/dev/full", "w") as full:
+        process = bench.start_program("--", sys.executable, "-c", trainer, stderr=full.fileno())
+        code, output, _ = bench.end_of(process)
+    assert (code, output) == (3, "DH-OUTPUT: F_error\n")
+    assert (bench.result()["outcome"], bench.result()["reason"]) == ("error", "exit code 3")
+
+
+def test_neither_a_hangup_that_is_ignored_nor_a_late_sigterm_keeps_a_trial_from_saying_how_it_ended(
+    bench: Bench,
+) -> None:
+    reads, writes = os.pipe()
+    os.write(writes, b"x" * fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096))  # so it waits when it says so
+    words = ("--", sys.executable, "-c", "import os, sys; os.kill(os.getppid(), 1); sys.exit(3)")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
+    try:
+        process = bench.start_program(*words, stderr=writes)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        os.close(writes)
+    with open(reads, "rb") as errors:
+        wait_until(
+            lambda: process.poll() is not None or _ignores(process.pid, signal.SIGTERM),
+            what="the end of the trainer",
+        )
+        process.terminate()
+        assert b"trial 3 failed (error): exit code 3" in errors.read()
+    assert bench.end_of(process)[:2] == (3, "DH-OUTPUT: F_error\n")
+    assert (bench.status().reason, bench.result()["reason"]) == ("exit code 3", "exit code 3")
+
+
+def _ignores(pid: int, number: int) -> bool:
+    words = Path(f"/proc/{pid}/status").read_text().split()
+    return bool(int(words[words.index("SigIgn:") + 1], 16) & (1 << (number - 1)))
 
 
 def test_of_the_ranks_of_an_mpi_program_only_the_first_says_something(bench: Bench) -> None:

@@ -40,6 +40,9 @@ def raised(line: str, before: str = "") -> str:
         (1, "ERROR: non-finite loss, giving up\n", "nan"),
         (1, raised("KeyError: 'x'", before="epoch 3: loss nan"), "error"),
         (1, raised("ImportError: cannot import banana"), "error"),
+        (1, raised("FileNotFoundError: [Errno 2] No such file: '/data/inf/nan.csv'"), "error"),
+        (1, raised("ValueError: Input contains NaN, infinity or a value too large"), "nan"),
+        (1, raised("ValueError: the loss is NaN").replace("\n", "\n[rank0]: "), "nan"),
         (1, raised("nas_hpc.trial.reports.UnknownMetric: the search waits"), "metric"),
     ],
 )
@@ -56,6 +59,8 @@ def test_the_reason_is_the_exception_with_the_end_or_else_the_last_line() -> Non
     assert why(2, "usage: x\nx: error: no such flag\n\n").reason == "x: error: no such flag (exit code 2)"
     assert why(-11, "").reason == describe(-11) == "killed by signal 11 (SIGSEGV)"
     assert len(why(1, raised("ValueError: " + "x" * 5000)).reason) < 400
+    ranks = raised("ValueError: a").replace("\n", "\n[rank1]: ")
+    assert why(1, ranks).reason == "ValueError: a (exit code 1)"
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -72,6 +77,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ('{"job_status": "success"}', ""),
         ('{"job_status": "failed"}', "error"),
         ('{"job_status": "failed_with_nan_error"}', "nan"),
+        ('{"job_status": "failed", "reward": 1%s, "start": "x"}' % ("0" * 400), "error"),
         ('{"job_status": "running"}', None),
         ('{"job_status": "fai', None),
         ("[1]", None),

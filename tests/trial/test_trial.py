@@ -40,8 +40,12 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
     np = pytest.importorskip("numpy")
     monkeypatch.setenv("NAS_HPC_JOB_DIR", str(tmp_path))
     report(np.int64(3), np.float32(0.5), n=np.int8(2))
-    line = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert (line["step"], line["value"], line["n"]) == (3, 0.5, 2)
+    report(np.array(3), np.array(0.5, np.float32), n=np.array(2), huge=10**400)  # as tensors are
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+        assert (line["step"], line["value"], line["n"], line.get("huge")) == (3, 0.5, 2, None)
+    for value in (np.array([0.5]), np.array(True)):
+        with pytest.raises(WrongCall, match="give a number"):
+            report(1, value)
 
 
 @pytest.mark.parametrize(

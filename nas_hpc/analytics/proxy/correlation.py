@@ -48,7 +48,7 @@ def rank_correlation(proxy: Array, full: Array) -> tuple[float, float]:
     all have both scores, or one of the scores is the same for all.
     """
     both = np.isfinite(proxy) & np.isfinite(full)
-    if both.sum() < max(LEAST_MODELS, 1) or both.sum() < LEAST_SHARE * len(both):
+    if _too_few(proxy, full):
         return math.nan, math.nan
     if not np.ptp(proxy[both]) > 0.0 or not np.ptp(full[both]) > 0.0:
         return math.nan, math.nan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nas_hpc.trial.proxy import TRAINING_FILE, read_training
+
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
 
-METRICS_FILE = "TRIAL_TRAINING_METRICS.json"
-"""Name and keys are those of the proxy-task tools of Vertex AI NAS."""
+METRICS_FILE = TRAINING_FILE
 _COMPLETE = 100.0 - 1e-6
 
 
@@ -65,46 +65,46 @@ class Curve:
 
 
 def read_curve(directory: Path) -> Curve | None:
-    """What the trial of ``directory`` recorded; None if there is no file of it that can be understood."""
-    try:
-        content = json.loads((directory / METRICS_FILE).read_bytes())
-        return _curve(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    """What the trial of ``directory`` recorded; None if it recorded nothing that can be understood."""
+    record = read_training(directory)
+    return _curve(record) if record["training_accuracy_over_steps"] or record["latency"] >= 0 else None
 
 
-def read_curves(directory: Path) -> dict[str, Curve]:
-    """The curves of the trials in ``directory``, by the names of theirs; numbers in their order."""
+def read_curves(directory: Path) -> dict[str, Curve | None]:
+    """The curves of the trials in ``directory``, by the names of theirs, numbers in their order; None for a
+    number that recorded nothing. Empty if nothing is recorded."""
     try:
         names = sorted((entry.name for entry in directory.iterdir() if entry.is_dir()), key=_in_order)
     except OSError:
         return {}
-    found = ((name, read_curve(directory / name)) for name in names)
-    return {name: curve for name, curve in found if curve is not None}
+    found = {name: read_curve(directory / name) for name in names}
+    if all(curve is None for curve in found.values()):
+        return {}
+    return {name: curve for name, curve in found.items() if curve is not None or _is_number(name)}
 
 
 def _in_order(name: str) -> tuple[bool, int, str]:
-    return (False, int(name), name) if name.isascii() and name.isdigit() else (True, 0, name)
+    return (False, int(name), name) if _is_number(name) else (True, 0, name)
 
 
-def _curve(content: Mapping[str, Any]) -> Curve:
-    """Points that are no numbers or go back are left out."""
-    time = content.get("training_time", {})
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _curve(record: Mapping[str, Any]) -> Curve:
+    """Points that go back are left out."""
     points: list[tuple[int, float, float]] = []
-    for point in content.get("training_accuracy_over_steps", []):
-        step, pct = int(point["training_step"]), float(point["training_step_pct"])
-        score = point["accuracy"]
-        if math.isfinite(pct) and (not points or (step > points[-1][0] and pct > points[-1][1])):
-            points.append((step, pct, math.nan if score is None else float(score)))
+    for point in record["training_accuracy_over_steps"]:
+        step, pct, score = point["training_step"], point["training_step_pct"], point["accuracy"]
+        if not points or (step > points[-1][0] and pct > points[-1][1]):
+            points.append((step, pct, math.nan if score is None else score))
     steps, pcts, scores = zip(*points, strict=True) if points else ((), (), ())
-    latency = content.get("latency")
-    known = isinstance(latency, int | float) and math.isfinite(latency) and latency >= 0
-    accuracies = np.array(scores, dtype=np.float64)
+    time = record["training_time"]
     return Curve(
         np.array(steps, dtype=np.int64),
         np.array(pcts, dtype=np.float64),
-        np.where(np.isfinite(accuracies), accuracies, math.nan),
-        int(time.get("total_training_steps", 0)),
-        float(time.get("total_training_time_in_secs", 0.0)),
-        float(latency) if known and latency is not None else None,
+        np.array(scores, dtype=np.float64),
+        time["total_training_steps"],
+        time["total_training_time_in_secs"],
+        record["latency"] if record["latency"] >= 0 else None,
     )

@@ -100,7 +100,7 @@ class Compared:
 def measure_copies(path: Path) -> Copies:
     """Judge the trainings in ``path``, copies of one model. Raises WrongCall if there are none."""
     directory, curves = _trials(path)
-    return Copies(directory, curves, judge(list(curves.values())))
+    return Copies(directory, _recorded(curves), judge(list(curves.values()), list(curves)))
 
 
 def compare(proxy: Path, full: Path, *, interpolate: bool = False) -> Compared:
@@ -108,8 +108,8 @@ def compare(proxy: Path, full: Path, *, interpolate: bool = False) -> Compared:
 
     Which belong together: see ``matching.pairs``. Raises WrongCall if nothing does.
     """
-    proxy_directory, cheap = _trials(proxy)
-    full_directory, whole = _trials(full)
+    (proxy_directory, of_proxy), (full_directory, of_full) = _trials(proxy), _trials(full)
+    cheap, whole = _recorded(of_proxy), _recorded(of_full)
     found = pairs(proxy_directory, cheap, full_directory, whole)
     if not found:
         raise WrongCall(
@@ -134,7 +134,7 @@ def compare(proxy: Path, full: Path, *, interpolate: bool = False) -> Compared:
     )  # fmt: skip
 
 
-def _trials(path: Path) -> tuple[Path, dict[str, Curve]]:
+def _trials(path: Path) -> tuple[Path, dict[str, Curve | None]]:
     if not path.is_dir():
         raise WrongCall(f"{path} is no directory; give one that holds the directories of trials")
     path = place_of(path)
@@ -146,6 +146,10 @@ def _trials(path: Path) -> tuple[Path, dict[str, Curve]]:
         f"{path} holds no trials: no directory with a {METRICS_FILE} below it, nor below nas/search or "
         "nas/train; give the directory of a search of trials"
     )
+
+
+def _recorded(curves: Mapping[str, Curve | None]) -> dict[str, Curve]:
+    return {name: curve for name, curve in curves.items() if curve is not None}
 
 
 def _alone(directory: Path, curves: Mapping[str, Curve], used: set[str]) -> list[str]:

@@ -77,14 +77,14 @@ def smoothness(pcts: Array, scores: Array) -> float:
     return float(abs(np.minimum(slopes[at], 0.0).sum()))
 
 
-def judge(curves: Sequence[Curve | None]) -> Variance:
-    """Judge copies of one training; None is a copy that left nothing.
+def judge(curves: Sequence[Curve | None], names: Sequence[str] = ()) -> Variance:
+    """Judge copies of one training; None is a copy that left nothing. ``names``: theirs, else 1, 2, …
 
     A copy counts if it came to its end and is alive: its scores finite and not all the same. Fewer than two
     of them are no measure, and never good; copies that do not count are named.
     """
     counted = [curve for curve in curves if curve is not None and curve.complete and curve.alive]
-    left_out = _left_out(curves)
+    left_out = _left_out(curves, names or [str(number) for number in range(1, len(curves) + 1)])
     if len(counted) < 2:
         why = f"invalid: {len(counted)} of {len(curves)} copies can be used, 2 are the least{left_out}"
         return Variance(Judged(None, False, why), Judged(None, False, why), ADVICE)
@@ -106,8 +106,9 @@ def _judged(name: str, value: float, threshold: float, left_out: str) -> Judged:
     return Judged(value, True, f"Model {name} is good.{left_out}")
 
 
-def _left_out(curves: Sequence[Curve | None]) -> str:
-    reasons = [f"copy {number} {why}" for number, curve in enumerate(curves, 1) if (why := _why_not(curve))]
+def _left_out(curves: Sequence[Curve | None], names: Sequence[str]) -> str:
+    found = zip(names, curves, strict=True)
+    reasons = [f"copy {name} {why}" for name, curve in found if (why := _why_not(curve))]
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 

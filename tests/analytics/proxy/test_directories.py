@@ -51,11 +51,14 @@ def test_variance_of_copies_with_a_picture(tmp_path: Path, capsys: pytest.Captur
 def test_variance_of_dead_copies_is_invalid_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for copy in (1, 2):
+    for copy in (1, 3):
         write_trial(tmp_path / str(copy), [0.0, 0.0, 0.0])
+    (tmp_path / "2").mkdir()
     found = json.loads(run(capsys, "variance", tmp_path, "--json")[0])
     assert (found["good"], found["variance_value"]) == (False, None)
-    assert "copy 1 has the score 0 from beginning to end" in found["variance_info"]
+    dead = "has the score 0 from beginning to end"
+    said = f"(copy 1 {dead}; copy 2 left no scores; copy 3 {dead})"
+    assert said in found["variance_info"], "by the names of the directories"
 
 
 def test_correlation_of_a_retraining_follows_the_trials_that_its_job_names(

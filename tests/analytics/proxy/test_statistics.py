@@ -350,7 +350,7 @@ def test_scores_between_validations_lie_on_straight_lines_from_zero(tmp_path: Pa
     assert not found.complete
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"training_accuracy_over_steps": [{"accuracy": 1}]}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"training_accuracy_over_steps": [{"accuracy": 1}, 3]}'])
 def test_a_torn_file_is_no_curve(tmp_path: Path, text: str) -> None:
     (tmp_path / "TRIAL_TRAINING_METRICS.json").write_text(text)
     assert read_curve(tmp_path) is None
