@@ -159,6 +159,8 @@ def _go_on(
     what: str,
     only: frozenset[int] | None = None,
 ) -> int:
+    from nas_hpc.launcher.endings import ended_with
+
     launched = not flags["no_launch"]
     site = call.site()
     check_nobody_runs(site, launch=launched)
@@ -172,6 +174,7 @@ def _go_on(
         before = sum(spec.again.values())
         spec = again(site, store, found.job, spec, state, only)
         count = sum(spec.again.values()) - before
+        went = len(ended_with(store, found.job))
         if state is State.FAILED and not count:
             raise WrongCall(f"rerun: no trial of {spec.job_name} has failed; see: nas-hpc list-trials {word}")
         if finished and not count and not _is_more(found.directory, spec):
@@ -179,8 +182,8 @@ def _go_on(
             return 0
         _keep(spec)
         run_again(store, found.job, new_job(spec, call.settings(site), launched=launched), what)
-    if count:
-        note(f"{count} of its trials run again")
+    if count + went:
+        note(f"{count + went} of its trials run again")
     say_made(found.job, spec, as_json=flags["as_json"], site=site, launched=launched)
     if not launched:
         return 0

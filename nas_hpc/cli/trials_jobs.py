@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,8 +232,12 @@ def again(
 ) -> TrialsSpec:
     """``spec`` with its trials that are in ``state`` to run again, the search's if ``only`` has them; and let
     the job itself run again. Raises WrongCall while it runs.
+
+    What was killed with the job goes on with it, without being asked to (``ended_with``): as another
+    evaluation it would run twice. But for what is too much for a lower ``spec.max_parallel``.
     """
     from nas_hpc.apps.trials.spec import SEARCH, trial_of
+    from nas_hpc.launcher.endings import ended_with
 
     check_not_run(store, job)
     if job.state is State.RUNNING and live_endpoint(site) is not None:
@@ -241,14 +245,34 @@ def again(
             f"{job.name} ({short(job.id)}) is RUNNING: wait for its end, or end it with: nas-hpc kill "
             f"{short(job.id)}"
         )
+    went = {one.id for one in ended_with(store, job)}
+    held = {one.id for one in _hold_back(store, job, spec, went)}
     times = dict(spec.again)
-    for one in store.jobs(JobFilter(creator=job.id, states=frozenset({state}))):
+    for one in store.jobs(JobFilter(creator=job.id, states=frozenset({state, State.USER_KILLED}))):
         stage, number, before = trial_of(one.seq)
         key = f"{stage}/{number}"
-        wanted = only is None or (stage == SEARCH and number in only)
-        if wanted and before == spec.again.get(key, 0):
+        asked = one.state is state and one.id not in went
+        wanted = asked and (only is None or (stage == SEARCH and number in only))
+        if (wanted or one.id in held) and before == spec.again.get(key, 0):
             times[key] = before + 1
     return replace(spec, again=times)
+
+
+def _hold_back(store: Store, job: Job, spec: TrialsSpec, went: Collection[str]) -> list[Job]:
+    """End those of the trials that would go on at once with the job (``went``: killed with it) which are more
+    than may run at once now: they run again one after the other."""
+    from nas_hpc.apps.trials.spec import SEARCH, trial_of
+
+    unfinished = store.jobs(JobFilter(creator=job.id))
+    going = [one for one in unfinished if one.id in went or one.state not in FINAL]
+    mine = sorted((one for one in going if trial_of(one.seq)[0] == SEARCH), key=lambda one: one.seq)
+    surplus = mine[spec.max_parallel :]
+    if surplus:
+        killed = [one.id for one in surplus if one.id in went]
+        store.set_state(killed, State.RESTART_READY, Actor.COMMAND, "retried with its search")
+        why = f"no more than {spec.max_parallel} run at once now"
+        store.set_state([one.id for one in surplus], State.USER_KILLED, Actor.COMMAND, why)
+    return surplus
 
 
 def run_again(store: Store, job: Job, fresh: Job, what: str) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from nas_hpc.errors import NasHpcError, WrongCall
 from nas_hpc.launcher import policy
 from nas_hpc.processes.orders import Ended
-from nas_hpc.records import Attempt, Job
+from nas_hpc.records import Attempt, Event, Job
 from nas_hpc.states import FINAL, RUNNABLE, Actor, Outcome, State
 from nas_hpc.store.base import Finish, JobFilter, Store
 
@@ -120,17 +120,22 @@ def or_refusal(work: Callable[[Store], T]) -> Callable[[Store], T | NasHpcError]
 def revive(store: Store, search: Job) -> list[Job]:
     """A search that was ended and is retried goes on where it was: what was ended with it runs again.
 
-    Evaluations that it cancelled itself, or that a person killed alone, stay as they are. Those that went
-    with it were ended by its launcher, or at the instant at which it was.
+    Evaluations that it cancelled itself, or that a person killed alone, stay as they are.
     """
+    ids = [job.id for job in ended_with(store, search)]
+    return store.set_state(ids, State.RESTART_READY, Actor.COMMAND, "retried with its search") if ids else []
+
+
+def ended_with(store: Store, search: Job) -> list[Job]:
+    """The evaluations that were ended with ``search``: by its launcher, or at the instant at which it was."""
     killed = store.jobs(JobFilter(creator=search.id, states=frozenset({State.USER_KILLED})))
     if not killed:
         return []
     instants = {event.time for event in store.events([search.id]) if event.new is State.USER_KILLED}
     last = {event.job: event for event in store.events([job.id for job in killed])}
-    ids = [
-        job
-        for job, event in last.items()
-        if event.message == SEARCH_ENDED or (event.actor == Actor.COMMAND.value and event.time in instants)
-    ]
-    return store.set_state(ids, State.RESTART_READY, Actor.COMMAND, "retried with its search")
+
+    def went(event: Event) -> bool:
+        by_command = event.actor == Actor.COMMAND.value and event.time in instants
+        return event.message == SEARCH_ENDED or by_command
+
+    return [job for job in killed if went(last[job.id])]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from nas_hpc.errors import WrongCall
 from nas_hpc.files import replace_file
@@ -34,6 +35,11 @@ from nas_hpc.trial.metrics import Report, read_reports
 from nas_hpc.trial.status import Ended
 
 LINK = "trial"
+LOCK_FILE = ".lock"
+"""In the trial's directory: who trains there has it locked."""
+LOCK_S = 120.0
+"""So long an earlier attempt that was told to end may take for that."""
+_LOOK_S = 0.2
 _TIMED_OUT = 124
 """Exit code of a trainer that took too long, as that of the program timeout."""
 
@@ -73,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     trial = _trial(sys.argv[1:] if argv is None else argv)
     if (ranks.rank() or 0) != 0:
         _become(trial)
-    _prepare(trial)
+    _be_alone(trial)
+    before = status.read_status(trial.directory)
+    if before is not None and before.reward is not None and _of_job():  # by itself a trainer writes none
+        return _say_again(trial, before)
+    _prepare(trial, before)
     start = time.time()
     child = Child(trial.command, trial.environ)
     try:
@@ -142,12 +152,40 @@ def _become(trial: Trial) -> None:
         sys.exit(f"nas-hpc: cannot start {trial.command[0]}: {error.strerror}")
 
 
-def _prepare(trial: Trial) -> None:
+def _be_alone(trial: Trial) -> None:
+    """Wait for what still runs of this trial: it was told to end, and what it writes is not this attempt's.
+
+    The lock is held until the last of its processes that has the descriptor is gone. Where locks are not to
+    be had one does without.
+    """
+    try:
+        trial.directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(trial.directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        _useless(trial, error)
+    os.set_inheritable(descriptor, True)
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                sys.exit(f"nas-hpc: another process still trains in {trial.directory}: end it first")
+            time.sleep(_LOOK_S)
+            continue
+        except OSError:
+            os.close(descriptor)
+        return
+
+
+def _useless(trial: Trial, error: OSError) -> NoReturn:
+    sys.exit(f"nas-hpc: cannot use the trial's directory {trial.directory}: {error.strerror}")
+
+
+def _prepare(trial: Trial, before: Ended | None) -> None:
     """Leave nothing that could be taken for this attempt's: how an earlier one ended, and what a failed one
     reported, recorded and kept, for the next one begins anew. One that was interrupted goes on."""
     try:
-        trial.directory.mkdir(parents=True, exist_ok=True)
-        before = status.read_status(trial.directory)
         if before is not None and not before.ok:
             for path in (
                 trial.metric_file,
@@ -159,7 +197,7 @@ def _prepare(trial: Trial) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(trial.directory / status.STATUS_FILE)  # last: what was begun here is begun again
     except OSError as error:
-        sys.exit(f"nas-hpc: cannot use the trial's directory {trial.directory}: {error.strerror}")
+        _useless(trial, error)
     here = os.environ.get("NAS_HPC_JOB_DIR")
     if here and Path(here).resolve() != trial.directory.resolve():
         with contextlib.suppress(OSError):  # it is there, or links cannot be made: it is for people's eyes
@@ -253,6 +291,27 @@ def _say(trial: Trial, ended: Ended, heard: Heard, start: float, code: int) -> i
 def _print(line: str, stream: TextIO) -> None:
     with contextlib.suppress(OSError):
         print(line, file=stream, flush=True)
+
+
+def _say_again(trial: Trial, before: Ended) -> int:
+    """The trial has ended well, and that was not taken: it was killed at the same moment, say. Its reward
+    stands, without another training; the exit code."""
+    now = time.time()
+    try:
+        _write_result(replace(before, start=now, end=now), _hear(trial), 0)
+    except OSError as error:
+        _print(f"nas-hpc: cannot write how the trial ended: {error}", sys.stderr)
+        return 1
+    _print(f"nas-hpc: the training in {trial.directory} has ended before: its reward stands", sys.stderr)
+    _print(f"DH-OUTPUT: {before.reward!r}", sys.stdout)
+    return 0
+
+
+def _of_job() -> bool:
+    """Whether this is a job, and not tried by hand; of one rank, as others would wait for this one."""
+    here = ranks.find()
+    alone = here is None or here.size == 1
+    return alone and bool(os.environ.get("NAS_HPC_JOB_DIR") and os.environ.get("NAS_HPC_JOB_ID"))
 
 
 def _write_result(ended: Ended, heard: Heard, code: int) -> None:

@@ -249,6 +249,7 @@ def test_after_a_failed_attempt_a_trial_begins_anew(bench: Bench) -> None:
     assert bench.status().reason_class == "metric"
     assert load_checkpoint(bench.trial) is None
     left = [
+        ".lock",
         "TRIAL_TRAINING_METRICS.json.failed",
         "checkpoint.failed",
         "job_status.json",
@@ -320,6 +321,43 @@ def test_neither_a_hangup_that_is_ignored_nor_a_late_sigterm_keeps_a_trial_from_
 def _ignores(pid: int, number: int) -> bool:
     words = Path(f"/proc/{pid}/status").read_text().split()
     return bool(int(words[words.index("SigIgn:") + 1], 16) & (1 << (number - 1)))
+
+
+def test_a_reward_that_was_not_taken_stands_without_another_training(bench: Bench) -> None:
+    assert bench.run(GOOD)[0] == 0
+    (bench.job / "result.json").unlink()
+    bench.environ["NAS_HPC_ATTEMPT"] = "3"
+    assert bench.run("print('trained')")[:2] == (0, "DH-OUTPUT: 0.75\n")
+    result = bench.result()
+    assert (result["attempt"], result["outcome"], result["objective"]) == (3, "ok", 0.75)
+    assert result["metadata"] == {"step": 2, "latency": 3.5}
+    assert bench.status().ok
+    del bench.environ["NAS_HPC_JOB_ID"]  # by hand it is trained again
+    assert bench.run("print('trained')")[1] == "trained\nDH-OUTPUT: 0.75\n"
+
+
+def test_an_attempt_waits_for_the_end_of_the_one_before_it(bench: Bench) -> None:
+    note = f"note = open({str(bench.job / 'ledger')!r}, 'a', buffering=1);"
+    os.mkfifo(bench.job / "end")
+    first = bench.start(f"""
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        {note}
+        print("ready", flush=True)
+        open({str(bench.job / "end")!r}).read()
+        note.write("first\\n")
+    """)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "ready\n"
+    os.killpg(first.pid, signal.SIGTERM)
+    second = bench.start(f"{note} note.write('second\\n'); print('trains', flush=True)")
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(2)  # without waiting for the first one it would have ended
+    assert not (bench.job / "ledger").read_text()
+    (bench.job / "end").write_text("")
+    assert bench.end_of(first)[0] == -signal.SIGTERM
+    assert "trains\n" in bench.end_of(second)[1]
+    assert (bench.job / "ledger").read_text() == "first\nsecond\n"
 
 
 def test_of_the_ranks_of_an_mpi_program_only_the_first_says_something(bench: Bench) -> None:
