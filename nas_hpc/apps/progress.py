@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nas_hpc.apps.results import ResultsFile
 from nas_hpc.errors import LauncherGone, WorkFailed
 from nas_hpc.evaluator import EvaluationResult, Evaluator, canonical
+from nas_hpc.states import Outcome
 from nas_hpc.wire import Report
 
 LOG_S = 10.0
@@ -40,7 +41,7 @@ class Tally:
         """Count one result."""
         self.done += 1
         if result.objective is None:
-            self.failed += 1
+            self.failed += result.outcome is not Outcome.KILLED  # what was ended has not failed
         elif self.best is None or self.best.objective is None or result.objective > self.best.objective:
             self.best = result
 

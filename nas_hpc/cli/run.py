@@ -227,14 +227,14 @@ def make_site(machine: Machine) -> Site:
     return site
 
 
-def check_free(site: Site) -> None:
+def check_free(site: Site, instead: str = "add the search to it with nas-hpc job") -> None:
+    """Raise SiteError if a launcher runs the site; ``instead``: what to do then, if not to wait."""
     site.check_writable()
     endpoint = live_endpoint(site)
     if endpoint is not None:
         raise SiteError(
             f"the site {site.path} is already run by a launcher (process {endpoint.pid} on {endpoint.host}); "
-            "add the "
-            "search to it with nas-hpc job, wait for its end, or use another site with --site"
+            f"{instead}, wait for its end, or use another site with --site"
         )
 
 

@@ -138,7 +138,8 @@ def resume(call: Invocation, /, word: str, **flags: Any) -> int:
 @options(LAUNCH_FLAGS)
 @click.pass_obj
 def rerun(call: Invocation, /, word: str, failed: bool, numbers: str, **flags: Any) -> int:
-    """Run failed trials of a search again, after what made them fail was corrected; then the search goes on.
+    """Run failed trials of a search again, after what made them fail was corrected; then the search goes on,
+    also with those trials that were ended with it.
 
     \b
     Example:
@@ -172,18 +173,21 @@ def _go_on(
         if only is not None:
             _check_failed(found.directory, only)
         before = sum(spec.again.values())
-        spec = again(site, store, found.job, spec, state, only)
-        count = sum(spec.again.values()) - before
-        went = len(ended_with(store, found.job))
-        if state is State.FAILED and not count:
+        spec = again(site, store, found.job, spec, State.USER_KILLED)
+        ended = sum(spec.again.values())
+        if state is State.FAILED:
+            spec = again(site, store, found.job, spec, state, only)
+        count = sum(spec.again.values())
+        if state is State.FAILED and count == ended:
             raise WrongCall(f"rerun: no trial of {spec.job_name} has failed; see: nas-hpc list-trials {word}")
-        if finished and not count and not _is_more(found.directory, spec):
+        if finished and count == before and not _is_more(found.directory, spec):
             note(f"{spec.job_name} is finished: give more --max-nas-trial to go on")
             return 0
+        count += len(ended_with(store, found.job)) - before
         _keep(spec)
         run_again(store, found.job, new_job(spec, call.settings(site), launched=launched), what)
-    if count + went:
-        note(f"{count + went} of its trials run again")
+    if count:
+        note(f"{count} of its trials run again")
     say_made(found.job, spec, as_json=flags["as_json"], site=site, launched=launched)
     if not launched:
         return 0

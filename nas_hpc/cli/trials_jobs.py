@@ -33,6 +33,7 @@ APPLICATION = "TRIALS"
 _TOOLS = "PROXY_TASKS"
 _DIRECTORY = "--directory"
 _WORKERS = "DEEPHYPER_WORKERS_PER_NODE"
+_INSTEAD = "have that one run it by --no-launch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def the_site(call: Invocation, *, launch: bool) -> Site | None:
     """The site for a new job, None where it is to be made. Raises SiteError where it cannot be used."""
     known = known_site(call)
     if known is not None and launch:
-        check_free(known)
+        check_free(known, _INSTEAD)
     elif known is not None:
         known.check_writable()
     return known
@@ -287,6 +288,6 @@ def run_again(store: Store, job: Job, fresh: Job, what: str) -> None:
 def check_nobody_runs(site: Site, *, launch: bool) -> None:
     """Raise SiteError if a launcher runs the site that this command is to run."""
     if launch:
-        check_free(site)
+        check_free(site, _INSTEAD)
     else:
         site.check_writable()

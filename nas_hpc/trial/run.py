@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _become(trial)
     _be_alone(trial)
     before = status.read_status(trial.directory)
-    if before is not None and before.reward is not None and _of_job():  # by itself a trainer writes none
+    if before is not None and before.ok and before.reward is not None and _of_job():
         return _say_again(trial, before)
     _prepare(trial, before)
     start = time.time()

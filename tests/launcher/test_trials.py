@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def most_at_once(jobs: list[dict[str, Any]]) -> int:
     return most
 
 
+def begun(jobs: list[dict[str, Any]]) -> int:
+    """How many attempts began."""
+    return sum(event["new"] == "RUNNING" for job in jobs for event in job["history"])
+
+
+def entered(job: dict[str, Any], state: str) -> float:
+    """When it entered that state last; 0: never."""
+    return max((float(event["time"]) for event in job["history"] if event["new"] == state), default=0.0)
+
+
 def rows(bench: Bench, name: str) -> list[dict[str, Any]]:
     """The trials as they are listed."""
     found: list[dict[str, Any]] = json.loads(bench.nas("list-trials", name, "--json"))
@@ -84,6 +95,7 @@ def test_ten_trials_run_two_at_a_time_and_the_best_are_trained_in_full(bench: Be
     bench.launch("--job-mode", "serial", "--wf-filter", "first", timeout_s=300)
     jobs = evaluations(bench, "first")
     assert [job["state"] for job in jobs] == ["JOB_FINISHED"] * 10
+    assert begun(jobs) == 10
     assert most_at_once(jobs) <= 2
     found = rows(bench, "first")
     assert [(row["trial"], row["state"]) for row in found] == [(n, "SUCCEEDED") for n in range(1, 11)]
@@ -133,12 +145,18 @@ def test_the_third_failure_ends_the_search_and_what_was_corrected_runs_again(ben
     failed = [row for row in rows(bench, "cap") if row["state"] == "FAILED"]
     assert 3 <= len(failed) <= 4, "the third one ends it; another may end with it"
     assert {row["reason_class"] for row in failed} == {"oom"}
-    assert most_at_once(evaluations(bench, "cap")) <= 2
+    jobs = evaluations(bench, "cap")
+    assert most_at_once(jobs) <= 2
+    states = Counter(job["state"] for job in jobs)
+    assert states["FAILED"] == len(failed)
+    assert states["USER_KILLED"] <= 1, "what ran beside the third failure was ended"
+    assert states.total() == states["FAILED"] + states["USER_KILLED"] + states["JOB_FINISHED"]
+    third = sorted(entered(job, "FAILED") for job in jobs if job["state"] == "FAILED")[2]
+    assert sum(entered(job, "RUNNING") > third for job in jobs) <= 1, "one may have been on its way"
     state = json.loads((place / "search_state.json").read_text())
     assert state["state"] == "FAILED"
     (bench.directory / "trainer.py").write_text(TRAINER.replace("raise MemoryError", "print"))
-    bench.nas("rerun", "cap", "--failed", "--no-launch")
-    bench.nas("search-resume", "cap", "--no-launch")  # what was ended with it runs again, too
+    bench.nas("rerun", "cap", "--failed", "--no-launch")  # what was ended with it runs again, too
     bench.launch("--job-mode", "serial", "--wf-filter", "cap", timeout_s=300)
     assert [row["state"] for row in rows(bench, "cap")] == ["SUCCEEDED"] * 10
     assert most_at_once(evaluations(bench, "cap")) <= 2

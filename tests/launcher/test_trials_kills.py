@@ -31,6 +31,7 @@ from tests.evaluator.peer import Peer
 from tests.launcher import light_trainer
 from tests.launcher.bench import Bench
 from tests.launcher.light_trainer import SPACE, STEPS
+from tests.launcher.test_trials import most_at_once
 from tests.support import processes_of, wait_until, words_of
 
 TRIALS = {"search": 10, VARIANCE: 4, SELECTION: 12, SEARCH_TASK: 10}
@@ -56,13 +57,13 @@ class Here(Peer):
 class Disturbed:
     """The jobs of one site, their directories by kind, and the ledger of their trainers."""
 
-    def __init__(self, bench: Bench, step_s: float) -> None:
+    def __init__(self, bench: Bench, step_s: float, *more: str) -> None:
         self.bench, self.ledger = bench, bench.directory / "ledger"
         self.directories: dict[str, Path] = {}
         self._flags = [
             "--trainer", f"{sys.executable} {light_trainer.__file__}", "--root-output-dir", "out", "--seed",
             "5", "--no-launch", "--env", f"NAS_HPC_TEST_ID={bench.test_id}", "--env",
-            f"LEDGER={self.ledger}", "--env", f"STEP_S={step_s}", "--trials-per-node", "28",
+            f"LEDGER={self.ledger}", "--env", f"STEP_S={step_s}", "--trials-per-node", "28", *more,
         ]  # fmt: skip
         (bench.directory / "space.py").write_text(f"space = {SPACE}\n")
         (bench.directory / "tasks.py").write_text(TASKS)
@@ -74,12 +75,20 @@ class Disturbed:
         name = f"{PREFIXES.get(kind, '')}{'_' * (kind in PREFIXES)}job_"
         [self.directories[kind]] = (self.bench.directory / "out").glob(f"{name}*")
 
-    def add_all(self) -> None:
-        """The search of trials and the three tools."""
+    def add_search(self) -> None:
+        """Ten trials, two at once."""
         self.add("search", "search", *self.space, "--nas-target-reward-metric", "accuracy",
                  "--max-nas-trial", "10", "--max-parallel-nas-trial", "2")  # fmt: skip
+
+    def add_variance(self) -> None:
+        """A try and three copies."""
         self.add(VARIANCE, "measure-proxy-task-variance", *self.space, "--copies", "3", "--seed-flag", "seed",
                  "--max-parallel-nas-trial", "2")  # fmt: skip
+
+    def add_all(self) -> None:
+        """The search of trials and the three tools."""
+        self.add_search()
+        self.add_variance()
         self.add(SELECTION, "select-proxy-task-models", *self.space, "--accuracy-metric-id", "accuracy",
                  "--start-num-models", "5", "--final-num-models", "3", "--num-models-to-remove-per-iter", "1",
                  "--max-parallel-nas-trial", "3")  # fmt: skip
@@ -143,15 +152,18 @@ class Disturbed:
         """All is as undisturbed; every trial is one evaluation, which was finished once."""
         for kind in kinds:
             assert self.outcome(kind, self.directories[kind]) == self.undisturbed(kind), kind
-        jobs = json.loads(self.bench.nas("ls", "jobs", "--history", "--json"))
-        trials = [job for job in jobs if job["creator"]]
+        trials = self.trials()
         assert len(trials) == sum(TRIALS[kind] for kind in kinds)
         assert len({(job["workflow"], job["name"]) for job in trials}) == len(trials)
         for job in trials:
-            ends = Counter(event["new"] for event in job["history"])
-            assert ends["JOB_FINISHED"] == 1, job
-            assert not ends["FAILED"] + ends["USER_KILLED"], job
+            assert Counter(event["new"] for event in job["history"])["JOB_FINISHED"] == 1, job
+            assert job["state"] == "JOB_FINISHED", job
         assert not self.said("twice"), self.ledger.read_text()
+
+    def trials(self) -> list[dict[str, Any]]:
+        """What the event table says of all of them."""
+        jobs = json.loads(self.bench.nas("ls", "jobs", "--history", "--json"))
+        return [job for job in jobs if job["creator"]]
 
 
 def _search(peer: Peer, spec: TrialsSpec) -> None:
@@ -201,12 +213,22 @@ def kill_some(site: Disturbed, chance: random.Random) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def disturb(site: Disturbed, chance: random.Random, kinds: list[str], *flags: str) -> None:
-    """Let controllers die twice, and launchers by SIGTERM and by SIGKILL, at random moments of the work."""
+ENDS = (signal.SIGTERM, signal.SIGKILL)
+"""Of launchers: the first is what the end of an allocation is."""
+
+
+def disturb(
+    site: Disturbed,
+    chance: random.Random,
+    kinds: list[str],
+    *flags: str,
+    ends: tuple[signal.Signals, ...] = ENDS,
+) -> None:
+    """At random moments of the work let controllers die, and their launcher, by each of ``ends`` once."""
     total = STEPS * sum(TRIALS[kind] for kind in kinds) * 6 // 10  # a half of the selection's are parts
-    moments = sorted(chance.sample(range(3, total), 4))
+    moments = sorted(chance.sample(range(3, total), 2 * len(ends)))
     print(f"disturbed after {moments} steps")
-    for kill, end, number in zip(moments[::2], moments[1::2], (signal.SIGTERM, signal.SIGKILL), strict=True):
+    for kill, end, number in zip(moments[::2], moments[1::2], ends, strict=True):
         with launched(site, "--job-mode", *flags) as launcher:
             if site.until(kill, launcher):
                 kill_some(site, chance)
@@ -224,3 +246,43 @@ def test_controllers_that_are_killed_at_random_moments_come_to_the_same_end(benc
     site.add_all()
     disturb(site, random.Random(seed), list(TRIALS), "serial")
     site.check(list(TRIALS))
+
+
+@pytest.mark.slow
+def test_a_search_in_mpi_mode_that_is_killed_comes_to_the_same_end(bench: Bench) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    site = Disturbed(bench, 0.05)
+    site.add_search()
+    disturb(site, random.Random(seed), ["search"], "mpi", "--nodes", "3", ends=(signal.SIGKILL,))
+    site.check(["search"])
+    assert most_at_once(site.trials()) == 2
+    lines = [line for line in bench.attempts("job") if line["creator"]]
+    assert len({tuple(line["nodes"]) for line in lines}) == 2, "one node is the search's"
+
+
+@pytest.mark.slow
+def test_what_is_killed_and_goes_on_at_once_is_not_trained_twice_and_keeps_what_it_has(bench: Bench) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    site = Disturbed(bench, 0.1, "--env", "DEAF=yes")  # trainers that end when they like
+    site.add_search()
+    site.add_variance()
+    with launched(site, "--job-mode", "serial", "--idle-timeout", "120") as launcher:
+        assert site.until(random.Random(seed).randrange(15, 60), launcher)
+        bench.nas("kill", "job", PREFIXES[VARIANCE] + "_job")
+        before = {job["id"] for job in site.trials() if job["state"] == "JOB_FINISHED"}
+        bench.nas("search-resume", "job", "--no-launch")
+        flag = ("--previous-variance-dir", str(site.directories[VARIANCE]))
+        bench.nas("measure-proxy-task-variance", *flag, "--no-launch")
+        wait_until(lambda: _over(bench), 300, "the end of both")
+    site.check(["search", VARIANCE])
+    for job in site.trials():
+        assert job["id"] not in before or job["attempt"] == 1, "nothing finished runs again"
+
+
+def _over(bench: Bench) -> bool:
+    jobs = json.loads(bench.nas("ls", "jobs", "--json"))
+    return all(
+        job["state"] in ("JOB_FINISHED", "FAILED", "USER_KILLED") for job in jobs if not job["creator"]
+    )
