@@ -20,6 +20,8 @@ INTERRUPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Asked to end so, a trainer has not failed: its time is over, and it may go on later."""
 _PASSED_ON = (*INTERRUPTIONS, signal.SIGUSR1, signal.SIGUSR2)
 _TAIL_BYTES = 65536
+_LAST_READS = 16
+"""More than a pipe holds: one that left the group may go on writing for ever."""
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL for one that takes too long."""
 _PR_SET_PDEATHSIG = 1
@@ -130,8 +132,9 @@ class Child:
                     self._signal(number)
         self._signal(signal.SIGKILL)  # of its group: the process itself has ended, but not been waited for
         for descriptor, place in streams.items():
-            while self._copy(descriptor, place):
-                pass
+            for _ in range(_LAST_READS):
+                if not self._copy(descriptor, place):
+                    break
         code = process.wait()
         for stream in (process.stdout, process.stderr):
             if stream is not None:

@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"cannot start {trial.command[0]}: {error.strerror or error}"
         return _say(trial, status.failed(status.ERROR, reason), Heard(), start, 127)
     if child.interrupted is not None:
-        _end_by(child.interrupted)
+        _end_by(child.interrupted, trial)
     if -code in INTERRUPTIONS and not child.timed_out:
-        _end_by(-code)  # a batch system ends all processes at once, and this one hears of it last
+        _end_by(-code, trial)  # a batch system ends all processes at once, and this one hears of it last
     heard = _hear(trial)
     ended = replace(_judge(trial, code, child, heard), return_code=code)
     if child.printed and not child.printed.endswith("\n"):
@@ -341,8 +341,13 @@ def _write_result(ended: Ended, heard: Heard, code: int) -> None:
     replace_file(os.path.join(directory, "result.json"), json.dumps(content), mode=0o644)
 
 
-def _end_by(number: int) -> None:
-    """End this process by the signal, as if nothing had caught it."""
+def _end_by(number: int, trial: Trial) -> None:
+    """End this process by the signal, as if nothing had caught it.
+
+    The trial has not ended, though its trainer may have written so: the next attempt would begin anew.
+    """
+    with contextlib.suppress(OSError):
+        os.unlink(trial.directory / status.STATUS_FILE)
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.kill(os.getpid(), number)

@@ -181,7 +181,7 @@ def test_without_a_trainer_the_call_is_refused(bench: Bench) -> None:
 
 
 SAVING = """
-    import signal, sys, time
+    import os, signal, time
     from nas_hpc.trial import report, should_stop
     should_stop()
     report("top_1_accuracy", 0.5, 1)
@@ -192,6 +192,8 @@ SAVING = """
     while not should_stop():
         time.sleep(0.01)
     time.sleep(0.05)
+    with open(os.environ["NAS_HPC_TRIAL_DIR"] + "/job_status.json", "w") as file:
+        file.write('{"job_status": "failed"}')  # as trainers that take a signal for an error do
     print("saved after", len(heard), flush=True)
 """
 
