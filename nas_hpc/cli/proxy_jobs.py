@@ -18,6 +18,7 @@ from nas_hpc.cli.context import Invocation, note, open_database
 from nas_hpc.cli.foreground import ensure_app, reason_of
 from nas_hpc.cli.launcher import launcher_options, say_strange_variables, start
 from nas_hpc.cli.output import print_json
+from nas_hpc.cli.quota import check_quota
 from nas_hpc.cli.run import make_site, own_lines
 from nas_hpc.cli.serving import serving
 from nas_hpc.cli.trials_flags import (
@@ -114,6 +115,7 @@ def begin(
     if site is not None:
         with open_database(site, read_only=True) as store:
             _check_name(store, site, tool, spec)
+    check_quota(site, spec, config, launched=launched)
     spec = replace(spec, directory=str(make_directory(root, _name(spec))))
     _write(spec, settings)
     job = tool_job(spec, config, launched=launched)

@@ -11,6 +11,7 @@ import click
 from nas_hpc.cli.check_search import check_space
 from nas_hpc.cli.context import Invocation, note, open_database, site_options
 from nas_hpc.cli.output import short
+from nas_hpc.cli.quota import check_quota
 from nas_hpc.cli.trials_flags import (
     COUNT_FLAGS,
     LAUNCH_FLAGS,
@@ -95,6 +96,7 @@ def _begin(call: Invocation, spec: TrialsSpec, root: str, flags: dict[str, Any])
     if site is not None:
         with open_database(site, read_only=True) as store:
             check_name(store, site, spec.job_name)
+    check_quota(site, spec, settings, launched=launched)
     spec = replace(spec, directory=str(make_directory(root, spec.job_name)))
     write_spec(spec)
     job = new_job(spec, settings, launched=launched)

@@ -50,13 +50,8 @@ def new_job(spec: TrialsSpec, settings: Settings, *, launched: bool) -> Job:
     On this machine's one node it takes no share of it from its trials (``launched``: it runs here and now);
     on the nodes of a batch job it does, so that one more of them shares a node.
     """
-    from nas_hpc.batch.machines import in_batch_job
-
-    cores = settings.cores_per_node.value or len(os.sched_getaffinity(0))
     several = spec.nodes_per_trial > 1 or spec.ranks_per_node > 1
-    itself = 0 if launched and not in_batch_job(os.environ) else 1
-    at_once = itself + spec.max_parallel + (spec.train_max_parallel if spec.train_flags is not None else 0)
-    packing = 1 if several else spec.trials_per_node or max(2, min(at_once, cores))
+    packing = packing_of(spec, settings, launched=launched)
     by_gpus = spec.gpus_per_rank and not spec.trials_per_node  # then a node's GPUs say how many share it
     environ = {} if several or by_gpus else {_WORKERS: str(packing)}
     shape = ["--nodes-per-eval", str(spec.nodes_per_trial), "--ranks-per-node", str(spec.ranks_per_node)]
@@ -72,6 +67,18 @@ def new_job(spec: TrialsSpec, settings: Settings, *, launched: bool) -> Job:
         resources=Resources(node_packing_count=packing),
         created=now(),
     )
+
+
+def packing_of(spec: TrialsSpec, settings: Settings, *, launched: bool) -> int:
+    """How many trials share a node, the job itself among them where it has a share (see ``new_job``)."""
+    from nas_hpc.batch.machines import in_batch_job
+
+    if spec.nodes_per_trial > 1 or spec.ranks_per_node > 1:
+        return 1
+    cores = settings.cores_per_node.value or len(os.sched_getaffinity(0))
+    itself = 0 if launched and not in_batch_job(os.environ) else 1
+    at_once = itself + spec.max_parallel + (spec.train_max_parallel if spec.train_flags is not None else 0)
+    return spec.trials_per_node or max(2, min(at_once, cores))
 
 
 def mode_flags(spec: TrialsSpec, nodes: int | None) -> dict[str, Any]:
