@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "proxy_search:search",
         "Find the cheapest training that ranks models as the full one does.",
     ),
+    "run-latency-calculator-local": (
+        "latency_worker:run",
+        "Measure exported models here, for a search or tool elsewhere.",
+    ),
     "plan": ("trials_plan:plan", "Say what trials and proxy-task tools will cost."),
     "log": ("log:log", "Show the output of a job; -f follows it."),
     "why": ("why:why", "Say why a job or batch job does not run, or how it ended."),

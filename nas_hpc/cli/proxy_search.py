@@ -12,6 +12,7 @@ import click
 
 from nas_hpc.cli.check_search import check_tasks
 from nas_hpc.cli.context import Invocation, note, site_options
+from nas_hpc.cli.latency_flags import LATENCY_FLAGS, LATENCY_NAMES, latency_values
 from nas_hpc.cli.proxy_jobs import TOOL_FLAGS, Tool, begin, check_kind, go_on
 from nas_hpc.cli.run import whole_path
 from nas_hpc.cli.submission import find_job
@@ -29,9 +30,8 @@ _OF_TASKS = frozenset({
     "generator", "desired_accuracy_correlation", "desired_accuracy", "training_time_hrs_limit",
     "desired_latency_correlation", "early_stop_proxy_task_if_not_best", "look_every_s", "steps_flag",
     "decay_steps_flag", "validations_flag",
-    "max_p_value", "node_hours_limit", "cost", "latency_calculator", "latency_flags", "num_latency_workers",
-    "on_premises_latency", "latency_wait_s",
-})  # fmt: skip
+    "max_p_value", "node_hours_limit", "cost",
+}) | LATENCY_NAMES  # fmt: skip
 """Settings that may be others for the tasks that are still to be tried."""
 _STEP_FLAGS = {
     "steps_flag": "--training-steps-flag",
@@ -127,6 +127,7 @@ _STEP_FLAGS = {
     "--decay-steps-flag", default="", metavar="NAME", help="Over how many the learning rate decays."
 )
 @click.option("--validations-flag", default="", metavar="NAME", help="How often it validates.")
+@LATENCY_FLAGS
 @click.option(
     "--previous-proxy-task-search-dir",
     "previous",
@@ -149,6 +150,8 @@ def search(call: Invocation, /, previous: str, **flags: Any) -> int:
         --proxy-task-model-selection-job-id Model_Selection_first \\
         --training-time-hrs-limit 4 --training-steps-flag steps
     """  # fmt: skip
+    from nas_hpc.apps.proxy.latencies import check_latencies, latency_settings
+
     settings = _settings(flags)
     if previous:
         from nas_hpc.apps.proxy.tool import read_tool
@@ -164,6 +167,7 @@ def search(call: Invocation, /, previous: str, **flags: Any) -> int:
             raise WrongCall(f"give --proxy-task-{flag}, or {_SEARCH.previous} to go on with what was begun")
     settings["selection"] = _directory_of(call, flags["selection"])
     reference = _reference(settings)
+    check_latencies(latency_settings(settings), reference)
     flags = {**flags, **_defaults(flags, settings["selection"], reference)}
     check_tasks(settings["generator"], flag_map("--search-flags", flags["search_flags"]), "")
     return begin(call, _SEARCH, flags, settings, len(reference.models))
@@ -183,7 +187,12 @@ def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name, flag in _STEP_FLAGS.items():
         settings[name] = flag_name(flag, flags[name])
     generator = whole_path(flags["generator"]) if flags["generator"] else ""
-    return {**settings, "generator": generator, "selection": flags["selection"]}
+    return {
+        **settings,
+        **latency_values(flags),
+        "generator": generator,
+        "selection": flags["selection"],
+    }
 
 
 def _directory_of(call: Invocation, word: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.latency_flags import LATENCY_FLAGS, LATENCY_NAMES, latency_values
 from nas_hpc.cli.proxy_jobs import TOOL_FLAGS, Tool, begin, go_on
 from nas_hpc.cli.trials_flags import TrialsCommand, checked_metric, flag_name
 from nas_hpc.cli.types import Amount, Count
@@ -80,6 +81,7 @@ def measure(call: Invocation, /, previous: str, **flags: Any) -> int:
     default=20.0,
     help="It stops if more of a round's models are invalid. [default: 20]",
 )
+@LATENCY_FLAGS
 @click.option("--pin-extremes", is_flag=True, help="Keep the least and greatest accuracy and latency.")
 @click.option(
     "--previous-model-selection-dir", "previous", default="", metavar="DIR", help="Go on with this one."
@@ -101,7 +103,7 @@ def select(call: Invocation, /, previous: str, **flags: Any) -> int:
     """
     names = ("accuracy_metric_id", "latency_metric_id", "start_num_models", "final_num_models",
              "num_models_to_remove_per_iter", "max_failure_pct", "pin_extremes")  # fmt: skip
-    settings = {name: flags[name] for name in names}
+    settings = {**{name: flags[name] for name in names}, **latency_values(flags)}
     if previous:
         return go_on(call, _SELECT, previous, flags, settings)
     if not flags["accuracy_metric_id"]:
@@ -198,6 +200,6 @@ _SELECT = Tool(
     lines=_of_selection,
     total=_trainings_of_selection,
     unfinished=_rounds_of_selection,
-    anew=frozenset({"max_failure_pct"}),
+    anew=frozenset({"max_failure_pct"}) | LATENCY_NAMES,
     distinct=True,
 )

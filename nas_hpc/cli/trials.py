@@ -10,6 +10,7 @@ import click
 
 from nas_hpc.cli.check_search import check_space
 from nas_hpc.cli.context import Invocation, note, open_database, site_options
+from nas_hpc.cli.latency_flags import SEARCH_LATENCY_FLAGS, latency_values
 from nas_hpc.cli.output import short
 from nas_hpc.cli.quota import check_quota
 from nas_hpc.cli.trials_flags import (
@@ -55,6 +56,7 @@ _JOB = click.argument("word", metavar="JOB")
 @site_options
 @click.command(cls=TrialsCommand)
 @SEARCH_OPTIONS
+@SEARCH_LATENCY_FLAGS
 @click.pass_obj
 def search(call: Invocation, /, **flags: Any) -> int:
     """Search by trials: trainings by one's own program, each with parameters that the search suggests.
@@ -79,7 +81,7 @@ def search(call: Invocation, /, **flags: Any) -> int:
     if wrong:
         raise WrongCall(f"--job-name {flags['job_name']!r} {wrong}")
     root = whole_root(flags["root"])
-    spec = spec_of(with_proxy_task(flags), "")
+    spec = replace(spec_of(with_proxy_task(flags), ""), **latency_values(flags))
     if advised := advice(spec.max_trials, spec.max_failed):
         note(f"note: {advised}")
     check_space(spec.space, spec.algorithm, spec.max_trials)

@@ -201,17 +201,17 @@ def with_proxy_task(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {**flags, "trainer": flags["trainer"] or shlex.join(trainer), "search_flags": words}
 
 
-def trainer_words(command: str) -> tuple[str, ...]:
-    """The trainer's command, its program and its files by absolute paths: trials run in directories of their
-    own. Raises WrongCall if there is no such program."""
+def trainer_words(command: str, flag: str = "--trainer") -> tuple[str, ...]:
+    """The command that ``flag`` gives, its program and its files by absolute paths: trials run in directories
+    of their own. Raises WrongCall if there is no such program."""
     here = working_directory()
-    program, *words = parse_args(check_command(command, here, "--trainer"), "--trainer")
+    program, *words = parse_args(check_command(command, here, flag), flag)
     files = [
         str(here / word) if not word.startswith("-") and (here / word).is_file() else word for word in words
     ]
     for word, whole in zip(words, files, strict=True):
         if word.endswith(".py") and not os.path.isfile(whole):
-            raise WrongCall(f"--trainer {command!r}: there is no file {word} in {here}: give the path of one")
+            raise WrongCall(f"{flag} {command!r}: there is no file {word} in {here}: give the path of one")
     return (program, *files)
 
 

@@ -136,6 +136,13 @@ class LauncherEvaluator:
         self._ready.clear()
         return ready
 
+    def listen(self, duration_s: float) -> None:
+        """Hear the launcher for so long, whatever it says: for a search that waits for something else. Raises
+        what ``gather`` raises."""
+        deadline = time.monotonic() + duration_s
+        while (left := deadline - time.monotonic()) > 0:
+            self._receive(left)
+
     def cancel(self, ids: Sequence[int]) -> None:
         live = [seq for seq in ids if seq in self._in_flight]
         waiting = {ask.seq: ask for asks in self._held.values() for ask in asks}

@@ -38,6 +38,7 @@ from nas_hpc.trial.proxy_tasks import (
 )
 from nas_hpc.trial.reports import UnknownMetric, report
 from nas_hpc.trial.retrain import nas_trial_id, previous_trial_dir, read_architecture, retrain_map
+from nas_hpc.trial.rewards import compute_reward, wait_for_latency
 from nas_hpc.trial.stopping import should_stop
 from nas_hpc.trial.subsets import choose_subset, folder_of, write_subset
 
@@ -51,6 +52,7 @@ __all__ = [
     "balsamjob_spec",
     "check_restored_step",
     "choose_subset",
+    "compute_reward",
     "data_shares",
     "data_subsets",
     "data_tasks",
@@ -78,5 +80,6 @@ __all__ = [
     "trial_number",
     "update_trial_training_accuracy_metric",
     "update_trial_training_latency_metric",
+    "wait_for_latency",
     "write_subset",
 ]

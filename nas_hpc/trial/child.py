@@ -34,9 +34,11 @@ class Child:
     ends it, too.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: int | None = None) -> None:
+        """``log``: the descriptor to which both its outputs go; None: to those of this process."""
         self._command = list(command)
         self._environ = dict(environ)
+        self._outputs = (1, 2) if log is None else (log, log)
         self._pid = 0
         self._tails = (bytearray(), bytearray())
         self.interrupted: int | None = None
@@ -98,7 +100,7 @@ class Child:
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if _same_file(1, 2) else subprocess.PIPE,
+                stderr=subprocess.STDOUT if _same_file(*self._outputs) else subprocess.PIPE,
                 env=self._environ,
                 close_fds=False,  # an MPI start hands its ranks open descriptors
                 preexec_fn=begin,  # noqa: PLW1509  # there is one thread
@@ -155,7 +157,7 @@ class Child:
         left = memoryview(data)
         with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full: it goes on
             while left:
-                left = left[os.write(place + 1, left) :]
+                left = left[os.write(self._outputs[place], left) :]
         return True
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:

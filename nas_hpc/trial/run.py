@@ -29,8 +29,9 @@ from typing import Any, NoReturn, TextIO
 from nas_hpc.errors import WrongCall
 from nas_hpc.files import replace_file
 from nas_hpc.processes import ranks
-from nas_hpc.trial import checkpoints, place, proxy, status
+from nas_hpc.trial import checkpoints, place, proxy, rewards, status
 from nas_hpc.trial.child import INTERRUPTIONS, Child
+from nas_hpc.trial.latency import LATENCY_KEY, measured_latency
 from nas_hpc.trial.metrics import Report, read_reports
 from nas_hpc.trial.status import Ended
 
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _end_by(-code, trial)  # a batch system ends all processes at once, and this one hears of it last
     heard = _hear(trial)
     ended = replace(_judge(trial, code, child, heard), return_code=code)
+    if ended.ok:
+        rewards.measure_left(trial.directory)
     if child.printed and not child.printed.endswith("\n"):
         _print("", sys.stdout)
     return _say(trial, ended, heard, start, _exit_code(ended, code))
@@ -277,7 +280,7 @@ def _say(trial: Trial, ended: Ended, heard: Heard, start: float, code: int) -> i
         _print(f"nas-hpc: {name} failed ({ended.reason_class}): {ended.reason}", sys.stderr)
     for write in (
         partial(status.write_status, trial.directory, ended),
-        partial(_write_result, ended, heard, code),
+        partial(_write_result, trial, ended, heard, code),
     ):
         try:
             write()
@@ -298,7 +301,7 @@ def _say_again(trial: Trial, before: Ended) -> int:
     stands, without another training; the exit code."""
     now = time.time()
     try:
-        _write_result(replace(before, start=now, end=now), _hear(trial), 0)
+        _write_result(trial, replace(before, start=now, end=now), _hear(trial), 0)
     except OSError as error:
         _print(f"nas-hpc: cannot write how the trial ended: {error}", sys.stderr)
         return 1
@@ -314,7 +317,7 @@ def _of_job() -> bool:
     return alone and bool(os.environ.get("NAS_HPC_JOB_DIR") and os.environ.get("NAS_HPC_JOB_ID"))
 
 
-def _write_result(ended: Ended, heard: Heard, code: int) -> None:
+def _write_result(trial: Trial, ended: Ended, heard: Heard, code: int) -> None:
     """Leave the job's result.json: a reason of its own, and metrics as metadata."""
     directory, job = os.environ.get("NAS_HPC_JOB_DIR"), os.environ.get("NAS_HPC_JOB_ID")
     attempt = os.environ.get("NAS_HPC_ATTEMPT", "")
@@ -325,6 +328,8 @@ def _write_result(ended: Ended, heard: Heard, code: int) -> None:
     if heard.last is not None and ended.ok:
         others = heard.last.others.items()
         metadata.update({name: item for name, item in others if math.isfinite(item)})
+        latency = measured_latency(trial.directory)
+        metadata.update({} if latency is None else {LATENCY_KEY: latency})
     if not ended.ok:
         metadata["reason_class"] = ended.reason_class
     content = {

@@ -5,13 +5,26 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from nas_hpc.apps.program import main
-from nas_hpc.apps.proxy.tool import PREFIXES, SEARCH_TASK, SELECTION, VARIANCE, read_tool
+from nas_hpc.apps.proxy.tool import (
+    CURRENT_FILE,
+    FAILED,
+    PREFIXES,
+    RUNNING,
+    SEARCH_TASK,
+    SELECTION,
+    SUCCEEDED,
+    VARIANCE,
+    follow,
+    read_tool,
+)
 from nas_hpc.apps.trials.runner import connected
+from nas_hpc.errors import LauncherGone, NasHpcError
 from nas_hpc.evaluator import check_kind, derived_seed, job_of
 
 if TYPE_CHECKING:
@@ -42,10 +55,26 @@ def tool(directory: str, debug: bool, **_: int) -> None:
     check_kind("auto")
     seed = spec.seed if spec.seed is not None else derived_seed(job_of())
     begin: Begin = importlib.import_module(f"nas_hpc.apps.proxy.{_TOOLS[spec.kind]}").begin
-    run = begin(spec, settings, seed)
-    with connected(spec) as runner:
-        _log.info("%s of %s in %s", PREFIXES[spec.kind], spec.job_name, spec.directory)
-        run(runner)
+    try:
+        _say(spec, RUNNING)
+        run = begin(spec, settings, seed)
+        with connected(spec) as runner:
+            _log.info("%s of %s in %s", PREFIXES[spec.kind], spec.job_name, spec.directory)
+            run(runner)
+    except LauncherGone:
+        raise  # it goes on in the next one
+    except NasHpcError:
+        _say(spec, FAILED)
+        raise
+    _say(spec, SUCCEEDED)
+
+
+def _say(spec: TrialsSpec, state: str) -> None:
+    """Tell those who follow the tool."""
+    try:
+        follow(spec.directory, state=state)
+    except OSError as error:
+        _log.warning("%s cannot be written: %s", Path(spec.directory, CURRENT_FILE), error.strerror)
 
 
 if __name__ == "__main__":

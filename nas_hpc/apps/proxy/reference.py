@@ -13,13 +13,13 @@ import numpy as np
 from nas_hpc.analytics.proxy.correlation import LEAST_MODELS, LEAST_SHARE
 from nas_hpc.analytics.proxy.curves import Array, read_curve
 from nas_hpc.analytics.proxy.thinning import spread
-from nas_hpc.apps.proxy.latency import measured_latency
 from nas_hpc.apps.proxy.rounds import Model
 from nas_hpc.apps.proxy.tool import SELECTION, STATE_FILES, read_state_of
 from nas_hpc.apps.trials.records import SUCCEEDED, read_trials
 from nas_hpc.apps.trials.runner import EXPANDED_FILE, PARAMETERS_FILE
 from nas_hpc.apps.trials.spec import SEARCH, TRAIN, read_json
 from nas_hpc.errors import WrongCall
+from nas_hpc.trial.latency import measured_latency
 from nas_hpc.trial.metrics import last_metrics
 
 _LEAST_DIFFERENT = 2
@@ -86,7 +86,7 @@ def read_reference(directory: Path | str, accuracy_id: str = "", latency_id: str
             f"the full trainings in {source} all have the score {accuracy[0]:g}: no rank correlation can be "
             "computed with them; select models whose scores differ"
         )
-    latency = np.array([_latency(source / name, latency_id) for name in kept])
+    latency = _latencies([source / name for name in kept], latency_id)
     if asked and not np.isfinite(latency).any():
         raise WrongCall(_not_reported(source, kept, asked))
     said = spread(accuracy)
@@ -137,14 +137,17 @@ def _accuracy(place: Path, metric: str) -> float:
     return math.nan if curve is None or not curve.complete else curve.final
 
 
-def _latency(place: Path, metric: str) -> float:
+def _latencies(places: Sequence[Path], metric: str) -> Array:
+    """Those that were measured, if any was; else what the trainings say. The two are not to be mixed."""
+    measured = [measured_latency(place) for place in places]
+    told = measured if any(one is not None for one in measured) else [_told(one, metric) for one in places]
+    return np.array([math.nan if one is None or one < 0.0 else one for one in told], dtype=np.float64)
+
+
+def _told(place: Path, metric: str) -> float | None:
     curve = read_curve(place)
     found = curve.latency if curve is not None else None
-    if found is None and metric:
-        found = last_metrics(place).get(metric)
-    if found is None:
-        found = measured_latency(place)
-    return found if found is not None and found >= 0.0 else math.nan
+    return last_metrics(place).get(metric) if found is None and metric else found
 
 
 def _not_reported(source: Path, names: Sequence[str], metric: str) -> str:

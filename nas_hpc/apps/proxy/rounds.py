@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_hpc.analytics.proxy.curves import METRICS_FILE, Curve, read_curve
-from nas_hpc.apps.proxy.latency import measured_latency
+from nas_hpc.apps.proxy.tool import follow
 from nas_hpc.apps.trials import records
 from nas_hpc.apps.trials.records import CLASSES, FAILED, RUNNING, SUCCEEDED, WRONG_METRIC, Trial
 from nas_hpc.apps.trials.runner import CANCEL_S, Order, TrialRunner
 from nas_hpc.apps.trials.spec import SEARCH, SPEC_FILE, TrialsSpec, id_of, write_spec
 from nas_hpc.errors import WorkFailed, WrongCall
+from nas_hpc.trial.latency import measured_latency
 from nas_hpc.trial.metrics import last_metrics
 from nas_hpc.trial.place import REQUIRED
 from nas_hpc.trial.proxy import post_desired_training_pct, post_max_training_time
@@ -114,11 +115,14 @@ class Rounds:
         metrics: Sequence[str] = (),
         look_every_s: float = LOOK_EVERY_S,
         total: int = 0,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """``metrics``: what every trial has to report beside the reward. ``look_every_s``: of running trials'
-        curves. ``total``: trials of the whole, as far as that is known, for those who watch."""
+        curves. ``total``: trials of the whole, as far as that is known, for those who watch. ``environ``: for
+        the trainers of all."""
         self.spec, self.runner, self.look_every_s, self.total = spec, runner, look_every_s, total
-        self._environ = {REQUIRED: ",".join(metrics)} if metrics else {}
+        required = {REQUIRED: ",".join(metrics)} if metrics else {}
+        self._environ = {**(environ or {}), **required}
 
     # -- one round ---------------------------------------------------------------------------------
     def run(self, round: Round, look: Look = go_on, *, watch: bool = False) -> list[Trial]:
@@ -176,6 +180,7 @@ class Rounds:
         try:
             Path(round.directory).mkdir(parents=True, exist_ok=True)
             write_spec(spec_of_round(self.spec, round))
+            follow(self.spec.directory, round.name)
             for k, model in enumerate(round.models, 1):
                 if model.continues and self.id_of(round, k) not in self.runner.trials:
                     _copy_curve(Path(model.continues), Path(round.trial_directory(k)))
@@ -313,17 +318,17 @@ def metric_of(trial: Trial, name: str) -> float:
     return last_metrics(trial.directory).get(name, math.nan) if name else math.nan
 
 
-def latency_of(trial: Trial, name: str) -> float:
-    """Its latency: as the trainer recorded it with its curve, else as it reported it under ``name``, else as
-    it was measured of the exported model; not-a-number: it is not known, or is none."""
+def latency_of(trial: Trial, name: str, *, measured: bool = False) -> float:
+    """Its latency: as it was measured of the exported model, else, unless only ``measured`` ones count, as
+    the trainer recorded it with its curve, or reported it under ``name``; not-a-number: there is none."""
+    found = measured_latency(trial.directory)
+    if found is not None or measured:
+        return math.nan if found is None else found
     curve = curve_of(trial)
     if curve is not None and curve.latency is not None:
         return curve.latency
     reported = metric_of(trial, name)
-    if reported >= 0.0:
-        return reported
-    measured = measured_latency(trial.directory)
-    return math.nan if measured is None else measured
+    return reported if reported >= 0.0 else math.nan
 
 
 def failed_of(trials: Iterable[Trial]) -> list[Trial]:

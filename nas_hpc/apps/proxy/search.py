@@ -21,7 +21,7 @@ from nas_hpc.analytics.proxy.stopping import Limits, Stop, Stopped
 from nas_hpc.apps.proxy import task_pictures
 from nas_hpc.apps.proxy.best import best_flags, write_best
 from nas_hpc.apps.proxy.generator import check_known, make_tasks
-from nas_hpc.apps.proxy.latencies import Latencies, LatencySettings, latency_settings
+from nas_hpc.apps.proxy.latencies import Latencies, LatencySettings, check_latencies, latency_settings
 from nas_hpc.apps.proxy.reference import Reference, read_reference
 from nas_hpc.apps.proxy.rounds import (
     LOOK_EVERY_S,
@@ -29,7 +29,6 @@ from nas_hpc.apps.proxy.rounds import (
     Round,
     Rounds,
     failed_of,
-    latency_of,
     retrain_flags,
 )
 from nas_hpc.apps.proxy.tasks import (
@@ -115,6 +114,7 @@ def begin(spec: TrialsSpec, values: dict[str, Any], seed: int) -> Callable[[Tria
     reference = read_reference(settings.selection, settings.accuracy_metric_id, settings.latency_metric_id)
     tasks = make_tasks(settings.generator, spec.search_flags)
     check_known(spec.directory, tasks)
+    check_latencies(settings.latencies, reference)
     for note in reference.notes:
         _log.info("%s", note)
     if spec.max_parallel < len(reference.models):
@@ -143,6 +143,7 @@ class ProxySearch:
             runner,
             look_every_s=settings.look_every_s,
             total=len(tasks) * len(reference.models),
+            environ=settings.latencies.environment(),
         )
         self._latencies = Latencies(spec, runner, settings.latencies, settings.look_every_s)
         fresh = {"proxy_tasks_map": {}, "best_proxy_task_name": "", "seed": seed}
@@ -232,12 +233,13 @@ class ProxySearch:
 
     def _compare_latencies(self, record: dict[str, Any], round: Round, trials: Sequence[Trial]) -> None:
         metric = self._reference.latency_metric
-        said = self._latencies.measure(round, trials, metric)
+        said = self._latencies.measure(round, trials)
         record["notes"] += [said] if said else []
-        record["latency_calculator_job_name"] = self._latencies.job_name
+        record["latency_calculator_job_name"] = self._settings.latencies.job_name(round.name)
+        record["latency_calculator_job_link"] = self._settings.latencies.job_link(round.trials)
         latency = np.full(len(round.models), math.nan)
         for trial in trials:
-            latency[trial.number - 1] = latency_of(trial, metric)
+            latency[trial.number - 1] = self._latencies.latency_of(trial, metric)
         desired = self._settings.desired_latency_correlation
         note_latency(record, latency, self._reference.latency, desired)
         task_pictures.draw_latency(self._spec.directory, record, latency, self._reference)

@@ -19,7 +19,9 @@ import numpy as np
 from nas_hpc.analytics.proxy.correlation import LEAST_MODELS
 from nas_hpc.analytics.proxy.curves import Array
 from nas_hpc.analytics.proxy.thinning import LEAST, TO_THE_END, Kept, desired_pcts, keep, spread
+from nas_hpc.apps.proxy.latencies import Latencies, LatencySettings, latency_settings
 from nas_hpc.apps.proxy.rounds import (
+    LOOK_EVERY_S,
     Model,
     Next,
     Round,
@@ -28,7 +30,6 @@ from nas_hpc.apps.proxy.rounds import (
     classes_of,
     curve_of,
     failed_of,
-    latency_of,
     metric_of,
     retrain_flags,
     sample,
@@ -40,6 +41,7 @@ from nas_hpc.apps.trials.space import load_space
 from nas_hpc.apps.trials.spec import TrialsSpec
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.trial.checkpoints import load_checkpoint
+from nas_hpc.trial.latency import error_of
 
 START, FINAL, REMOVE = 30, 10, 5
 MAX_FAILURE_PCT = 20.0
@@ -101,23 +103,34 @@ def begin(spec: TrialsSpec, settings: Mapping[str, Any], seed: int) -> Callable[
     else:
         drawn = sample(space, seed, start)
         state.body["models"] = {str(id): dict(one.parameters) for id, one in enumerate(drawn, 1)}
-    return Selection(spec, state, drawn).run
+    return Selection(spec, state, drawn, latency_settings(settings)).run
 
 
 class Selection:
     """One selection; ``state`` is its state file, ``models`` all that were drawn: model 1 is the first."""
 
-    def __init__(self, spec: TrialsSpec, state: StateFile, models: Sequence[Model]) -> None:
-        self._spec, self._state, self._models = spec, state, models
+    def __init__(
+        self, spec: TrialsSpec, state: StateFile, models: Sequence[Model], settings: LatencySettings
+    ) -> None:
+        self._spec, self._state, self._models, self._settings = spec, state, models, settings
         self._body = state.body
-        self._wants_latency = bool(self._body["latency_metric_id"])
+        self._wants_latency = settings.wanted or bool(self._body["latency_metric_id"])
 
     def run(self, runner: TrialRunner) -> None:
         """Select. Raises WorkFailed if too many models fail, or too few are left."""
         body = self._body
         body["stopping_state"] = ""
-        metrics = [body[name] for name in ("accuracy_metric_id", "latency_metric_id") if body[name]]
-        rounds = Rounds(self._spec, runner, metrics=metrics, total=self._total())
+        names = (
+            ("accuracy_metric_id",) if self._settings.wanted else ("accuracy_metric_id", "latency_metric_id")
+        )
+        rounds = Rounds(
+            self._spec,
+            runner,
+            metrics=[body[name] for name in names if body[name]],
+            total=self._total(),
+            environ=self._settings.environment(),
+        )
+        self._latencies = Latencies(self._spec, runner, self._settings, LOOK_EVERY_S)
         try:
             number = 0
             while True:
@@ -144,6 +157,7 @@ class Selection:
         body, before = self._body, self._body["iterations"]
         number = len(before)
         name = f"{self._spec.job_name}_iter_{number}" if number else self._spec.job_name
+        directory = str(Path(self._spec.directory, name))
         if number:
             models = [before[-1]["models"][int(k) - 1] for k in before[-1]["trials_to_retrain"]]
         else:
@@ -154,9 +168,9 @@ class Selection:
             "num_trials": len(models),
             "trials_to_retrain": [],
             "search_job_name": name,
-            "search_job_link": str(Path(self._spec.directory, name)),
-            "latency_calculator_job_name": "",
-            "latency_calculator_job_link": "",
+            "search_job_link": directory,
+            "latency_calculator_job_name": self._settings.job_name(name),
+            "latency_calculator_job_link": self._settings.job_link(str(Path(directory, "nas", "search"))),
             "desired_training_step_pct": TO_THE_END if last else trained + 100.0 / len(models),
             "models": models,
             "trials": [],
@@ -193,6 +207,8 @@ class Selection:
             return False  # it was done before
         round = self._round(number)
         trials = rounds.run(round, self._look_at_failures(iteration, last))
+        if said := self._latencies.measure(round, trials):
+            _log.info("%s: %s", round.name, said)
         accuracy, latency = self._note(iteration, trials, last)
         self._check_failures(round, iteration, trials, last)
         surplus = len(trials) - self._body["final_num_models"]
@@ -261,7 +277,9 @@ class Selection:
     def _row(self, trial: Trial, model: int, pct: float, last: bool) -> dict[str, Any]:
         body, curve = self._body, curve_of(trial)
         accuracy, reason = math.nan, ""
-        latency = latency_of(trial, body["latency_metric_id"]) if self._wants_latency else math.nan
+        latency = math.nan
+        if self._wants_latency:
+            latency = self._latencies.latency_of(trial, body["latency_metric_id"])
         if trial.state != SUCCEEDED:
             reason = trial.reason or trial.state.lower()
         elif last:
@@ -277,7 +295,8 @@ class Selection:
         if not reason and not math.isfinite(accuracy):
             reason = "its accuracy is not finite"
         if not reason and self._wants_latency and not math.isfinite(latency):
-            reason = f"it has no latency ({body['latency_metric_id']})"
+            why = error_of(trial.directory) if self._settings.wanted else body["latency_metric_id"]
+            reason = f"it has no latency ({why or 'it was not measured'})"
         checkpoint = load_checkpoint(trial.directory) if trial.state == SUCCEEDED else None
         return {
             "trial": str(trial.number),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,11 @@ STATE_FILES: Final = {
     SELECTION: "MODEL_SELECTION_STATE.json",
     SEARCH_TASK: "SEARCH_CONTROLLER_STATE.json",
 }
+CURRENT_FILE: Final = "current_nas_job_name.json"
+"""What a tool works on, for those who follow it."""
+CURRENT_KEY: Final = "current_nas_job_name"
+RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
+"""``state`` in it; one that was interrupted stays RUNNING, for it goes on."""
 SCHEMA_VERSION = 1
 _TOOL, _VERSION = "tool", "schema_version"
 
@@ -79,3 +85,21 @@ def read_state_of(directory: Path | str, kind: str) -> dict[str, Any]:
     """What a tool's state file says now; {} if there is none yet."""
     found = read_json(Path(directory, STATE_FILES[kind]))
     return found if isinstance(found, dict) else {}
+
+
+def follow(directory: Path | str, round_name: str | None = None, state: str = RUNNING) -> None:
+    """Say that the tool in ``directory`` works on this round now (None: on the same one as before), or has
+    ended in ``state``. Raises OSError."""
+    path = Path(directory, CURRENT_FILE)
+    before = read_json(path) if round_name is None else {}
+    name = before.get(CURRENT_KEY, "") if isinstance(before, dict) else ""
+    body = {CURRENT_KEY: name if round_name is None else round_name, "state": state, "updated": time.time()}
+    write_json(path, body)
+
+
+def followed(directory: Path | str) -> tuple[str, str]:
+    """(the name of the round that the tool in ``directory`` works on, its state); ("", "RUNNING") before it
+    has said any."""
+    found = read_json(Path(directory, CURRENT_FILE))
+    found = found if isinstance(found, dict) else {}
+    return str(found.get(CURRENT_KEY) or ""), str(found.get("state") or RUNNING)

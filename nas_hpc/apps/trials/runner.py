@@ -33,7 +33,7 @@ from nas_hpc.evaluator import (
 )
 from nas_hpc.plain import plain
 from nas_hpc.specification import JobSpec
-from nas_hpc.trial import place
+from nas_hpc.trial import place, rewards
 
 PARAMETERS_FILE = "nas_params_str.json"
 EXPANDED_FILE = "serialized_tunable_object.json"
@@ -61,6 +61,8 @@ class Order:
     """The object that the parameters stand for; None: themselves."""
     program: tuple[str, ...] = ()
     """What runs in the place of the trainer under its wrapper: a whole command line."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of JobSpec about what it occupies, where that is not as with all trials."""
     note: Mapping[str, Any] = field(default_factory=dict)
     """What the controller wants to know of it after a restart: in ``TrialRunner.notes``."""
 
@@ -113,6 +115,10 @@ class TrialRunner:
         Empty when ``timeout_s`` has passed, nothing runs, or, with ``or_capacity``, more could run.
         """
         return self.take(self.evaluator.gather(1, timeout_s, or_capacity=or_capacity))
+
+    def pause(self, duration_s: float) -> None:
+        """Let time pass, and hear the launcher meanwhile."""
+        self.evaluator.listen(duration_s)
 
     def take(self, results: Iterable[EvaluationResult]) -> list[Trial]:
         """The trials that ``results``, gathered from the evaluator, are of."""
@@ -189,7 +195,7 @@ def prepare_directory(directory: str, parameters: Any, expanded: Any) -> None:
 def job_spec(spec: TrialsSpec, order: Order) -> JobSpec:
     """The program of a trial and its environment."""
     words = list(order.program) or trial_words(spec, order)
-    return JobSpec(argv=words, environ=trial_environ(spec, order))
+    return JobSpec(argv=words, environ=trial_environ(spec, order), **order.shape)
 
 
 def trial_words(spec: TrialsSpec, order: Order) -> list[str]:
@@ -211,4 +217,8 @@ def trial_environ(spec: TrialsSpec, order: Order) -> dict[str, str]:
         own[place.SCALING] = ",".join(map(repr, spec.reward_scaling))
     if spec.metric_format:
         own[place.FORMAT] = spec.metric_format
-    return {**spec.environ, **order.environ, **own, STAGE: order.stage}
+    latency = rewards.environment(
+        workers=spec.on_premises_latency, wait_s=spec.latency_wait_s, command=spec.latency_calculator,
+        flags=spec.latency_flags, underscores=spec.flag_style != "dashes", limit_s=spec.latency_timeout_s,
+    )  # fmt: skip
+    return {**spec.environ, **latency, **order.environ, **own, STAGE: order.stage}

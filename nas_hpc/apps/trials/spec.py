@@ -77,6 +77,14 @@ class TrialsSpec:
     """Of a ``train`` job: those trials, in the order of the new ones."""
     again: Mapping[str, int] = field(default_factory=dict)
     """How often trials were asked to run again, by ``<stage>/<number>``."""
+    latency_calculator: tuple[str, ...] = ()
+    """A program by which each trial measures the model that it has exported."""
+    latency_flags: Mapping[str, str] = field(default_factory=dict)
+    latency_timeout_s: float = 1800.0
+    on_premises_latency: bool = False
+    """Workers that follow the search's directory measure them."""
+    latency_wait_s: float = 600.0
+    """So long a trainer waits for such a worker."""
     use_checkpoint: bool = False
     """Whether a stage-2 trial goes on from the checkpoint of the trial that it trains."""
 
@@ -156,7 +164,7 @@ def read_spec(directory: Path | str) -> TrialsSpec:
     known = {one.name for one in dataclasses.fields(TrialsSpec)}
     values = {name: value for name, value in body.items() if name in known}
     try:
-        for name in ("trainer", "chosen", "required_metrics", "reward_scaling"):
+        for name in ("trainer", "chosen", "required_metrics", "reward_scaling", "latency_calculator"):
             values[name] = tuple(values.get(name) or ())
         return TrialsSpec(**{**values, "directory": os.path.abspath(directory)})
     except TypeError as error:

@@ -72,6 +72,15 @@ class Network:
             return float("nan")
         return float((self.predict(x) == y).mean())
 
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """What a trained network is used with."""
+        return {f"w{at}": one for at, one in enumerate(self._weights)}
+
+    def load_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Take what ``weights`` gave. Raises KeyError and ValueError for that of another network."""
+        for at, one in enumerate(self._weights):
+            np.copyto(one, weights[f"w{at}"])
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Weights, the state of Adam, and the step."""
         named: dict[str, NDArray[Any]] = {"step": np.array(self.step)}
