@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ from nas_hpc.trial.latency import (
     read_latency,
     request_latency,
 )
-from nas_hpc.trial.measure import Calculator, program
 from nas_hpc.trial.place import trial_dir
 from nas_hpc.trial.proxy import ModelDir
 from nas_hpc.trial.stopping import should_stop
@@ -154,6 +152,10 @@ def _wait(directory: Path, timeout_s: float) -> bool:
 
 def _measure(directory: Path, who: Mapping[str, Any]) -> None:
     """Measure it in a process of its own, for this one may have threads."""
+    import subprocess  # few trainers need it
+
+    from nas_hpc.trial.measure import Calculator, program
+
     calculator = Calculator(
         command=tuple(who["command"]), flags=who.get("flags") or {}, worker="trial",
         underscores=bool(who.get("underscores")), limit_s=float(who["limit_s"]),

@@ -238,7 +238,7 @@ class Rounds:
             records.write_trials(round.directory, trials)
         except OSError as error:
             _log.warning("the records in %s cannot be written: %s", round.directory, error.strerror)
-        everything = self.runner.trials.values()
+        everything = [one for one in self.runner.trials.values() if one.is_search]
         ended = [one for one in everything if one.state != RUNNING]
         best = records.best_of(ended)
         self.runner.evaluator.report(
@@ -247,7 +247,7 @@ class Rounds:
                 best_config={} if best is None else dict(best.parameters),
                 done=len(ended),
                 failed=sum(one.state != SUCCEEDED for one in ended),
-                max_evals=max(self.total, len(self.runner.trials)),
+                max_evals=max(self.total, len(everything)),
             )
         )
 

@@ -16,7 +16,14 @@ from typing import Any
 from nas_hpc.apps.proxy import tool
 from nas_hpc.apps.trials.records import read_state
 from nas_hpc.apps.trials.spec import SEARCH, TRAIN, TrialsSpec
-from nas_hpc.trial.latency import LATENCY_KEY, error_of, is_exported, is_measured, read_latency
+from nas_hpc.trial.latency import (
+    LATENCY_KEY,
+    error_of,
+    is_exported,
+    is_measured,
+    measured_latency,
+    read_latency,
+)
 from nas_hpc.trial.measure import Calculator, measure
 
 LOG_FILE = "latency_calculator.out"
@@ -100,9 +107,9 @@ class Worker:
         for trial in trials_below(self.settings.directory):
             if trial in self._done:
                 continue
-            if is_measured(trial, self._since):
+            if measured_latency(trial) is not None:
                 self._done.add(trial)
-            elif is_exported(trial):
+            elif is_exported(trial) and not is_measured(trial, self._since):
                 found.append(trial)
         workers, number = self.settings.workers, self.settings.number
         return sorted(
