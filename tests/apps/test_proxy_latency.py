@@ -328,6 +328,7 @@ def test_a_trial_of_a_search_with_a_calculator_measures_its_model_itself(
         assert result["objective"] == pytest.approx(reward)
         assert result["metadata"]["latency_in_milli_seconds"] == 10.0
         (place / "saved_model" / latency.LATENCY_FILE).unlink()
+        (place / "job_status.json").unlink()
     assert ledger(tmp_path) == ["1", "1"]
     assert "warming up" in capfd.readouterr().err
 
