@@ -18,7 +18,6 @@ from typing import Any, overload
 from nas_hpc.errors import WrongCall
 from nas_hpc.trial import place
 
-METRICS_FILE = place.METRICS_FILE
 LEAST_REWARD, GREATEST_REWARD = 1e-3, 10.0
 """Rewards outside make some searches learn badly."""
 MOST_OTHERS, LONGEST_NAME = 5, 64

@@ -167,13 +167,17 @@ def _be_alone(trial: Trial) -> None:
     except OSError as error:
         _useless(trial, error)
     os.set_inheritable(descriptor, True)
-    until = time.monotonic() + LOCK_S
+    until, still = time.monotonic() + LOCK_S, f"another process still trains in {trial.directory}"
+    told = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= until:
-                sys.exit(f"nas-hpc: another process still trains in {trial.directory}: end it first")
+                sys.exit(f"nas-hpc: {still}: end it first")
+            if not told:
+                _print(f"nas-hpc: {still}: waiting for its end", sys.stderr)
+                told = True
             time.sleep(_LOOK_S)
             continue
         except OSError:

@@ -358,7 +358,9 @@ def test_an_attempt_waits_for_the_end_of_the_one_before_it(bench: Bench) -> None
     assert not (bench.job / "ledger").read_text()
     (bench.job / "end").write_text("")
     assert bench.end_of(first)[0] == -signal.SIGTERM
-    assert "trains\n" in bench.end_of(second)[1]
+    _, output, errors = bench.end_of(second)
+    assert "trains\n" in output
+    assert errors.startswith(f"nas-hpc: another process still trains in {bench.trial}: waiting for its end\n")
     assert (bench.job / "ledger").read_text() == "first\nsecond\n"
 
 
