@@ -74,7 +74,12 @@ def choose(
 
 def in_batch_job(environ: Mapping[str, str]) -> bool:
     """Whether this process belongs to a batch job."""
-    return any(environ.get(name) for name in _BATCH_JOB)
+    return bool(batch_job_of(environ))
+
+
+def batch_job_of(environ: Mapping[str, str]) -> str:
+    """The id of the batch job that this process belongs to; "" of none."""
+    return next((environ[name] for name in _BATCH_JOB if environ.get(name)), "")
 
 
 def machines(site: Site | None, environ: Mapping[str, str]) -> list[Machine]:

@@ -157,6 +157,10 @@ def _of_selection(directory: str) -> list[str]:
         lost = f"{len(one['removed'])} removed, {len(one['invalid'])} invalid"
         ended = f"{left} stay, {lost}" if one["trials"] else "not finished"
         lines.append(f"{one['search_job_name']:<15} {what}: {ended}")
+    for name, one in state.get("spread", {}).items():
+        groups = f"{one['groups']} group{'s' if one['groups'] > 1 else ''}"
+        span = f"{one['least']:.4g} to {one['greatest']:.4g}"
+        lines.append(f"{name:<15} {span} in {groups}, widest gap {one['widest_gap']:.4g}")
     lines += [f"{'note':<15} {one}" for one in state.get("notes", [])]
     last = state["iterations"][-1]["search_job_name"] if state.get("iterations") else ""
     return lines + _there(directory, state=STATE_FILES[SELECTION], figure=os.path.join(last, FIGURE_FILE))

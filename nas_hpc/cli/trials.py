@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,10 @@ from nas_hpc.cli.trials_flags import (
     COUNT_FLAGS,
     LAUNCH_FLAGS,
     SEARCH_OPTIONS,
+    TRAIN_RESOURCE_FLAGS,
     TrialsCommand,
     advice,
+    check_share,
     checked_metric,
     flag_map,
     options,
@@ -275,7 +279,7 @@ def _check_failed(directory: str, numbers: frozenset[int]) -> None:
     help="At most so many at once. [default: all]",
 )
 @click.option("--use-checkpoint", is_flag=True, help="Go on from the checkpoints of those trials.")
-@options(LAUNCH_FLAGS)
+@options(TRAIN_RESOURCE_FLAGS, LAUNCH_FLAGS)
 @click.pass_obj
 def train(call: Invocation, /, search_job: str, numbers: str, suffix: str, **flags: Any) -> int:  # fmt: skip
     """Train chosen trials of a search in full: a job of its own, whose trial k is the k-th of them.
@@ -285,11 +289,15 @@ def train(call: Invocation, /, search_job: str, numbers: str, suffix: str, **fla
       nas-hpc train --search-job first --train-nas-trial-numbers 1,9 \\
         --train-job-suffix full --train-flags num_epochs=30
     """
+    from nas_hpc.apps.trials.environment import environment_of
+
     found = find(call, search_job)
     spec = _train_spec(
         found.directory, found.job, trial_numbers("--train-nas-trial-numbers", numbers), suffix
     )
     spec = replace(spec, **_given(flags))
+    check_share(dataclasses.asdict(spec))
+    spec = replace(spec, made_in=environment_of(spec.trainer, os.environ))
     root = whole_root(flags["root"]) if flags["root"] else str(Path(found.directory).parent)
     return _begin(call, spec, root, flags)
 
@@ -322,6 +330,12 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
         new["trainer"] = trainer_words(flags["trainer"])
     if flags["metric"]:
         new["metric"] = checked_metric(flags["metric"])
+    resources = ("nodes_per_trial", "ranks_per_node", "threads_per_rank", "gpus_per_rank", "trials_per_node")
+    new |= {name: flags[name] for name in resources if flags[name] is not None}
+    if flags["trials_per_node"] is None and any((flags[name] or 1) > 1 for name in resources[:2]):
+        new["trials_per_node"] = 0
+    if flags["trial_timeout"] is not None:
+        new["trial_timeout_s"] = flags["trial_timeout"]
     if flags["at_once"] is not None:
         new |= {"train_max_parallel": flags["at_once"], "max_parallel": flags["at_once"]}
     return new

@@ -130,6 +130,20 @@ RESOURCE_FLAGS: tuple[Callable[[Any], Any], ...] = (
     click.option("--trial-timeout", type=Duration(), default=None,
                  help="End a trial after so long, as in 2h."),
 )  # fmt: skip
+_AS_THE_SEARCH = "[default: the search's]"
+TRAIN_RESOURCE_FLAGS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--nodes-per-trial", type=Count(1), default=None, help=f"Nodes of each. {_AS_THE_SEARCH}"),
+    click.option("--ranks-per-node", type=Count(1), default=None,
+                 help=f"MPI ranks on each node. {_AS_THE_SEARCH}"),
+    click.option("--threads-per-rank", type=Count(1), default=None,
+                 help=f"Threads of each rank. {_AS_THE_SEARCH}"),
+    click.option("--gpus-per-rank", type=Count(0), default=None, help=f"GPUs of each rank. {_AS_THE_SEARCH}"),
+    click.option("--trials-per-node", type=Count(1), default=None,
+                 help=f"So many share a node. {_AS_THE_SEARCH}"),
+    click.option("--trial-timeout", type=Duration(), default=None,
+                 help=f"End a training after so long, as in 12h. {_AS_THE_SEARCH}"),
+)  # fmt: skip
+"""Of full trainings, which mostly need more than those of a search."""
 LAUNCH_FLAGS: tuple[Callable[[Any], Any], ...] = (
     click.option("--nodes", type=Count(1), default=None,
                  help="Virtual nodes of this machine, or so many of the batch job's."),
@@ -232,6 +246,7 @@ def where_space(flags: Mapping[str, Any]) -> str:
 def spec_of(flags: Mapping[str, Any], directory: str, *, needs_space: bool = True) -> TrialsSpec:
     """What the flags of ``nas-hpc search`` ask for; a tool that draws no models needs no space. Raises
     WrongCall."""
+    from nas_hpc.apps.trials.environment import environment_of
     from nas_hpc.apps.trials.spec import TrialsSpec
 
     total = flags["max_trials"] or 10
@@ -241,12 +256,14 @@ def spec_of(flags: Mapping[str, Any], directory: str, *, needs_space: bool = Tru
         if train is None and flags[name] is not None:
             given = f"--{name.replace('_', '-')} {flags[name]}".replace("max-parallel", "max-parallel-trial")
             raise WrongCall(f"{given} goes with --train-flags: without them nothing is trained in full")
-    _check_share(flags)
+    check_share(flags)
+    trainer = trainer_words(flags["trainer"])
     return TrialsSpec(
         job_name=flags["job_name"],
         directory=directory,
         space=where_space(flags) if needs_space or flags["space"] or flags["problem"] else "",
-        trainer=trainer_words(flags["trainer"]),
+        trainer=trainer,
+        made_in=environment_of(trainer, os.environ),
         metric=checked_metric(flags["metric"]),
         max_trials=total,
         max_parallel=min(flags["max_parallel"] or 2, total),
@@ -268,7 +285,7 @@ def spec_of(flags: Mapping[str, Any], directory: str, *, needs_space: bool = Tru
     )
 
 
-def _check_share(flags: Mapping[str, Any]) -> None:
+def check_share(flags: Mapping[str, Any]) -> None:
     """Raise WrongCall if a trial of several nodes or ranks is to share its nodes."""
     for name in ("nodes_per_trial", "ranks_per_node"):
         shared = flags["trials_per_node"] or 1

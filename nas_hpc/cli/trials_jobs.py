@@ -182,8 +182,14 @@ def finish(site: Site, job: Job, spec: TrialsSpec, code: int, *, as_json: bool) 
 
 def say_made(job: Job, spec: TrialsSpec, *, as_json: bool, site: Site, launched: bool) -> None:
     """Say where a new job is to be found; wake a launcher that is to run it."""
+    from nas_hpc.batch.machines import batch_job_of
+
     out = sys.stderr if as_json or launched else sys.stdout
-    print(f"job {job.workflow}/{job.name} ({short(job.id)}) in {spec.directory}", file=out, flush=True)
+    batch = batch_job_of(os.environ) if launched else ""
+    within = f", batch job {batch}" if batch else ""
+    print(
+        f"job {job.workflow}/{job.name} ({short(job.id)}) in {spec.directory}{within}", file=out, flush=True
+    )
     if launched:
         return
     if as_json:

@@ -76,7 +76,8 @@ class Trainer:
         with self._lock:
             for row in list(self.peer.rows.values()):
                 place = str(row.ask.data["directory"])
-                if dict(row.ask.config) == dict(config) and place not in self._begun:
+                waits = row.done is None and place not in self._begun  # and was not cancelled before
+                if waits and dict(row.ask.config) == dict(config):
                     self._begun.add(place)
                     return Path(place)
         raise AssertionError("nobody asked for it")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_hpc.apps.trials.environment import environment_of
 from nas_hpc.apps.trials.plan import Machine, selection, stages
 from nas_hpc.apps.trials.policy import PolicyOptimizer
 from nas_hpc.apps.trials.records import Trial, finished, read_trials, write_trials
@@ -182,3 +183,22 @@ def test_a_selection_costs_twelve_full_trainings_at_full_width() -> None:
     assert math.isclose(made.node_hours, 10 * (4 + 10 * left), abs_tol=1e-3)
     assert made.said.startswith("12.1 full trainings")
     assert math.isclose(made.hours, 10.0), "side by side the rounds are one training"
+
+
+def test_the_environment_of_a_job_changes_with_packages_image_and_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tmp_path / "train.py"
+    trainer.write_text("print(1)\n")
+    words = ("/no/such/python", str(trainer), "--flag", "relative.py")
+    before = environment_of(words, {})
+    assert before == environment_of(words, {"HOME": "/x"})
+    assert {"python", "interpreter", "packages_sha256", f"sha256 of {trainer}"} <= before.keys()
+    assert environment_of(words, {"APPTAINER_CONTAINER": "/i.sif"})["APPTAINER_CONTAINER"] == "/i.sif"
+    trainer.write_text("print(2)\n")
+    (tmp_path / "more-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    after = environment_of(words, {})
+    assert {name for name in after if after[name] != before[name]} == {
+        "packages_sha256", f"sha256 of {trainer}"
+    }  # fmt: skip

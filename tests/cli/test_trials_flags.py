@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from nas_hpc.apps.proxy.search import ProxySettings
 from nas_hpc.apps.trials.records import Trial, write_trials
 from nas_hpc.apps.trials.spec import TrialsSpec, write_spec
 from nas_hpc.cli.main import main
+from nas_hpc.cli.trials import _given
 from nas_hpc.cli.trials_flags import advice, flag_map, spread, with_proxy_task
 from nas_hpc.cli.trials_list import chosen
 from nas_hpc.cli.types import parse_args
@@ -159,6 +161,22 @@ def test_a_file_that_is_no_proxy_task_is_refused(tmp_path: Path, text: str, said
     (tmp_path / BEST_FILE).write_text(text)
     with pytest.raises(WrongCall, match=said):
         read_best(tmp_path / BEST_FILE)
+
+
+def test_full_trainings_may_have_other_nodes_than_the_trials_of_their_search() -> None:
+    none = dict.fromkeys(
+        ("train_flags", "trainer", "metric", "at_once", "nodes_per_trial", "ranks_per_node",
+         "threads_per_rank", "gpus_per_rank", "trials_per_node", "trial_timeout")
+    ) | {"use_checkpoint": False}  # fmt: skip
+    assert _given(none) == {"use_checkpoint": False}
+    given = _given({**none, "nodes_per_trial": 4, "gpus_per_rank": 2, "trial_timeout": 60.0})
+    new = replace(TrialsSpec(job_name="a", directory="", trials_per_node=8), **given)
+    assert (new.nodes_per_trial, new.gpus_per_rank, new.trials_per_node, new.trial_timeout_s) == (
+        4,
+        2,
+        0,
+        60.0,
+    )
 
 
 def test_a_picture_of_any_two_columns_and_a_page_of_all(

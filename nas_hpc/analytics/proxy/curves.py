@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ Steps = npt.NDArray[np.int64]
 
 METRICS_FILE = TRAINING_FILE
 _COMPLETE = 100.0 - 1e-6
+ENOUGH_POINTS = 10
+"""With fewer validations of a training its curve says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,16 @@ def read_curve(directory: Path) -> Curve | None:
     """What the trial of ``directory`` recorded; None if it recorded nothing that can be understood."""
     record = read_training(directory)
     return _curve(record) if record["training_accuracy_over_steps"] or record["latency"] >= 0 else None
+
+
+def few_points(curves: Iterable[Curve | None], why: str) -> str:
+    """A warning in one line if a whole training has fewer than ten validations; "" if all have more, or
+    nothing is known. ``why``: what more of them would show."""
+    least = min((len(one.pcts) for one in curves if one is not None and one.complete), default=ENOUGH_POINTS)
+    if least >= ENOUGH_POINTS:
+        return ""
+    times = "1 validation" if least == 1 else f"{least} validations"
+    return f"{times} in a training: {ENOUGH_POINTS} or more show {why}"
 
 
 def read_curves(directory: Path) -> dict[str, Curve | None]:

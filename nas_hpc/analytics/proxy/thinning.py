@@ -111,6 +111,19 @@ def _least_useful(points: Array, left: Sequence[int], pinned: set[int]) -> int |
     return one if other in pinned or nearest[one][2] < nearest[other][2] else other
 
 
+def described(scores: Array) -> dict[str, float]:
+    """How ``scores``, shape (n,), one finite at least, lie: the least and the greatest, the widest gap, and
+    how many groups there are, parted by gaps of more than a fifth of the whole range."""
+    finite = np.sort(scores[np.isfinite(scores)])
+    gaps = np.diff(finite)
+    return {
+        "least": float(finite[0]),
+        "greatest": float(finite[-1]),
+        "widest_gap": float(gaps.max()) if len(gaps) else 0.0,
+        "groups": 1 + int((gaps > np.ptp(finite) / 5.0).sum()),
+    }
+
+
 def spread(scores: Array) -> str:
     """A warning in one line if ``scores``, shape (n,), cannot show a rank correlation well: all the same, or
     around two values only; empty if they are spread."""

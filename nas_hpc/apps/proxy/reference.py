@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nas_hpc.analytics.proxy.correlation import LEAST_MODELS, LEAST_SHARE
-from nas_hpc.analytics.proxy.curves import Array, read_curve
+from nas_hpc.analytics.proxy.curves import Array, few_points, read_curve
 from nas_hpc.analytics.proxy.thinning import spread
 from nas_hpc.apps.proxy.rounds import Model
 from nas_hpc.apps.proxy.tool import SELECTION, STATE_FILES, read_state_of
@@ -91,7 +91,10 @@ def read_reference(directory: Path | str, accuracy_id: str = "", latency_id: str
         raise WrongCall(_not_reported(source, kept, asked))
     said = spread(accuracy)
     models = tuple(_model(source / name) for name in kept)
-    notes = (f"full trainings: {said}",) if said else ()
+    few = few_points(
+        map(read_curve, (source / name for name in kept)), "at which step a task ranks as they do"
+    )
+    notes = tuple(f"full trainings: {one}" for one in (said, few) if one)
     return Reference(str(source), kept, models, accuracy, latency, notes, latency_id)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from nas_hpc.analytics.proxy.correlation import LEAST_MODELS
-from nas_hpc.analytics.proxy.curves import Array
-from nas_hpc.analytics.proxy.thinning import LEAST, TO_THE_END, Kept, desired_pcts, keep, spread
+from nas_hpc.analytics.proxy.curves import ENOUGH_POINTS, Array
+from nas_hpc.analytics.proxy.thinning import LEAST, TO_THE_END, Kept, described, desired_pcts, keep, spread
 from nas_hpc.apps.proxy.latencies import Latencies, LatencySettings, latency_settings
 from nas_hpc.apps.proxy.rounds import (
     LOOK_EVERY_S,
@@ -90,6 +90,7 @@ def begin(spec: TrialsSpec, settings: Mapping[str, Any], seed: int) -> Callable[
             "max_failure_pct": float(settings.get("max_failure_pct", MAX_FAILURE_PCT)),
             "models": {},
             "selected_models": [],
+            "spread": {},
             "notes": [],
             "stopping_state": "",
         },
@@ -304,6 +305,7 @@ class Selection:
             "state": trial.state,
             "accuracy": accuracy if math.isfinite(accuracy) else None,
             "latency": latency if math.isfinite(latency) else None,
+            "validations": 0 if curve is None else len(curve.pcts),
             "checkpoint_step": None if checkpoint is None else checkpoint.step,
             "reason_class": trial.reason_class,
             "reason": reason,
@@ -315,6 +317,8 @@ class Selection:
         rows = body["iterations"][-1]["trials"]
         good = [row for row in rows if not row["reason"]]
         body["selected_models"] = [row["model"] for row in good]
+        names = ("accuracy", "latency") if self._wants_latency else ("accuracy",)
+        body["spread"] = {name: described(np.array([row[name] for row in good])) for name in names}
         body["notes"] = self._notes(good)
         self._state.save()
         for line in body["notes"]:
@@ -334,6 +338,11 @@ class Selection:
         if len(good) < LEAST_MODELS:
             found.append(
                 f"{len(good)} models with a score: a proxy-task search needs {LEAST_MODELS} or more of them"
+            )
+        least = min(row["validations"] for row in good)
+        if 0 < least < ENOUGH_POINTS:
+            found.append(
+                f"{least} validations in a training: {ENOUGH_POINTS} or more show its score at each round"
             )
         several = len(self._body["iterations"]) > 1
         if several and all(row["checkpoint_step"] is None for row in good):

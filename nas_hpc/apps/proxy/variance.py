@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_hpc.analytics.proxy.curves import Curve
+from nas_hpc.analytics.proxy.curves import Curve, few_points
 from nas_hpc.analytics.proxy.variance import SMOOTHNESS_THRESHOLD, VARIANCE_THRESHOLD, Variance, judge
 from nas_hpc.apps.proxy.rounds import Model, Round, Rounds, advice_on, curve_of, failed_of, sample
 from nas_hpc.apps.proxy.tool import VARIANCE, StateFile
@@ -31,8 +31,6 @@ SEED_VARIABLE = "NAS_HPC_TRIAL_SEED"
 """A copy finds its seed there, and under the flag that the user names."""
 RESULT_FILE = "variance_and_smoothness.json"
 FIGURE_FILE = "training_curves.png"
-FEW_POINTS = 10
-"""With fewer validations of a training smoothness says little."""
 _log = logging.getLogger("nas_hpc.apps")
 
 
@@ -210,9 +208,8 @@ def _tried(round: Round, trial: Trial) -> dict[str, Any]:
 def _notes(curves: list[Curve | None]) -> list[str]:
     known = [one for one in curves if one is not None and len(one.scores)]
     notes = []
-    if known and min(len(one.scores) for one in known) < FEW_POINTS:
-        least = min(len(one.scores) for one in known)
-        notes.append(f"{least} validations in a training: {FEW_POINTS} or more show how smooth it is")
+    if few := few_points(known, "how smooth it is"):
+        notes.append(few)
     first = known[0].scores if known else np.array([])
     if len(known) > 1 and all(np.array_equal(one.scores, first, equal_nan=True) for one in known):
         notes.append(

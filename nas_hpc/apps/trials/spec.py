@@ -71,6 +71,8 @@ class TrialsSpec:
     """``vertex``: reports are written as Vertex AI NAS has them."""
     flag_style: str = "dashes"
     environ: Mapping[str, str] = field(default_factory=dict)
+    made_in: Mapping[str, str] = field(default_factory=dict)
+    """In which environment it was asked for, see ``apps.trials.environment``: for the record alone."""
     search_directory: str = ""
     """Of a ``train`` job: the directory of the search whose trials are trained."""
     chosen: tuple[int, ...] = ()

@@ -20,9 +20,9 @@ from nas_hpc.analytics.proxy.correlation import (
     possible,
     rank_correlation,
 )
-from nas_hpc.analytics.proxy.curves import Curve, read_curve
+from nas_hpc.analytics.proxy.curves import Curve, few_points, read_curve
 from nas_hpc.analytics.proxy.stopping import Limits, Stop, Stopped, best_task, first_stop
-from nas_hpc.analytics.proxy.thinning import desired_pcts, keep, spread, thin
+from nas_hpc.analytics.proxy.thinning import described, desired_pcts, keep, spread, thin
 from nas_hpc.analytics.proxy.variance import judge, smoothness, variation
 
 
@@ -180,6 +180,19 @@ def test_the_rounds_from_thirty_to_ten_and_those_of_the_published_run_from_fifty
     assert published[0][1] == 2.0
     assert published[-2][1] == pytest.approx(28.57936507936508, rel=1e-15)
     assert desired_pcts(12, 5, 5) == [(12, 100 / 12), (7, 100 / 12 + 100 / 7), (5, 101.0)]
+
+
+def test_range_gaps_and_groups_of_scores_are_told() -> None:
+    found = described(array(0.9, 0.1, math.nan, 0.15, 0.5, 0.52))
+    assert found == {"least": 0.1, "greatest": 0.9, "widest_gap": pytest.approx(0.38), "groups": 3}
+    assert described(array(0.5)) == {"least": 0.5, "greatest": 0.5, "widest_gap": 0.0, "groups": 1}
+    assert described(np.linspace(0.0, 1.0, 11))["groups"] == 1
+
+
+def test_fewer_than_ten_validations_of_a_whole_training_are_told() -> None:
+    whole, part = curve(*np.linspace(0, 1, 9)), curve(0.1, 0.2, pct=30)
+    assert few_points([whole, part, None], "more") == "9 validations in a training: 10 or more show more"
+    assert few_points([curve(*np.linspace(0, 1, 10)), part], "more") == few_points([None], "more") == ""
 
 
 def test_scores_around_two_values_are_told() -> None:
