@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.files import replace_file
-from nas_hpc.plain import plain, plain_object
+from nas_hpc.plain import plain_object
+from nas_hpc.trial.jsonfiles import write_json
 from nas_hpc.trial.place import trial_dir
 
 PARAMETERS_FILE = "nas_params_str.json"
@@ -55,10 +55,9 @@ def save_architecture(
     directory.mkdir(parents=True, exist_ok=True)
     found: list[tuple[str, object]] = [(PARAMETERS_FILE, plain_object(params, "the architecture"))]
     if expanded is not None:
-        found.append((EXPANDED_FILE, plain(expanded, "the expanded architecture")))
+        found.append((EXPANDED_FILE, plain_object({"object": expanded}, "what it expands to")["object"]))
     for name, content in found:
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        replace_file(directory / name, text, mode=0o644)
+        write_json(directory / name, content)
 
 
 def read_saved_architecture(directory: str | os.PathLike[str]) -> dict[str, Any]:

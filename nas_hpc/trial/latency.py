@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nas_hpc.files import replace_file
+from nas_hpc.plain import finite
+from nas_hpc.trial.jsonfiles import read_object, write_json
 from nas_hpc.trial.status import read_status
 
 MODEL_DIR: Final = "saved_model"
@@ -41,16 +42,14 @@ _SAVED_MODEL = "saved_model.pb"
 # -- what came of it -------------------------------------------------------------------------------
 def read_latency(trial_dir: Path | str) -> dict[str, Any] | None:
     """What stands in the record of a trial's model; None: it has none."""
-    return _read(Path(trial_dir, MODEL_DIR, LATENCY_FILE))
+    return read_object(Path(trial_dir, MODEL_DIR, LATENCY_FILE))
 
 
 def measured_latency(trial_dir: Path | str) -> float | None:
     """What was measured of the model that the trial in ``trial_dir`` exported, in milliseconds; None: it was
     not, or could not be."""
-    found = (read_latency(trial_dir) or {}).get(LATENCY_KEY)
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        return None
-    return float(found) if math.isfinite(found) and found >= 0.0 else None
+    found = finite((read_latency(trial_dir) or {}).get(LATENCY_KEY))
+    return found if found is not None and found >= 0.0 else None
 
 
 def is_measured(trial_dir: Path | str, since: float = 0.0) -> bool:
@@ -74,7 +73,7 @@ def write_latency(trial_dir: Path | str, found: Mapping[str, Any], worker: str, 
         about["device"] = device
     latency = found.get(LATENCY_KEY)
     body = {**found, LATENCY_KEY: -1.0 if latency is None else latency, **about}
-    _write(Path(trial_dir, MODEL_DIR, LATENCY_FILE), body)
+    write_json(Path(trial_dir, MODEL_DIR, LATENCY_FILE), body)
 
 
 def parsed(text: str) -> dict[str, Any] | None:
@@ -115,7 +114,7 @@ def request_latency(trial_dir: Path | str) -> None:
     OSError."""
     if measured_latency(trial_dir) is None:
         Path(trial_dir, MODEL_DIR, LATENCY_FILE).unlink(missing_ok=True)
-    _write(Path(trial_dir, MODEL_DIR, REQUEST_FILE), {"pid": os.getpid(), "timestamp": time.time()})
+    write_json(Path(trial_dir, MODEL_DIR, REQUEST_FILE), {"pid": os.getpid(), "timestamp": time.time()})
 
 
 # -- claims ----------------------------------------------------------------------------------------
@@ -166,7 +165,7 @@ def _following(path: Path) -> Path:
 def _made(path: Path, content: Mapping[str, Any]) -> bool:
     """Make the file, whole, if there is none: by a link, which also shared file systems make once only."""
     partial = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    _write(partial, content)
+    write_json(partial, content)
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -186,7 +185,7 @@ def _started(pid: int) -> int:
 
 
 def _is_dead(path: Path) -> bool:
-    content = _read(path)
+    content = read_object(path)
     if content is None:
         with suppress(OSError):
             return time.time() - path.stat().st_mtime > LIMIT_S
@@ -198,15 +197,3 @@ def _is_dead(path: Path) -> bool:
     if not isinstance(timestamp, int | float) or not isinstance(limit_s, int | float):
         return True
     return time.time() - timestamp > limit_s + _SPARE_S
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _write(path: Path, body: Mapping[str, Any]) -> None:
-    replace_file(path, json.dumps(body, indent=2) + "\n", mode=0o644)

@@ -7,7 +7,6 @@ these functions. Standard library only.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.files import replace_file
 from nas_hpc.plain import finite
+from nas_hpc.trial.jsonfiles import read_object, write_json
 from nas_hpc.trial.place import trial_dir
 
 TRAINING_FILE = "TRIAL_TRAINING_METRICS.json"
@@ -134,7 +133,7 @@ def read_training(model_dir: ModelDir = None) -> dict[str, Any]:
     """What is recorded of the training, with the keys of its file. Points that cannot be understood are left
     out; a record that is missing, or torn, is an empty one."""
     directory = trial_dir(model_dir)
-    content = (_read(directory / TRAINING_FILE) if directory is not None else None) or {}
+    content = (read_object(directory / TRAINING_FILE) if directory is not None else None) or {}
     spent = content.get("training_time")
     spent = spent if isinstance(spent, dict) else {}
     given = content.get("training_accuracy_over_steps")
@@ -154,7 +153,7 @@ def adopt_training(previous: str | os.PathLike[str], model_dir: ModelDir = None)
     """Take over the record of the trial in ``previous``, from whose checkpoint this one goes on, unless this
     one has a record. Raises OSError."""
     directory = trial_dir(model_dir)
-    content = _read(Path(previous) / TRAINING_FILE)
+    content = read_object(Path(previous) / TRAINING_FILE)
     if directory is not None and content is not None and not (directory / TRAINING_FILE).exists():
         _write(directory / TRAINING_FILE, content)
 
@@ -185,7 +184,7 @@ def forget_controller(model_dir: str | os.PathLike[str]) -> None:
 
 def why_stopped(model_dir: str | os.PathLike[str]) -> str:
     """Why the training was told to stop: a word of this module, or "" if it was not."""
-    content = _read(Path(model_dir) / STOPPED_FILE) or {}
+    content = read_object(Path(model_dir) / STOPPED_FILE) or {}
     return str(content.get("reason") or "")
 
 
@@ -230,17 +229,9 @@ def _point(item: object) -> dict[str, Any] | None:
 
 
 def _order(path: Path, key: str) -> float | None:
-    return finite((_read(path) or {}).get(key))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+    return finite((read_object(path) or {}).get(key))
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(content, indent=2) + "\n", mode=0o644)
+    write_json(path, content)

@@ -6,15 +6,14 @@ Standard library only.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.files import replace_file
 from nas_hpc.trial.architecture import parse_architecture, read_saved_architecture
+from nas_hpc.trial.jsonfiles import read_object, write_json
 from nas_hpc.trial.place import trial_dir, trial_number
 
 MAP_FILE = "retrain_map.json"
@@ -34,8 +33,7 @@ def retrain_map(trials: str | Sequence[int | str]) -> dict[str, str]:
 
 def save_retrain_map(directory: str | os.PathLike[str], trials: str | Sequence[int | str]) -> None:
     """Put the map into the directory of the trials that train again. Raises WrongCall and OSError."""
-    content = retrain_map(trials)
-    replace_file(os.path.join(directory, MAP_FILE), json.dumps(content, indent=2) + "\n", mode=0o644)
+    write_json(os.path.join(directory, MAP_FILE), retrain_map(trials))
 
 
 def nas_trial_id(trials: str | Sequence[int | str] | None = None) -> str:
@@ -46,11 +44,8 @@ def nas_trial_id(trials: str | Sequence[int | str] | None = None) -> str:
     if trials:
         return _chosen(retrain_map(trials), number)
     directory = trial_dir()
-    try:
-        content = json.loads((directory.parent / MAP_FILE).read_bytes()) if directory is not None else {}
-        return str(content.get(number, number))
-    except (OSError, ValueError, AttributeError):
-        return number
+    content = None if directory is None else read_object(directory.parent / MAP_FILE)
+    return str((content or {}).get(number, number))
 
 
 def previous_trial_dir(

@@ -5,15 +5,14 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 from dataclasses import dataclass
 from typing import Any
 
-from nas_hpc.files import replace_file
 from nas_hpc.plain import finite
+from nas_hpc.trial.jsonfiles import read_object, write_json
 
 STATUS_FILE = "job_status.json"
 SUCCESS, FAILED, FAILED_NAN = "success", "failed", "failed_with_nan_error"
@@ -75,12 +74,8 @@ def read_status(directory: str | os.PathLike[str]) -> Ended | None:
 
     The file of another program may have ``job_status`` alone.
     """
-    try:
-        with open(os.path.join(directory, STATUS_FILE), "rb") as stream:
-            content = json.loads(stream.read())
-        status = content["job_status"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    content = read_object(os.path.join(directory, STATUS_FILE)) or {}
+    status = content.get("job_status")
     if status not in (SUCCESS, FAILED, FAILED_NAN):
         return None
     usual = {SUCCESS: "", FAILED: ERROR, FAILED_NAN: NAN}[status]
@@ -99,8 +94,7 @@ def read_status(directory: str | os.PathLike[str]) -> Ended | None:
 
 def write_status(directory: str | os.PathLike[str], ended: Ended) -> None:
     """Put the trial's end into its directory, at once and for good. Raises OSError."""
-    text = json.dumps(ended.to_dict(), indent=2) + "\n"
-    replace_file(os.path.join(directory, STATUS_FILE), text, mode=0o644)
+    write_json(os.path.join(directory, STATUS_FILE), ended.to_dict())
 
 
 def failed(reason_class: str, reason: str) -> Ended:

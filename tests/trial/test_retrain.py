@@ -39,6 +39,8 @@ def test_an_architecture_is_json_or_the_file_that_was_saved(tmp_path: Path) -> N
     save_architecture(tmp_path / "1", params, [{"filters": np.int64(8)}])
     assert parse_architecture(tmp_path / "1" / "nas_params_str.json") == params
     assert json.loads((tmp_path / "1" / "serialized_tunable_object.json").read_text()) == [{"filters": 8}]
+    with pytest.raises(WrongCall, match="what it expands to: nan is no number that JSON has"):
+        save_architecture(tmp_path / "1", params, [float("nan")])
 
 
 @pytest.mark.parametrize(
