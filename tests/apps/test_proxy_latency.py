@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 
 from nas_hpc import trial
-from nas_hpc.apps.proxy import selection
+from nas_hpc.apps.proxy import selection, task_pictures
 from nas_hpc.apps.proxy.latencies import Latencies, LatencySettings, check_latencies
 from nas_hpc.apps.proxy.reference import read_reference
-from nas_hpc.apps.proxy.tool import follow, followed
+from nas_hpc.apps.proxy.search import ProxySearch, ProxySettings
+from nas_hpc.apps.proxy.tool import follow, followed, read_state_of
 from nas_hpc.apps.proxy.worker import Worker, WorkerSettings, ended
 from nas_hpc.apps.trials.spec import TrialsSpec, read_spec, write_json, write_spec
 from nas_hpc.cli.main import main
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.trial import latency, rewards
 from nas_hpc.trial.measure import Calculator
+from nas_hpc.trial.proxy_tasks import ProxyTaskConfig
 from tests.apps.played_trainer import Played, Trainer, runner_of, spec_in
 from tests.apps.support import ROOT
 from tests.support import wait_until
@@ -409,6 +411,34 @@ def test_measured_latencies_are_those_of_a_selection_and_one_that_fails_stops_no
     assert sum(row["latency"] is not None for row in last["trials"]) == 2  # its second one fails again
 
 
+def test_measured_latencies_are_compared_and_not_those_of_trainers(
+    tmp_path: Path, calculator: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_pictures, "_drawn", lambda call: None)
+    for number, place in enumerate(exported_in(tmp_path / "full", 5), 1):
+        write_json(place / "nas_params_str.json", {"x": 10 * number, "y": 6 - number})
+        trial.update_trial_training_accuracy_metric(place, number / 10, 0, 99, 1.0, 100)
+        latency.write_latency(place, {latency.LATENCY_KEY: 6.0 - number}, "w")
+    spec = spec_in(tmp_path / "tool", "proxy_search", max_parallel=5)
+    reference = read_reference(tmp_path / "full")
+    trainer = Exporting(latency=lambda parameters: float(parameters["x"]))
+    with Measuring(tmp_path / "endpoint", trainer, workers=5) as peer:
+        for calls, told in ((calculator, 1.0), ((), -1.0)):
+            name = "measured" if calls else "told"
+            latencies = LatencySettings(latency_calculator=calls, num_latency_workers=2)
+            settings = ProxySettings(generator="", selection="", look_every_s=0.02, latencies=latencies)
+            runner = runner_of(peer, spec, 1 if calls else 2)
+            with runner.evaluator:
+                task = ProxyTaskConfig(name, {"task": name})
+                ProxySearch(spec, settings, reference, [task], runner, 5).run()
+            record = read_state_of(spec.directory, "proxy_search")["proxy_tasks_map"][name]
+            assert record["proxy_task_stats"]["latency_correlation"] == pytest.approx(told), record
+            assert record["latency_calculator_job_name"] == (
+                "ProxyTask_job_measured_latency" if calls else ""
+            )
+    assert sorted(ledger(tmp_path)) == ["1", "2", "3", "4", "5"]
+
+
 def test_workers_beside_a_selection_measure_its_models_in_every_round(
     tmp_path: Path, calculator: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,3 +502,66 @@ def test_full_trainings_have_measured_latencies_or_those_of_their_trainers_but_n
         check_latencies(measures, few)
     latency.write_latency(places[4], {latency.LATENCY_KEY: 5.0}, "w")
     check_latencies(measures, read_reference(tmp_path / "search"))
+
+
+# -- all of it -------------------------------------------------------------------------------------
+TRAINER = """
+import argparse, pathlib
+from nas_hpc import trial
+parser = argparse.ArgumentParser()
+trial.add_arguments(parser)
+flags = parser.parse_args()
+y = trial.read_architecture(flags)["y"]
+for step in range(2):
+    trial.update_trial_training_accuracy_metric(flags.job_dir, y / 10 + step / 100, step, step, 1.0, 2)
+model = pathlib.Path(flags.job_dir, "saved_model")
+model.mkdir(exist_ok=True)
+(model / "weights").touch()
+found = trial.wait_for_latency(flags.job_dir)
+waited = found["latency_in_milli_seconds"] if found else -1.0
+trial.report("accuracy", y / 10, 2, other_metrics={"waited": waited})
+"""
+
+
+def nas(tmp_path: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "nas_hpc.cli", *words, "--site", str(tmp_path / "site")]
+
+
+@pytest.mark.slow
+def test_a_worker_outlives_the_selection_that_it_measures_for(
+    tmp_path: Path, calculator: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    (tmp_path / "space.py").write_text("space = {'y': [1, 2, 3, 4, 5]}\n")
+    launcher = nas(tmp_path, "launcher", "--job-mode", "serial")
+
+    subprocess.run([sys.executable, "-m", "nas_hpc.cli", "init", str(tmp_path / "site")], check=True)
+    made = nas(
+        tmp_path, "select-proxy-task-models", "--job-name", "a", "--root-output-dir", "out", "--no-launch",
+        "--trainer", f"{sys.executable} trainer.py", "--search-space-module", "space.py:space",
+        "--accuracy-metric-id", "accuracy", "--start-num-models", "5", "--final-num-models", "5",
+        "--max-parallel-nas-trial", "2", "--on-premises-latency",
+    )  # fmt: skip
+    subprocess.run(made, check=True)
+    [selected] = (tmp_path / "out").glob("Model_Selection_a_*")
+    (tmp_path / "hold2").touch()
+    with worker(tmp_path, selected) as beside:
+        with subprocess.Popen(launcher) as first:
+            wait_until(
+                lambda: "2" in ledger(tmp_path), 120, "the worker to measure a model that is waited for"
+            )
+            first.kill()
+        (tmp_path / "hold2").unlink()
+        assert beside.poll() is None
+        subprocess.run(launcher, check=True, timeout=200)
+        found = answer(beside)
+    assert found["state"] == "SUCCEEDED"
+    assert sorted(ledger(tmp_path)) == ["1", "2", "3", "4", "5"]  # once, though trainings began anew
+    [only] = json.loads((selected / "MODEL_SELECTION_STATE.json").read_text())["iterations"]
+    latencies = [row["latency"] for row in only["trials"]]
+    assert latencies == [100 * row["accuracy"] for row in only["trials"]]
+    assert sorted(latencies) == [10.0, 20.0, 30.0, 40.0, 50.0]
+    reported = (Path(only["search_job_link"]) / "trials.csv").read_text()
+    assert "-1.0" not in reported  # all trainers have got theirs
