@@ -117,6 +117,11 @@ def request_latency(trial_dir: Path | str) -> None:
     write_json(Path(trial_dir, MODEL_DIR, REQUEST_FILE), {"pid": os.getpid(), "timestamp": time.time()})
 
 
+def forget_request(trial_dir: Path | str) -> None:
+    """The trial begins again, and will write its model again. Raises OSError."""
+    Path(trial_dir, MODEL_DIR, REQUEST_FILE).unlink(missing_ok=True)
+
+
 # -- claims ----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -31,7 +31,7 @@ from nas_hpc.files import replace_file
 from nas_hpc.processes import ranks
 from nas_hpc.trial import checkpoints, place, proxy, rewards, status
 from nas_hpc.trial.child import INTERRUPTIONS, Child
-from nas_hpc.trial.latency import LATENCY_KEY, measured_latency
+from nas_hpc.trial.latency import LATENCY_KEY, forget_request, measured_latency
 from nas_hpc.trial.metrics import Report, read_reports
 from nas_hpc.trial.status import Ended
 
@@ -201,6 +201,7 @@ def _prepare(trial: Trial, before: Ended | None) -> None:
             ):
                 _set_aside(path)
         checkpoints.remove_torn(trial.directory)
+        forget_request(trial.directory)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(trial.directory / status.STATUS_FILE)  # last: what was begun here is begun again
     except OSError as error:

@@ -324,10 +324,12 @@ def test_a_trial_of_a_search_with_a_calculator_measures_its_model_itself(
                "NAS_HPC_JOB_DIR": str(tmp_path), "NAS_HPC_JOB_ID": "a", "NAS_HPC_ATTEMPT": "1"}  # fmt: skip
     run = [sys.executable, "-m", "nas_hpc.trial.run", "--trial-dir", str(place), "--metric", "accuracy", "--",
            sys.executable, "-c", trainer]  # fmt: skip
-    for word, reward in (("asks", 0.8 * 5 / 7), ("asks not", 0.8)):
+    latency.request_latency(place)  # of an attempt that was interrupted
+    for word, reward in (("asks not", 0.8), ("asks", 0.8 * 5 / 7)):
         subprocess.run([*run, word], env=environ, check=True)
         result = json.loads((tmp_path / "result.json").read_text())
         assert result["objective"] == pytest.approx(reward)
+        assert (place / "saved_model" / latency.REQUEST_FILE).exists() == (word == "asks")
         assert result["metadata"]["latency_in_milli_seconds"] == 10.0
         (place / "saved_model" / latency.LATENCY_FILE).unlink()
         (place / "job_status.json").unlink()

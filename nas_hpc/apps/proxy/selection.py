@@ -252,10 +252,11 @@ class Selection:
             return
         failed = failed_of(trials)
         classes = f" ({classes_of(failed)})" if failed else ""
+        what = ", the calculator" if self._settings.latency_calculator else ""
         advice = "; ".join(advice_on(failed)) or f"{invalid[0]['reason']}"
         raise WorkFailed(
             f"{round.name}: {len(invalid)} of {iteration['num_trials']} models are invalid{classes}, more "
-            f"than {self._body['max_failure_pct']:g} %: correct the search space or the trainer. "
+            f"than {self._body['max_failure_pct']:g} %: correct the search space{what} or the trainer. "
             f"Advice: {advice}"
         )
 
