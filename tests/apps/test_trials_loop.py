@@ -172,6 +172,28 @@ def test_a_search_that_goes_on_has_the_future_that_it_would_have_had(tmp_path: P
     assert search("interrupted", 3, 11, 12) == search("whole")
 
 
+def test_a_search_that_ends_after_every_result_goes_on_to_the_same_state(tmp_path: Path) -> None:
+    def search(name: str, *, every: bool) -> list[Any]:
+        place = tmp_path / name
+        place.mkdir()
+        spec = spec_in(place, max_trials=9, max_parallel=1, max_failed=0, algorithm="evo", train_flags={},
+                       train_frequency=3, train_max_parallel=1)  # fmt: skip
+        with peer_at(place, Ledger(lambda config: config["x"] == 5), workers=1) as peer:
+            for attempt in range(1, 12 if every else 1):
+                with pytest.raises(Interrupted):
+                    run(peer, spec, attempt=attempt, stop_after=attempt)
+            run(peer, spec, attempt=12)
+            assert set(peer.ledger.values()) == {1}, "nothing runs twice"
+        state, times = read_state(place / "root"), ("started", "ended", "seconds", "updated", "directory")
+        state["best"] = {name: value for name, value in state["best"].items() if name not in times}
+        rows = [{**row, **dict.fromkeys(times)} for row in read_trials(place / "root")]
+        assert len(rows) == 12
+        assert {row["state"] for row in rows} == {"SUCCEEDED", "FAILED"}
+        return [{**state, "updated": 0}, rows]
+
+    assert search("interrupted", every=True) == search("whole", every=False)
+
+
 def test_stage_2_trains_the_best_of_every_so_many(tmp_path: Path) -> None:
     spec = spec_in(
         tmp_path, max_trials=8, train_flags={"epochs": "9"}, train_frequency=4, train_max_parallel=2
