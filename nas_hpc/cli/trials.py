@@ -168,6 +168,7 @@ def _go_on(
     what: str,
     only: frozenset[int] | None = None,
 ) -> int:
+    from nas_hpc.apps.trials.spec import TRAIN
     from nas_hpc.launcher.endings import ended_with
 
     launched = not flags["no_launch"]
@@ -189,7 +190,8 @@ def _go_on(
         if state is State.FAILED and count == ended:
             raise WrongCall(f"rerun: no trial of {spec.job_name} has failed; see: nas-hpc list-trials {word}")
         if finished and count == before and not _is_more(found.directory, spec):
-            note(f"{spec.job_name} is finished: give more --max-nas-trial to go on")
+            more = "" if spec.kind == TRAIN else ": give more --max-nas-trial to go on"
+            note(f"{spec.job_name} is finished{more}")
             return 0
         count += len(ended_with(store, found.job)) - before
         _keep(spec)
@@ -206,11 +208,17 @@ def _go_on(
 def _with_limits(directory: str, flags: dict[str, Any]) -> TrialsSpec:
     """The job's specification with the limits that were given anew. Raises WrongCall."""
     from nas_hpc.apps.trials.records import read_trials
-    from nas_hpc.apps.trials.spec import SEARCH, read_spec
+    from nas_hpc.apps.trials.spec import SEARCH, TRAIN, read_spec
 
     old = read_spec(directory)
     limits = ("max_trials", "max_parallel", "max_failed")
     new = {name: flags[name] for name in limits if flags[name] is not None}
+    if old.kind == TRAIN and "max_trials" in new:
+        raise WrongCall(
+            f"--max-nas-trial: {old.job_name} trains {len(old.chosen)} chosen trials: leave it out"
+        )
+    if old.kind == TRAIN and "max_parallel" in new:
+        new["train_max_parallel"] = new["max_parallel"]
     if flags["time_limit"] is not None:
         new["time_limit_s"] = flags["time_limit"]
     begun = sum(row["stage"] == SEARCH for row in read_trials(directory))
@@ -238,11 +246,10 @@ def _keep(spec: TrialsSpec) -> None:
 
 def _check_failed(directory: str, numbers: frozenset[int]) -> None:
     from nas_hpc.apps.trials.records import FAILED, read_trials
-    from nas_hpc.apps.trials.spec import SEARCH
+    from nas_hpc.apps.trials.spec import own_stage, read_spec
 
-    failed = {
-        row["trial"] for row in read_trials(directory) if row["stage"] == SEARCH and row["state"] == FAILED
-    }
+    stage, rows = own_stage(read_spec(directory)), read_trials(directory)
+    failed = {row["trial"] for row in rows if (row["stage"], row["state"]) == (stage, FAILED)}
     for number in sorted(numbers - failed):
         there = ", ".join(map(str, sorted(failed))) or "none"
         raise WrongCall(f"--trials: trial {number} has not failed; failed trials are: {there}")

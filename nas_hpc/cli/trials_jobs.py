@@ -165,7 +165,7 @@ def finish(site: Site, job: Job, spec: TrialsSpec, code: int, *, as_json: bool) 
                     "directory": spec.directory})  # fmt: skip
     else:
         message = str(state.get("message") or "")
-        if message and not stopped and not reason:
+        if message and not stopped and not reason and state.get("state") != "INTERRUPTED":
             print(message)
         for title, name in (("trials", TRIALS_FILE), ("figure", FIGURE_FILE)):
             path = os.path.join(spec.directory, name)
@@ -244,13 +244,13 @@ def _check_no_tool(word: str, directory: str) -> None:
 def again(
     site: Site, store: Store, job: Job, spec: TrialsSpec, state: State, only: frozenset[int] | None = None
 ) -> TrialsSpec:
-    """``spec`` with its trials that are in ``state`` to run again, the search's if ``only`` has them; and let
+    """``spec`` with its trials that are in ``state`` to run again, if ``only`` has them; and let
     the job itself run again. Raises WrongCall while it runs.
 
     What was killed with the job goes on with it, without being asked to (``ended_with``): as another
     evaluation it would run twice. But for what is too much for a lower ``spec.max_parallel``.
     """
-    from nas_hpc.apps.trials.spec import SEARCH, trial_of
+    from nas_hpc.apps.trials.spec import own_stage, trial_of
     from nas_hpc.launcher.endings import ended_with
 
     check_not_run(store, job)
@@ -266,7 +266,7 @@ def again(
         stage, number, before = trial_of(one.seq)
         key = f"{stage}/{number}"
         asked = one.state is state and one.id not in went
-        wanted = asked and (only is None or (stage == SEARCH and number in only))
+        wanted = asked and (only is None or (stage == own_stage(spec) and number in only))
         if (wanted or one.id in held) and before == spec.again.get(key, 0):
             times[key] = before + 1
     return replace(spec, again=times)
@@ -275,11 +275,12 @@ def again(
 def _hold_back(store: Store, job: Job, spec: TrialsSpec, went: Collection[str]) -> list[Job]:
     """End those of the trials that would go on at once with the job (``went``: killed with it) which are more
     than may run at once now: they run again one after the other."""
-    from nas_hpc.apps.trials.spec import SEARCH, trial_of
+    from nas_hpc.apps.trials.spec import own_stage, trial_of
 
     unfinished = store.jobs(JobFilter(creator=job.id))
     going = [one for one in unfinished if one.id in went or one.state not in FINAL]
-    mine = sorted((one for one in going if trial_of(one.seq)[0] == SEARCH), key=lambda one: one.seq)
+    own = own_stage(spec)
+    mine = sorted((one for one in going if trial_of(one.seq)[0] == own), key=lambda one: one.seq)
     surplus = mine[spec.max_parallel :]
     if surplus:
         killed = [one.id for one in surplus if one.id in went]

@@ -133,6 +133,8 @@ def _train_two(bench: Bench, found: list[dict[str, Any]], ledger: Path) -> None:
         ("nas", "train", "1"),
         ("nas", "train", "2"),
     ]
+    assert "trains 2 chosen trials" in bench.nas("search-resume", name, "--max-nas-trial", "3", code=2)
+    assert f"{name} is finished\n" in bench.nas("search-resume", name, "--no-launch")
 
 
 @pytest.mark.slow

@@ -100,6 +100,11 @@ def id_of(spec: TrialsSpec, stage: str, number: int) -> int:
     return spec.again.get(f"{stage}/{number}", 0) * _TIMES + (_SECOND if stage == TRAIN else 0) + number
 
 
+def own_stage(spec: TrialsSpec) -> str:
+    """The stage of the trials that a job is made for; a search has others beside them."""
+    return TRAIN if spec.kind == TRAIN else SEARCH
+
+
 def trial_of(id: int) -> tuple[str, int, int]:
     """(stage, number, how often it had been asked to run again) of the trial with this id."""
     times, rest = divmod(id, _TIMES)
