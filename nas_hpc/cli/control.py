@@ -217,7 +217,7 @@ def _say(jobs: Sequence[Job], what: str, as_json: bool) -> None:
     own = [job for job in jobs if not job.creator]
     for job in own:
         print(f"{what} {job.workflow}/{job.name} ({short(job.id)})")
-    if len(jobs) > len(own):
-        print(f"{what} {len(jobs) - len(own)} evaluations")
+    if others := len(jobs) - len(own):
+        print(f"{what} {others} evaluation{'s' * (others > 1)}")
     if not jobs:
         print("no job changed")

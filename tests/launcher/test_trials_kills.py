@@ -36,6 +36,8 @@ from tests.support import processes_of, wait_until, words_of
 
 TRIALS = {"search": 10, VARIANCE: 4, SELECTION: 12, SEARCH_TASK: 10}
 """How many each of them trains in all."""
+AT_ONCE = {"job": 2, "Variance_Measurement_job": 2, "Model_Selection_job": 3, "Search_controller_job": 5}
+"""How many may at once, by workflow."""
 TASKS = """
 from nas_hpc.trial.proxy_tasks import ProxyTaskConfig
 def tasks(flags):
@@ -158,6 +160,8 @@ class Disturbed:
         for job in trials:
             assert Counter(event["new"] for event in job["history"])["JOB_FINISHED"] == 1, job
             assert job["state"] == "JOB_FINISHED", job
+        for workflow, most in AT_ONCE.items():
+            assert most_at_once([job for job in trials if job["workflow"] == workflow]) <= most, workflow
         assert not self.said("twice"), self.ledger.read_text()
 
     def trials(self) -> list[dict[str, Any]]:
