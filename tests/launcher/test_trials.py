@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,13 @@ from typing import Any
 import pytest
 
 from tests.launcher.bench import Bench
-from tests.support import wait_until
 
 TRAINER = """
-import argparse, json, os, sys, time
+import argparse, json, os
 from pathlib import Path
 from nas_hpc.trial import report
 parser = argparse.ArgumentParser()
-for flag in ("--nas-params-str", "--job-dir", "--ledger", "--fail", "--slow"):
+for flag in ("--nas-params-str", "--job-dir", "--ledger", "--fail"):
     parser.add_argument(flag, default="")
 given, _ = parser.parse_known_args()
 parameters = json.loads(Path(given.nas_params_str).read_text())
@@ -28,8 +25,6 @@ def note(what):
     os.write(fd, f"{what} {given.job_dir}\\n".encode())
     os.close(fd)
 note("start")
-if given.slow:
-    time.sleep(float(given.slow))
 if parameters["x"] >= float(given.fail or 99):
     raise MemoryError("no memory left")
 report("accuracy", 1.0 - parameters["x"] / 10, 3, other_metrics={"width": parameters["y"]})
@@ -164,32 +159,6 @@ def test_the_third_failure_ends_the_search_and_what_was_corrected_runs_again(ben
     assert most_at_once(evaluations(bench, "cap")) <= 2
     again = {row["trial"]: row["parameters"] for row in rows(bench, "cap")}
     assert all(again[row["trial"]] == row["parameters"] for row in failed)
-
-
-@pytest.mark.slow
-def test_a_search_survives_the_ends_of_its_launchers_and_runs_nothing_finished_again(bench: Bench) -> None:
-    ledger = bench.directory / "ledger"
-    make(bench, "ended", "--search-flags", f"ledger={ledger}", "slow=0.3")
-    done: dict[str, int] = {}
-    for number, least in ((signal.SIGTERM, 2), (signal.SIGKILL, 5)):
-        launcher = bench.start("--job-mode", "serial", "--wf-filter", "ended")
-        enough = f"{least} trials"
-        wait_until(lambda n=least: ledger.exists() and ledger.read_text().count("end ") >= n, 120, enough)
-        os.kill(launcher.pid, number)
-        launcher.communicate(timeout=120)
-        for job in evaluations(bench, "ended"):
-            if job["state"] == "JOB_FINISHED":
-                done.setdefault(job["name"].removeprefix("task"), started(ledger, job["name"]))
-    bench.launch("--job-mode", "serial", "--wf-filter", "ended", timeout_s=300)
-    assert [row["state"] for row in rows(bench, "ended")] == ["SUCCEEDED"] * 10
-    assert {trial: started(ledger, trial) for trial in done} == done
-    assert most_at_once(evaluations(bench, "ended")) <= 2
-
-
-def started(ledger: Path, task: str) -> int:
-    """How often a trial was started."""
-    lines = [line for line in ledger.read_text().splitlines() if line.startswith("start ")]
-    return [line.rpartition("/")[2] for line in lines].count(task.removeprefix("task"))
 
 
 @pytest.mark.slow
