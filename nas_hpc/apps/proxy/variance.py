@@ -211,7 +211,8 @@ def _notes(curves: list[Curve | None]) -> list[str]:
     if few := few_points(known, "how smooth it is"):
         notes.append(few)
     first = known[0].scores if known else np.array([])
-    if len(known) > 1 and all(np.array_equal(one.scores, first, equal_nan=True) for one in known):
+    drawn = len(known) > 1 and bool(np.ptp(first) > 0.0)  # else nothing was learnt, which is said otherwise
+    if drawn and all(np.array_equal(one.scores, first, equal_nan=True) for one in known):
         notes.append(
             "all copies have the same scores: their trainer draws the same random numbers each time; give "
             f"--seed-flag, or have it read {SEED_VARIABLE}"

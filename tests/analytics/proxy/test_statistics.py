@@ -23,7 +23,7 @@ from nas_hpc.analytics.proxy.correlation import (
 from nas_hpc.analytics.proxy.curves import Curve, few_points, read_curve
 from nas_hpc.analytics.proxy.stopping import Limits, Stop, Stopped, best_task, first_stop
 from nas_hpc.analytics.proxy.thinning import described, desired_pcts, keep, spread, thin
-from nas_hpc.analytics.proxy.variance import judge, smoothness, variation
+from nas_hpc.analytics.proxy.variance import _judged, judge, smoothness, variation
 
 
 def array(*values: float) -> np.ndarray:
@@ -95,6 +95,8 @@ def test_the_thresholds_themselves_are_good() -> None:
     finals = array(0.6, 1.4)  # mean 1, deviation 0.4
     assert variation(finals) == pytest.approx(0.4)
     assert judge([curve(0.1, float(final)) for final in array(0.6000001, 1.4)]).variance.good
+    assert _judged("smoothness", 10.0, 10.0, "").good
+    assert not _judged("smoothness", 10.000001, 10.0, "").good
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,8 @@ def test_pinned_extremes_of_both_axes_survive(accuracy: np.ndarray, remove: int,
 def test_thinning_does_not_depend_on_the_units(remove: int, unit: float, seed: int) -> None:
     accuracy, latency = np.random.default_rng(seed).random((2, 12))
     assert thin(accuracy, latency, remove) == thin(accuracy, unit * latency + 5.0, remove)
+    assert thin(accuracy, latency, remove) == thin(unit * accuracy - 1.0, latency, remove)
+    assert thin(accuracy, None, remove) == thin(unit * accuracy + 1.0, None, remove)
 
 
 def test_invalid_models_go_first_and_count() -> None:
@@ -259,6 +263,33 @@ def test_trainings_are_compared_where_both_were_validated() -> None:
     assert between.steps.tolist() == [99, 149, 199, 299]
     assert between.scores[0] == pytest.approx([0.1, 0.15, 0.2, 0.3])
     assert between.scores[1] == pytest.approx([math.nan, 0.2, 0.2 + 0.2 / 3, 0.4], nan_ok=True)
+
+
+def test_seven_trainings_one_of_them_lost_and_one_without_its_last_step_give_the_reference_values() -> None:
+    full = array(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    first, second = [0.2, 0.1, 0.0, 0.5, 0.3, 0.4], [0.3, 0.1, 0.2, 0.5, 0.4]
+    seconds = [100.0, 200.0, 200.0, 200.0, 200.0, 100.0]
+    curves: list[Curve | None] = [
+        Curve(np.array([99, 199]), array(50, 100), array(first[at], second[at]), 200, seconds[at])
+        for at in range(5)
+    ]
+    curves += [Curve(np.array([99]), array(50), array(first[5]), 100, seconds[5]), None]
+    found = correlations(align(curves), full)
+    assert found.tau == pytest.approx([1 / 3, 0.4])
+    assert found.p_value == pytest.approx([0.46944444, 0.48333333], abs=1e-8)
+    assert found.median_score.tolist() == [0.3, 0.3]
+    assert found.median_hours == pytest.approx([0.0275, 0.02763889], abs=1e-8)
+
+
+@given(hn.arrays(np.float64, 8, elements=st.integers(0, 50)), st.sampled_from([1e-3, 0.5, 7.0, 1e4]))
+def test_a_rank_correlation_does_not_depend_on_the_scale_of_either_score(
+    proxy: np.ndarray, scale: float
+) -> None:
+    full = array(3, 1, 4, 1, 5, 9, 2, 6)
+    once = rank_correlation(proxy, full)
+    assert rank_correlation(scale * proxy + 3.0, full) == pytest.approx(once, nan_ok=True)
+    assert rank_correlation(proxy, scale * full - 1.0) == pytest.approx(once, nan_ok=True)
+    assert rank_correlation(-proxy, full)[0] == pytest.approx(-once[0], nan_ok=True)
 
 
 def test_whether_a_correlation_is_still_possible() -> None:
