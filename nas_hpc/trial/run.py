@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from nas_hpc.errors import WrongCall
@@ -99,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     heard = _hear(trial)
     ended = replace(_judge(trial, code, child, heard), return_code=code)
     if ended.ok:
+        for number in INTERRUPTIONS:  # it ends the measurement, which gets it, too: the training is over
+            signal.signal(number, _go_on)
         rewards.measure_left(trial.directory)
     if child.printed and not child.printed.endswith("\n"):
         _print("", sys.stdout)
@@ -349,6 +352,10 @@ def _write_result(trial: Trial, ended: Ended, heard: Heard, code: int) -> None:
         "return_code": code,
     }
     replace_file(os.path.join(directory, "result.json"), json.dumps(content), mode=0o644)
+
+
+def _go_on(_: int, __: FrameType | None) -> None:
+    """Not ignored: what this process starts would ignore it, too."""
 
 
 def _end_by(number: int, trial: Trial) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from nas_hpc.analytics.proxy.curves import read_curve
 from nas_hpc.trial import load_checkpoint, place
+from nas_hpc.trial.latency import measured_latency
 from nas_hpc.trial.metrics import last_metrics
 from nas_hpc.trial.proxy import post_desired_training_pct
 from nas_hpc.trial.status import Ended, read_status
@@ -286,6 +287,25 @@ def test_what_an_interrupted_attempt_reported_counts_and_what_it_left_half_writt
     assert len(list((bench.trial / "checkpoint").iterdir())) == 1
     assert bench.run("pass") == (0, "DH-OUTPUT: 0.5\n", "")
     assert not list((bench.trial / "checkpoint").iterdir())
+
+
+def test_a_training_is_not_lost_to_the_end_of_the_measurement_behind_it(bench: Bench) -> None:
+    code = "import sys, time; print('measures', file=sys.stderr, flush=True); time.sleep(600)"
+    who = {"command": [sys.executable, "-c", code], "limit_s": 600}
+    bench.environ["NAS_HPC_TRIAL_LATENCY"] = json.dumps(who)
+    process = bench.start("""
+        import os
+        from nas_hpc.trial import report
+        report("top_1_accuracy", 0.5, 1)
+        os.mkdir(os.environ["AIP_MODEL_DIR"])
+        open(os.environ["AIP_MODEL_DIR"] + "/model", "w")
+    """)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "measures\n"
+    os.killpg(process.pid, signal.SIGTERM)  # as an agent does
+    assert bench.end_of(process)[:2] == (0, "DH-OUTPUT: 0.5\n")
+    assert (bench.result()["outcome"], bench.status().reward) == ("ok", 0.5)
+    assert measured_latency(bench.trial) is None
 
 
 def test_what_cannot_be_written_does_not_hide_the_rest_of_how_a_trial_ended(bench: Bench) -> None:
