@@ -3,6 +3,8 @@
 #
 #   quickstart.sh [arguments for the search]        hyperparameters of a network, in under three minutes
 #   quickstart.sh nas [arguments for the search]    architectures of one, with TensorFlow: two minutes after its installation
+#   quickstart.sh trials [arguments for it]         a cheap training for a trainer of one's own, a search with it, the full
+#                                                   training of the best: three minutes (launch_scripts/proxy_chain.sh)
 #
 # Safe to run again: what is installed stays, and a search that was interrupted goes on.
 set -euo pipefail
@@ -12,7 +14,7 @@ cd -- "$root"
 
 kind=hps
 case ${1:-} in
-hps | nas) kind=$1 && shift ;;
+hps | nas | trials) kind=$1 && shift ;;
 -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
 esac
 
@@ -39,6 +41,9 @@ export PATH="$venv/bin:$PATH"
 if [ "$kind" = nas ]; then
     exec nas-hpc run nas quickstart-nas -p nas_hpc.problems.nas.digits_dense.Problem --app EVO \
         --max-evals 120 "$@"
+fi
+if [ "$kind" = trials ]; then
+    exec launch_scripts/proxy_chain.sh "$@"
 fi
 exec nas-hpc run hps quickstart -p nas_hpc.problems.hps.digits.Problem -r nas_hpc.problems.hps.digits.run \
     --max-evals 40 "$@"

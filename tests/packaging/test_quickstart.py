@@ -63,6 +63,8 @@ def test_quickstart_installs_searches_and_reports_and_says_so_when_run_again(
     assert "finished already" in again.stdout + again.stderr
     assert f"best objective  {said['best objective']}" in again.stdout
     print(f"first run {first_s:.0f} s, again {again_s:.0f} s")
+    chain, _ = quickstart(tree, "trials", "--epochs", "none")  # tests/packaging/test_proxy_chain.py runs it
+    assert (chain.returncode, chain.stderr) == (2, "--epochs none: give a whole number, 1 or more\n")
     if importlib.util.find_spec("tensorflow") is not None:  # else it may not be had here at all
         check_architectures(tree)
 
