@@ -26,6 +26,8 @@ _RESERVED = ("step", "value", "time")
 _OF_NAMED = ("metric", "other_metrics", "reward", "scaling", "trial")
 _checked: set[str] = set()
 """Metric files whose first report of this process has what the search waits for."""
+_whole: set[str] = set()
+"""Metric files that this process has written to: a last line without an end is one that others are writing."""
 _told: set[str] = set()
 
 
@@ -228,11 +230,20 @@ def _warn(about: str, text: str) -> None:
 def _append(path: str, line: bytes) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":  # a disk was full, or its writer killed: torn
+        if path not in _whole and _is_torn(fd):
             line = b"\n" + line
         left = memoryview(line)
         while left:  # a disk that gets full takes a part, and says so of the rest
             left = left[os.write(fd, left) :]
+        _whole.add(path)
+    except OSError:
+        _whole.discard(path)
+        raise
     finally:
         os.close(fd)
+
+
+def _is_torn(fd: int) -> bool:
+    """Whether the last line has no end: a disk was full, or its writer was killed."""
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
