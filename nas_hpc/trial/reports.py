@@ -27,7 +27,7 @@ _OF_NAMED = ("metric", "other_metrics", "reward", "scaling", "trial")
 _checked: set[str] = set()
 """Metric files whose first report of this process has what the search waits for."""
 _whole: set[str] = set()
-"""Metric files that this process has written to: a last line without an end is one that others are writing."""
+"""Metric files that this process has written to: a last line without an end is one that is being written."""
 _told: set[str] = set()
 
 
