@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas_hpc.cli.context import Invocation, site_options
+from nas_hpc.cli.context import Invocation, note, site_options
 from nas_hpc.cli.latency_flags import LATENCY_FLAGS, LATENCY_NAMES, latency_values
 from nas_hpc.cli.proxy_jobs import TOOL_FLAGS, Tool, begin, go_on
 from nas_hpc.cli.trials_flags import TrialsCommand, checked_metric, flag_name
@@ -108,9 +108,15 @@ def select(call: Invocation, /, previous: str, **flags: Any) -> int:
         return go_on(call, _SELECT, previous, flags, settings)
     if not flags["accuracy_metric_id"]:
         raise WrongCall("give --accuracy-metric-id: the name under which the trainer reports the accuracy")
+    from nas_hpc.analytics.proxy.correlation import LEAST_MODELS
     from nas_hpc.apps.proxy.selection import check_counts
 
     check_counts(*(flags[name] for name in names[2:5]))
+    if flags["final_num_models"] < LEAST_MODELS:
+        note(
+            f"note: --final-num-models {flags['final_num_models']}: a search for a proxy task needs "
+            f"{LEAST_MODELS} or more"
+        )
     for name, flag in (
         ("accuracy_metric_id", "--accuracy-metric-id"),
         ("latency_metric_id", "--latency-metric-id"),

@@ -112,7 +112,9 @@ def test_exactly_so_many_trials_run_and_never_more_at_once_than_allowed(
 
 def test_at_the_cap_of_failures_the_search_fails_and_says_which_limit_it_was(tmp_path: Path) -> None:
     with peer_at(tmp_path, Ledger(lambda config: True)) as peer:
-        with pytest.raises(WorkFailed, match=r"[34] trials failed .*--max-failed-nas-trial is 3"):
+        with pytest.raises(
+            WorkFailed, match=r"[34] trials failed .*--max-failed-nas-trial is 3; the last failure: \w+"
+        ):
             run(peer, spec_in(tmp_path, max_trials=20, max_parallel=2, max_failed=3))
         assert len(peer.rows) <= 4  # the third failure, and what ran beside it
     state = read_state(tmp_path / "root")

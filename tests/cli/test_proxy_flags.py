@@ -43,6 +43,10 @@ def begun(tmp_path: Path, kind: str = "variance") -> Path:
         ((SELECT, *WHOLE, "--accuracy-metric-id", "a b"), "--accuracy-metric-id 'a b' is no name"),
         ((SELECT, *WHOLE, *ACC, "--latency-metric-id", "acc"), "--latency-metric-id 'acc' is the accuracy"),
         ((SELECT, *WHOLE, *ACC, "--max-failure-pct", "150"), "150 is not allowed"),
+        (
+            (SELECT, *WHOLE, *ACC, "--final-num-models", "4"),
+            "--final-num-models 4: a search for a proxy task",
+        ),
         ((MEASURE, *WHOLE, "--seed-flag", "a b"), "--seed-flag 'a b' is no name of a flag"),
         ((MEASURE, *WHOLE, "--seed-flag", "--job_dir"), "is given to every trial by the search"),
         ((SEARCH, *WHOLE, "--decay-steps-flag", "a=1"), "--decay-steps-flag 'a=1' is no name of a flag"),

@@ -113,8 +113,10 @@ class TrialLoop:
         if failed and not good and all(one.reason_class == WRONG_METRIC for one in failed):
             return Ending(f"no trial reports {self._spec.metric!r}: {failed[0].reason}", failed=True)
         if 0 < self._spec.max_failed <= len(failed):
-            cap = f"{len(failed)} trials failed ({_classes(failed)})"
-            return Ending(f"{cap}, and --max-failed-nas-trial is {self._spec.max_failed}", failed=True)
+            count = f"{len(failed)} trial{'s' if len(failed) > 1 else ''} failed ({_classes(failed)})"
+            last = f"; the last failure: {failed[-1].reason}" if failed[-1].reason else ""
+            cap = f"{count}, and --max-failed-nas-trial is {self._spec.max_failed}"
+            return Ending(f"{cap}{last}", failed=True)
         if self._progress.over:
             return Ending("the time limit was reached (--time-limit)")
         return Ending()
