@@ -142,8 +142,9 @@ class Rounds:
                 news = True
             if news:
                 self._write(round)
-            running = [one for one in self.trials(round) if one.state == RUNNING]
-            if not running:
+            begun = self.trials(round)
+            full = len(begun) < len(round.models) and self.runner.running  # by what is of no round any more
+            if not any(one.state == RUNNING for one in begun) and not (full and following is Next.GO_ON):
                 break
             timeout_s = self.look_every_s if watch else None
             news = bool(self.runner.wait(timeout_s, or_capacity=following is Next.GO_ON))
