@@ -247,7 +247,7 @@ class Rounds:
                 best=None if best is None else best.reward,
                 best_config={} if best is None else dict(best.parameters),
                 done=len(ended),
-                failed=sum(one.state != SUCCEEDED for one in ended),
+                failed=sum(one.state == FAILED for one in ended),
                 max_evals=max(self.total, len(everything)),
             )
         )

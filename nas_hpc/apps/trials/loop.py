@@ -21,6 +21,7 @@ from nas_hpc.apps.trials.runner import CANCEL_S, Order, TrialRunner
 from nas_hpc.apps.trials.spec import SEARCH, TRAIN, TrialsSpec, id_of
 from nas_hpc.apps.trials.stage2 import chosen_by, keep_map, order_of
 from nas_hpc.errors import LauncherGone, NasHpcError, WorkFailed
+from nas_hpc.units import format_duration
 
 if TYPE_CHECKING:  # loads scikit-learn
     from nas_hpc.apps.trials.space import TrialSpace
@@ -118,7 +119,8 @@ class TrialLoop:
             cap = f"{count}, and --max-failed-nas-trial is {self._spec.max_failed}"
             return Ending(f"{cap}{last}", failed=True)
         if self._progress.over:
-            return Ending("the time limit was reached (--time-limit)")
+            limit = format_duration(self._spec.time_limit_s)
+            return Ending(f"the time limit was reached (--time-limit {limit})")
         return Ending()
 
     # -- starting ----------------------------------------------------------------------------------
