@@ -104,7 +104,7 @@ def test_changes_are_pushed_with_results_which_are_noted_where_balsams_tools_loo
     set_state(balsam, job_id(search, 0), "RUN_DONE")
     done = until(bridge, lambda job: job["state"] == "RUN_DONE")
     assert done["result"] == {"objective": 0.5, "outcome": "ok"}
-    wait_until(lambda: balsam.jobs("W")[0]["data"].get("dh_objective") == 0.5, 20, "it is noted")
+    wait_until(lambda: balsam.jobs("W")[0]["data"].get("dh_objective") == 0.5, 60, "it is noted")
     (folders[1] / "task1.out").write_text("training\nDH-OUTPUT: 0.25\n")
     set_state(balsam, job_id(search, 1), "RUN_DONE")
     assert until(bridge, lambda job: job["seq"] == 1)["result"] == {"objective": 0.25, "source": "output"}

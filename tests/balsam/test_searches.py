@@ -27,8 +27,9 @@ TIMES = ("elapsed_sec", "start", "end")
 
 
 @pytest.fixture
-def user(balsam: Balsam, tmp_path: Path, test_id: str) -> User:
+def user(balsam: Balsam, tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch) -> User:
     """A user of Balsam, whose job database is empty."""
+    monkeypatch.setenv("NAS_HPC_BALSAM_PYTHON", str(balsam.python))  # not whichever this home's cache names
     return User(balsam, tmp_path, test_id)
 
 
@@ -112,9 +113,9 @@ def test_in_mpi_mode_a_search_survives_its_launcher_and_a_failing_evaluation(use
 def test_in_serial_mode_evaluations_share_the_node_with_their_search(user: User) -> None:
     user.prepare(limit=3, failing="2")
     user.register()
-    user.job(
+    user.add(
         "search", "AMBS", f"--evaluator balsam {POLYNOME} --max-evals 20 --seed 3",
-        "--node-packing-count", "4", "--env", "DEEPHYPER_WORKERS_PER_NODE=4",
+        node_packing_count=4, environ_vars="DEEPHYPER_WORKERS_PER_NODE=4",
     )  # fmt: skip
     launcher = user.launch("serial", nodes=1)
     user.until(lambda: all(user.ledger()[f"start {number}"] for number in (4, 5, 6)))
@@ -135,10 +136,7 @@ def test_in_serial_mode_evaluations_share_the_node_with_their_search(user: User)
 def test_an_architecture_search_goes_on_with_another_bridge(user: User) -> None:
     user.prepare(limit=6)
     user.register()
-    user.job(
-        "search", "EVO",
-        f"--evaluator balsam {SEQUENCES} --max-evals 20 --seed 5",
-    )  # fmt: skip
+    user.add("search", "EVO", f"--evaluator balsam {SEQUENCES} --max-evals 20 --seed 5")
     user.launch("mpi", nodes=6)
     user.until(lambda: len(user.results("search")) >= 5)
     user.until(lambda: len(bridges(user)) == 1)

@@ -76,6 +76,10 @@ class User:
             *(*flags, "--yes"),
         )
 
+    def add(self, name: str, app: str, args: str, workflow: str = "TEST", **columns: Any) -> None:
+        """The same without Balsam's command, which takes a second of a processor."""
+        self.balsam.add_job(name, workflow, app, args=args, **columns)
+
     def nodes(self, count: int) -> dict[str, str]:
         """Environment of a launcher with so many virtual nodes: this host, several times in a node file."""
         self.balsam.settings(WORKER_DETECTION_TYPE="COOLEY")

@@ -137,7 +137,7 @@ def test_a_kill_at_the_end_of_the_walltime_costs_what_was_running(polaris: Polar
 def test_a_job_that_waits_says_why_and_a_qstat_without_sense_changes_nothing(polaris: Polaris) -> None:
     polaris.search()
     [id_] = polaris.submit("-n", "9")
-    wait_until(lambda: polaris.pbs.job(id_)["comment"], 20, "a comment")
+    wait_until(lambda: polaris.pbs.job(id_)["comment"], 60, "a comment")
     assert polaris.seen(id_)["state"] == "queued"
     assert "Insufficient amount of resource" in polaris.scene.command("why", id_)
     polaris.pbs.trouble("qstat", stdout="<html>", code=0)

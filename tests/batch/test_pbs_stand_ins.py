@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self, pbs: PbsPro, directory: Path) -> None:
         self.pbs, self.directory, self.system = pbs, directory, Pbs()
-        self.ask = partial(ask, environ={**os.environ, "PATH": pbs.path}, timeout_s=20.0)
+        self.ask = partial(ask, environ={**os.environ, "PATH": pbs.path}, timeout_s=60.0)
 
     def submit(self, body: str, **more: object) -> str:
         wanted = request(

@@ -254,7 +254,7 @@ def test_an_init_that_is_interrupted_leaves_neither_directory_nor_process(
     assert process.returncode == 130, out
     assert out.decode().strip() == "nas-hpc: interrupted"
     assert list(directory.iterdir()) == []
-    wait_until(lambda: processes_of(test_id) == [], 10, "the processes to end")
+    wait_until(lambda: processes_of(test_id) == [], 60, "the processes to end")
 
 
 @pytest.mark.slow
@@ -264,15 +264,15 @@ def test_a_full_or_read_only_disk_is_told_and_nothing_is_left(nas_hpc: Run, dire
     disk = directory / "disk"
     disk.mkdir(mode=0o711)
     mount = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0711", "none", str(disk)]
-    subprocess.run(mount, check=True, timeout=10)
+    subprocess.run(mount, check=True, timeout=60)
     try:
         line = one_line(nas_hpc("init", str(disk / "site"), "--postgres", *AS_USER), 1)
         assert "the disk is full" in line
         assert list(disk.iterdir()) == []
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=10)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=60)
         assert "read-only" in one_line(nas_hpc("init", str(disk / "site"), "--postgres", *AS_USER), 2)
     finally:
-        subprocess.run(["umount", str(disk)], check=True, timeout=10)
+        subprocess.run(["umount", str(disk)], check=True, timeout=60)
 
 
 def test_without_its_programs_no_server_is_made(
@@ -552,7 +552,7 @@ def test_a_move_to_a_server_of_its_own_that_was_killed_is_begun_anew(
         assert nas_hpc("db", "move", "--postgres", *AS_USER, *where).code == 0
     assert contents(site) == before
     assert nas_hpc("db", "stop", *where).code == 0
-    wait_until(lambda: processes_of(test_id) == [], 10, "the first server to have ended, too")
+    wait_until(lambda: processes_of(test_id) == [], 60, "the first server to have ended, too")
 
 
 @pytest.mark.slow

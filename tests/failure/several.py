@@ -66,7 +66,7 @@ class Band:
     def views(self) -> list[dict[str, Any]]:
         """Of all launchers that answer."""
         try:
-            found: list[dict[str, Any]] = json.loads(self.scene.command("watch", "--once", "--json"))
+            found: list[dict[str, Any]] = json.loads(self.scene.ask("watch", "--once", "--json"))
         except AssertionError:  # none answers yet
             return []
         return found

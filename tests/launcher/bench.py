@@ -72,7 +72,7 @@ class Bench:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def launch(self, *flags: str, code: int = 0, timeout_s: float = 60) -> str:
+    def launch(self, *flags: str, code: int = 0, timeout_s: float = 150) -> str:
         """Run a launcher to its end; its output."""
         launcher = self.start(*flags)
         output, _ = launcher.communicate(timeout=timeout_s)

@@ -91,7 +91,7 @@ def test_a_launcher_that_cannot_open_its_endpoint_ends_and_the_next_one_works(be
     bench.job("quick", bench.script("QUICK", QUICK))
     blocked = bench.site / "run" / "endpoint.json"
     blocked.mkdir()
-    log = bench.launch(code=1, timeout_s=60)
+    log = bench.launch(code=1)
     assert "endpoint.json" in log
     blocked.rmdir()
     bench.launch()
@@ -109,7 +109,7 @@ def test_unplaceable_jobs_do_not_keep_a_launcher(bench: Bench) -> None:
     bench.job("gpu", quick, "--gpus-per-rank", "1")
     bench.job("whole", "RAN", "--node-packing-count", "1", args=f"{POLYNOME} --max-evals 5")
     child = bench.job("child", quick, "--parents", bench.listing("two")["id"])
-    log = bench.launch("--job-mode", "serial", "--nodes", "2", code=1, timeout_s=60)
+    log = bench.launch("--job-mode", "serial", "--nodes", "2", code=1)
     assert log.count("cannot run here") == 5
     assert bench.state("quick") == "JOB_FINISHED"
     assert {bench.state(name) for name in ("two", "more", "wide", "gpu", "whole")} == {"READY"}

@@ -82,7 +82,7 @@ def make_host(test_id: str) -> Iterator[Callable[[str], Host]]:
     yield make
     for host in made:
         host.keeper.kill()
-        host.keeper.wait(10)
+        host.keeper.wait(60)
         assert host.keeper.stdout is not None
         host.keeper.stdout.close()
 

@@ -91,7 +91,7 @@ def test_a_second_process_is_kept_out_and_told_by_whom(site: Site, test_id: str)
     with pytest.raises(Occupied, match=f"process {other.pid} on this host"):
         own(site, LAUNCHER)
     other.kill()
-    other.wait(10)
+    other.wait(60)
     with open_owned(site) as store:  # at once: it is known to be dead
         assert store.jobs(JobFilter()) == []
     other.stdin.close()
@@ -301,9 +301,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes."""
     path = tmp_path / "disk"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)], check=True, timeout=60)
     yield path
-    subprocess.run(["umount", str(path)], check=True, timeout=10)
+    subprocess.run(["umount", str(path)], check=True, timeout=60)
 
 
 @pytest.mark.needs_root
@@ -324,7 +324,7 @@ def test_a_full_or_read_only_disk_can_be_read_and_what_cannot_be_written_is_told
     with pytest.raises(SiteError, match="the disk is full"):
         RemoteStore(site)
     (small_disk / "filler").unlink()
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=10)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=60)
     reading = RemoteStore(site, read_only=True)
     assert [job.name for job in reading.jobs(JobFilter())] == ["there"]
     reading.close()

@@ -248,7 +248,7 @@ def test_an_owner_killed_in_the_middle_of_a_call_neither_loses_nor_doubles_it(
         assert [job.id for job in done] == [first.id]
     else:
         assert [job.id for job in remote.remove(JobFilter(ids=(first.id,)))] == [first.id]
-    assert owner.wait(20) == -9
+    assert owner.wait(60) == -9
     names = {job.name: job for job in remote.jobs(JobFilter())}
     assert set(names) == {"add_jobs": {"first", "new"}, "set_state": {"first"}, "remove": set()}[call]
     if call == "set_state":

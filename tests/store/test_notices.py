@@ -67,7 +67,7 @@ class Ear:
         with store.transaction():
             store._session.tell(SLOTS, mark)
         found = []
-        while (notice := self.heard.get(timeout=20)).key != mark:
+        while (notice := self.heard.get(timeout=60)).key != mark:
             assert notice.sender == store.sender
             found.append((notice.topic, notice.key))
         return found
@@ -88,7 +88,7 @@ LISTENING = "FROM pg_stat_activity WHERE datname = current_database() AND query 
 def cut(url: str) -> None:
     """End the one connection that listens."""
     do = partial(postgres.shared_server().do, database=postgres.name_of(url))
-    wait_until(lambda: do(f"SELECT pid {LISTENING}"), 20, "the listener")
+    wait_until(lambda: do(f"SELECT pid {LISTENING}"), 60, "the listener")
     assert do(f"SELECT pg_terminate_backend(pid) {LISTENING}") == [(True,)]
 
 
@@ -202,7 +202,7 @@ def test_what_is_no_notice_is_passed_over() -> None:
 def test_after_a_gap_the_listener_is_told_and_hears_again(store: SqlStore, url: str, ear: Ear) -> None:
     for turn in range(3):
         cut(url)
-        ear.gaps.get(timeout=20)
+        ear.gaps.get(timeout=60)
         assert len(ear.trouble) == turn + 1
         add(store, person_job(workflow=f"after{turn}"))
         assert ear.until(store) == [(JOBS, f"after{turn}")]
@@ -235,7 +235,7 @@ def test_a_listener_ends_while_it_is_connected_and_while_it_is_not(url: str) -> 
     listener = Listener(lambda: open_store(target[0]), ear.heard.put, ear.trouble.append)
     target[0] = "postgresql://tester@127.0.0.1:1/none"
     cut(url)
-    wait_until(lambda: ear.trouble, 20, "the trouble to be told")
+    wait_until(lambda: ear.trouble, 60, "the trouble to be told")
     listener.close(20)
     assert not listener._thread.is_alive()
 

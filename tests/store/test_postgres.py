@@ -358,7 +358,7 @@ class TestSessions:
             stranger.execute("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", [job.id])
 
             def close_the_circle() -> None:
-                wait_until(lambda: do(blocked), 20, "the store to wait for the stranger")
+                wait_until(lambda: do(blocked), 60, "the store to wait for the stranger")
                 with suppress(psycopg.errors.DeadlockDetected):
                     stranger.execute("SELECT 1 FROM counters FOR UPDATE")
                 stranger.rollback()
@@ -482,7 +482,7 @@ class TestProofOfDeath:
             dying.close()
             assert store.gone([one, two]) == []
             second.close()
-            wait_until(lambda: store.gone([one, two]) == [two], 20, "the server to see the end")
+            wait_until(lambda: store.gone([one, two]) == [two], 60, "the server to see the end")
             assert alive.gone([one, two]) == [two]
             assert store.gone([]) == []
 
