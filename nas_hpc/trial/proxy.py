@@ -27,7 +27,10 @@ ALIVE_FILE = "controller_alive_timestamp.json"
 STOPPED_FILE = "TRIAL_STOPPED.json"
 """Why the training was told to stop, for the controller: {"reason", "training_step", "timestamp"}."""
 ALIVE_LIMIT_S = 15 * 60.0
-"""A controller that has said nothing for longer is gone."""
+"""A controller that has said nothing for longer is gone. Only one that says that it is there can be: ours do
+not. Their orders are there before a trial begins, and a trial goes on without its controller, which finds it
+again under the next launcher.
+"""
 _MOST_STEPS = 2.0**62
 CONTROLLER_GONE, DESIRED_PCT, MAX_TIME = "controller_gone", "desired_training_pct", "max_training_time"
 
@@ -169,23 +172,6 @@ def post_max_training_time(model_dir: str | os.PathLike[str], hours: float) -> N
     """Have the trial stop once it has trained longer than ``hours``, as it records them. A later order
     replaces an earlier one. Raises WrongCall and OSError."""
     _post(model_dir, MAX_TIME_FILE, "max_training_time_in_hrs", hours)
-
-
-def post_controller_alive(model_dir: str | os.PathLike[str], now: float | None = None) -> None:
-    """Tell the trial that its controller is there; it stops if it has not heard so for 15 minutes. One that
-    was never told waits for nobody. Raises OSError."""
-    _post(model_dir, ALIVE_FILE, "timestamp", time.time() if now is None else now)
-
-
-def forget_controller(model_dir: str | os.PathLike[str]) -> None:
-    """The trial is to go on without its controller, which ends in order. Raises OSError."""
-    (Path(model_dir) / ALIVE_FILE).unlink(missing_ok=True)
-
-
-def why_stopped(model_dir: str | os.PathLike[str]) -> str:
-    """Why the training was told to stop: a word of this module, or "" if it was not."""
-    content = read_object(Path(model_dir) / STOPPED_FILE) or {}
-    return str(content.get("reason") or "")
 
 
 def _post(model_dir: str | os.PathLike[str], name: str, key: str, value: float) -> None:

@@ -21,12 +21,9 @@ from nas_hpc.trial import (
     update_trial_training_latency_metric,
 )
 from nas_hpc.trial.proxy import (
-    forget_controller,
-    post_controller_alive,
     post_desired_training_pct,
     post_max_training_time,
     read_training,
-    why_stopped,
 )
 from tests.support import examples
 
@@ -116,6 +113,11 @@ def test_a_record_that_cannot_be_understood_is_an_empty_one(tmp_path: Path, cont
     assert len(read_training(tmp_path)["training_accuracy_over_steps"]) == 3
 
 
+def why_stopped(place: Path) -> str:
+    path = place / "TRIAL_STOPPED.json"
+    return str(json.loads(path.read_text())["reason"]) if path.exists() else ""
+
+
 def test_a_trial_stops_at_the_percentage_that_is_asked_for_last(tmp_path: Path) -> None:
     assert not stop_training(tmp_path, 499, 1000)
     post_desired_training_pct(tmp_path, 101.0)
@@ -149,13 +151,14 @@ def test_a_trial_stops_when_it_has_trained_longer_than_it_may(tmp_path: Path) ->
 def test_a_trial_whose_controller_is_gone_stops_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    post_controller_alive(tmp_path)
+    said = tmp_path / "controller_alive_timestamp.json"
+    said.write_text(json.dumps({"timestamp": time.time()}))
     assert not stop_training(tmp_path, 99, 1000)
-    post_controller_alive(tmp_path, now=time.time() - 16 * 60)
+    said.write_text(json.dumps({"timestamp": time.time() - 16 * 60}))
     assert stop_training(tmp_path, 99, 1000)
     assert why_stopped(tmp_path) == "controller_gone"
     assert "has not been heard of for 16 minutes" in capsys.readouterr().err
-    forget_controller(tmp_path)
+    said.unlink()
     assert not stop_training(tmp_path, 99, 1000)
 
 
