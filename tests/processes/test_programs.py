@@ -278,7 +278,7 @@ def runs(pid: int) -> bool:
 
 def test_grandchildren_and_daemons_end_with_their_program(tmp_path: Path) -> None:
     code = """
-        import os, subprocess, sys
+        import os, subprocess, sys, time
         plain = subprocess.Popen(["sleep", "1001"])
         group = subprocess.Popen(["sleep", "1002"], preexec_fn=os.setpgrp)
         if os.fork() == 0:            # a daemon: its own session, its parent gone, no pipe to us
@@ -290,7 +290,7 @@ def test_grandchildren_and_daemons_end_with_their_program(tmp_path: Path) -> Non
             os._exit(0)
         os.wait()
         print(plain.pid, group.pid, flush=True)
-        while len(open("task1.out").read().split()) < 4: pass
+        while len(open("task1.out").read().split()) < 4: time.sleep(0.01)
     """
 
     async def scenario() -> None:
