@@ -202,6 +202,30 @@ def test_a_claim_of_another_host_is_taken_over_only_when_it_is_older_than_it_was
     assert again.is_mine()
 
 
+def test_of_many_that_claim_a_model_at_once_one_has_it_also_when_it_is_taken_over(tmp_path: Path) -> None:
+    places = exported_in(tmp_path / "search", 20)
+    for place in places[::2]:  # of a worker that has died
+        dead = {"host": os.uname().nodename, "pid": os.getpid(), "started": 1, "timestamp": 0, "limit_s": 1}
+        write_json(place / "saved_model" / latency.CLAIM_FILE, dead)
+    together = threading.Barrier(6)
+    got: list[tuple[Path, latency.Claim]] = []
+
+    def claims(worker: str) -> None:
+        for place in places:
+            together.wait(60)
+            mine = latency.claim(place, worker)
+            if mine is not None:
+                got.append((place, mine))
+
+    several = [threading.Thread(target=claims, args=(str(number),)) for number in range(6)]
+    for one in several:
+        one.start()
+    for one in several:
+        one.join()
+    assert sorted(str(place) for place, _ in got) == sorted(map(str, places))
+    assert all(mine.is_mine() for _, mine in got)
+
+
 def test_a_worker_that_begins_later_measures_again_what_could_not_be_measured(
     tmp_path: Path, calculator: tuple[str, ...]
 ) -> None:
