@@ -203,7 +203,7 @@ def test_a_claim_of_another_host_is_taken_over_only_when_it_is_older_than_it_was
 
 
 def test_of_many_that_claim_a_model_at_once_one_has_it_also_when_it_is_taken_over(tmp_path: Path) -> None:
-    places = exported_in(tmp_path / "search", 20)
+    places = exported_in(tmp_path / "search", 8)
     for place in places[::2]:  # of a worker that has died
         dead = {"host": os.uname().nodename, "pid": os.getpid(), "started": 1, "timestamp": 0, "limit_s": 1}
         write_json(place / "saved_model" / latency.CLAIM_FILE, dead)
