@@ -148,8 +148,8 @@ NO_SETTINGS = frozenset(
         "SITE", "ENDPOINT", "BATCH_JOB", "BATCH_START", "BATCH_WALLTIME", "RECONNECT_S", "OLD_PS",
         "LAUNCHER_ID", "JOB_ID", "JOB_DIR", "ATTEMPT", "WORKFLOW", "STAGED",
         "RANK", "RANKS", "LOCAL_RANK", "RANKS_PER_NODE", "PROBLEM", "DATA_PARALLEL",
-        "TRIAL", "TRIAL_DIR", "TRIAL_SEED", "TRIAL_STAGE", "TARGET_METRIC", "REQUIRED_METRICS",
-        "METRIC_FORMAT", "REWARD_SCALING",
+        "TRIAL", "TRIAL_DIR", "TRIAL_LATENCY", "TRIAL_SEED", "TRIAL_STAGE", "TARGET_METRIC",
+        "REQUIRED_METRICS", "METRIC_FORMAT", "REWARD_SCALING",
     }
 )  # fmt: skip
 """What may stand behind ``PREFIX`` and is no setting: what users, batch scripts and launchers set besides."""

@@ -135,7 +135,7 @@ def select(call: Invocation, /, previous: str, **flags: Any) -> int:
 # -- what they say ---------------------------------------------------------------------------------
 def _of_variance(directory: str) -> list[str]:
     from nas_hpc.apps.proxy.variance import FIGURE_FILE, RESULT_FILE
-    from nas_hpc.apps.trials.spec import read_json
+    from nas_hpc.trial.jsonfiles import read_json
 
     found = read_json(Path(directory, RESULT_FILE))
     if not isinstance(found, dict):

@@ -13,12 +13,17 @@ from typing import Any
 from nas_hpc.files import replace_file
 
 
-def read_object(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The JSON object in the file; None: it is missing, torn, or none."""
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What stands in a file of JSON; None: it is missing, torn, or none."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The JSON object in the file; None: it is missing, torn, or none."""
+    content = read_json(path)
     return content if isinstance(content, dict) else None
 
 

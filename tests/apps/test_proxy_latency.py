@@ -23,10 +23,11 @@ from nas_hpc.apps.proxy.reference import read_reference
 from nas_hpc.apps.proxy.search import ProxySearch, ProxySettings
 from nas_hpc.apps.proxy.tool import follow, followed, read_state_of
 from nas_hpc.apps.proxy.worker import Worker, WorkerSettings, ended
-from nas_hpc.apps.trials.spec import TrialsSpec, read_spec, write_json, write_spec
+from nas_hpc.apps.trials.spec import TrialsSpec, read_spec, write_spec
 from nas_hpc.cli.main import main
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.trial import latency, rewards
+from nas_hpc.trial.jsonfiles import write_json
 from nas_hpc.trial.measure import Calculator
 from nas_hpc.trial.proxy_tasks import ProxyTaskConfig
 from tests.apps.played_trainer import Played, Trainer, runner_of, spec_in

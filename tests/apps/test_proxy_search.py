@@ -18,11 +18,12 @@ from nas_hpc.apps.proxy.reference import read_reference
 from nas_hpc.apps.proxy.search import ProxySearch, ProxySettings
 from nas_hpc.apps.proxy.tool import SEARCH_TASK, StateFile, read_state_of
 from nas_hpc.apps.trials.runner import TrialRunner
-from nas_hpc.apps.trials.spec import TrialsSpec, write_json
+from nas_hpc.apps.trials.spec import TrialsSpec
 from nas_hpc.errors import WorkFailed, WrongCall
 from nas_hpc.evaluator import LauncherEvaluator, Settings
 from nas_hpc.evaluator.client import Client
 from nas_hpc.trial import proxy
+from nas_hpc.trial.jsonfiles import write_json
 from nas_hpc.trial.proxy_tasks import ProxyTaskConfig
 from nas_hpc.wire import Shape
 from tests.evaluator.peer import Peer

@@ -102,6 +102,28 @@ def test_a_trial_that_is_ended_in_the_middle_goes_on_and_comes_to_the_same(root:
     assert status.reward == pytest.approx(whole["accuracy"], abs=0.03)
 
 
+@pytest.mark.parametrize("flag", ["--epochs=0", "--validations=0", "--epochs=x"])
+def test_trainings_without_epochs_or_validations_are_refused(
+    root: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas_hpc.problems.trials import digits_numpy as trainer
+
+    with pytest.raises(SystemExit) as ended:
+        train(trainer, root / "1", flag)
+    assert ended.value.code == 2
+    name, _, value = flag.partition("=")
+    said = capsys.readouterr().err
+    assert name in said
+    assert value in said
+
+
+def test_an_activation_that_the_trainers_do_not_have_is_refused() -> None:
+    from nas_hpc.problems.trials import digits
+
+    with pytest.raises(WrongCall, match="'gelu': give one of relu, tanh"):
+        digits.expand({**PARAMETERS, "activation": "gelu"})
+
+
 def test_less_data_is_the_same_share_of_each_class() -> None:
     import numpy as np
 

@@ -16,9 +16,10 @@ from nas_hpc.analytics.proxy.thinning import spread
 from nas_hpc.apps.proxy.rounds import Model
 from nas_hpc.apps.proxy.tool import SELECTION, STATE_FILES, read_state_of
 from nas_hpc.apps.trials.records import SUCCEEDED, read_trials
-from nas_hpc.apps.trials.runner import EXPANDED_FILE, PARAMETERS_FILE
-from nas_hpc.apps.trials.spec import SEARCH, TRAIN, read_json
+from nas_hpc.apps.trials.spec import SEARCH, TRAIN
 from nas_hpc.errors import WrongCall
+from nas_hpc.trial.architecture import EXPANDED_FILE, PARAMETERS_FILE
+from nas_hpc.trial.jsonfiles import read_json
 from nas_hpc.trial.latency import measured_latency
 from nas_hpc.trial.metrics import last_metrics
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from nas_hpc.apps.trials.spec import SPEC_FILE, TrialsSpec, read_json, read_spec, write_json
+from nas_hpc.apps.trials.spec import SPEC_FILE, TrialsSpec, read_spec
 from nas_hpc.errors import WorkFailed, WrongCall
+from nas_hpc.trial.jsonfiles import read_json, write_json
 
 VARIANCE, SELECTION, SEARCH_TASK = "variance", "selection", "proxy_search"
 """``TrialsSpec.kind`` of the three tools."""

@@ -22,9 +22,10 @@ from nas_hpc.apps.trials import records
 from nas_hpc.apps.trials.records import SUCCEEDED, Trial
 from nas_hpc.apps.trials.runner import TrialRunner
 from nas_hpc.apps.trials.space import load_space
-from nas_hpc.apps.trials.spec import TrialsSpec, write_json
+from nas_hpc.apps.trials.spec import TrialsSpec
 from nas_hpc.errors import WorkFailed
 from nas_hpc.evaluator import derived_seed
+from nas_hpc.trial.jsonfiles import write_json
 
 COPIES, TRIES, TRY_PCT = 5, 10, 1.0
 SEED_VARIABLE = "NAS_HPC_TRIAL_SEED"

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from nas_hpc.apps.trials.records import STATUS_FILE
 from nas_hpc.apps.trials.runner import Order, prepare_directory, trial_environ, trial_words
 from nas_hpc.apps.trials.space import load_space
-from nas_hpc.apps.trials.spec import SEARCH, read_json, read_spec
+from nas_hpc.apps.trials.spec import SEARCH, read_spec
 from nas_hpc.errors import NasHpcError
+from nas_hpc.trial.jsonfiles import read_json
+from nas_hpc.trial.status import STATUS_FILE
 
 
 def run(directory: str) -> int:

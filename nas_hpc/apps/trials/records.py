@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nas_hpc.apps.trials.spec import SEARCH, TRAIN, read_json, write_json
+from nas_hpc.apps.trials.spec import SEARCH, TRAIN
 from nas_hpc.evaluator import EvaluationResult
 from nas_hpc.files import replace_file
 from nas_hpc.states import Outcome
+from nas_hpc.trial.jsonfiles import read_json, write_json
+from nas_hpc.trial.status import STATUS_FILE
 
 TRIALS_FILE = "trials.csv"
 STATE_FILE = "search_state.json"
-STATUS_FILE = "job_status.json"
 RUNNING, SUCCEEDED, FAILED, CANCELLED = "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
 OUT_OF_MEMORY, NOT_A_NUMBER, TIMED_OUT = "oom", "nan", "timeout"
 WRONG_METRIC, ERROR, NODE = "metric", "error", "node"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.apps.trials.records import RUNNING, Trial, finished
-from nas_hpc.apps.trials.spec import SEARCH, TrialsSpec, flag_words, write_json
+from nas_hpc.apps.trials.spec import SEARCH, TrialsSpec, flag_words
 from nas_hpc.errors import WorkFailed
 from nas_hpc.evaluator import (
     EvaluationResult,
@@ -34,9 +34,9 @@ from nas_hpc.evaluator import (
 from nas_hpc.plain import plain
 from nas_hpc.specification import JobSpec
 from nas_hpc.trial import place, rewards
+from nas_hpc.trial.architecture import EXPANDED_FILE, PARAMETERS_FILE
+from nas_hpc.trial.jsonfiles import write_json
 
-PARAMETERS_FILE = "nas_params_str.json"
-EXPANDED_FILE = "serialized_tunable_object.json"
 STAGE = "NAS_HPC_TRIAL_STAGE"
 """search or train, in the environment of a trial."""
 WRAPPER = "nas_hpc.trial.run"

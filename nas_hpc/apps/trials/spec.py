@@ -6,16 +6,14 @@ Resume, the listings and later stages read it; nothing else has to be remembered
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nas_hpc.errors import WrongCall
-from nas_hpc.files import replace_file
+from nas_hpc.trial.jsonfiles import read_json, write_json
 
 SPEC_FILE = "search_job_spec.json"
 ALGORITHMS = ("random", "evo", "ppo", "ambs")
@@ -25,7 +23,6 @@ SEARCH, TRAIN = "search", "train"
 MOST = 1_000_000
 """Trials of a stage."""
 _SECOND, _TIMES = MOST, 10 * MOST
-_FILE_MODE = 0o644
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,19 +138,6 @@ def make_directory(root: str, job_name: str) -> Path:
                 "that you may write to and that all nodes see"
             ) from error
     raise WrongCall(f"--root-output-dir {root!r} has a directory for every second of this hour: give another")
-
-
-def write_json(path: Path, body: object) -> None:
-    """Write JSON so that a reader sees all of it or what was there before. Raises OSError."""
-    replace_file(path, json.dumps(body, indent=2) + "\n", mode=_FILE_MODE)
-
-
-def read_json(path: Path | str) -> Any:
-    """What stands in a file of JSON; None: it is missing, torn, or none."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def write_spec(spec: TrialsSpec) -> None:

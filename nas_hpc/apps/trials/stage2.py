@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nas_hpc.apps.trials.records import Trial
-from nas_hpc.apps.trials.runner import EXPANDED_FILE, PARAMETERS_FILE, Order
-from nas_hpc.apps.trials.spec import SEARCH, TRAIN, TrialsSpec, id_of, read_json
+from nas_hpc.apps.trials.runner import Order
+from nas_hpc.apps.trials.spec import SEARCH, TRAIN, TrialsSpec, id_of
 from nas_hpc.errors import WorkFailed, WrongCall
+from nas_hpc.trial.architecture import EXPANDED_FILE, PARAMETERS_FILE
+from nas_hpc.trial.jsonfiles import read_json
 from nas_hpc.trial.retrain import save_retrain_map
 
 

@@ -7,6 +7,7 @@ ConfigSpace, before the space is asked for, nor scikit-learn.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import math
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Pair = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Images (n, 8, 8, 1) and labels (n,) from 0 to 9."""
 CLASSES = 10
+ACTIVATIONS = ("relu", "tanh")
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.4, 0.3
 """Of each class; the rest is for tests that nothing was chosen by."""
 _SPLIT_SEED = 20200101
@@ -40,7 +42,7 @@ def search_space() -> HpProblem:
     problem.add_dim("filters_2", [4, 8, 16, 32])
     problem.add_dim("kernel_2", [1, 3, 5])
     problem.add_dim("units", [8, 16, 32, 64])
-    problem.add_dim("activation", ["relu", "tanh"])
+    problem.add_dim("activation", list(ACTIVATIONS))
     problem.add_dim("learning_rate", (5e-4, 3e-2, "log-uniform"))
     return problem
 
@@ -61,8 +63,13 @@ def __getattr__(name: str) -> Any:
 
 
 def expand(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The layers of the network that ``parameters`` describe, from the input to the output."""
+    """The layers of the network that ``parameters`` describe, from the input to the output.
+
+    Raises WrongCall for an activation that the trainers do not have.
+    """
     activation = parameters["activation"]
+    if activation not in ACTIVATIONS:
+        raise WrongCall(f"the activation is {activation!r}: give one of {', '.join(ACTIVATIONS)}")
     layers: list[dict[str, Any]] = []
     for number in (1, 2):
         filters, kernel = int(parameters[f"filters_{number}"]), int(parameters[f"kernel_{number}"])
@@ -109,6 +116,14 @@ def _digits() -> Pair:
 
         x, y = load_digits(return_X_y=True)
     return (x / 16.0).reshape(-1, 8, 8, 1).astype(np.float32), y.astype(np.int64)
+
+
+def count(text: str) -> int:
+    """A number of epochs or validations on the command line: 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; give 1 or more")
+    return number
 
 
 def learning_rate(highest: float, step: int, steps: int) -> float:

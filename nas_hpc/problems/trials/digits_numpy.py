@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train one network; report its validation accuracy, and what it costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     trial.add_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=digits.count, default=12)
     parser.add_argument("--steps", type=int, default=0, help="batches, instead of epochs")
-    parser.add_argument("--validations", type=int, default=10, help="how often it is validated")
+    parser.add_argument("--validations", type=digits.count, default=10, help="how often it is validated")
     parser.add_argument("--share", type=float, default=1.0, help="of the training data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target-latency-ms", type=float, default=0.0, help="report a reward with it, too")

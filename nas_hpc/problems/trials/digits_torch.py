@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train one network; report its validation accuracy, and what it costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     trial.add_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=12, help="each of them is validated")
+    parser.add_argument("--epochs", type=digits.count, default=12, help="each of them is validated")
     parser.add_argument("--share", type=float, default=1.0, help="of the training data")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args(argv)
