@@ -131,14 +131,16 @@ def spared(store: Store, site: Site, jobs: Iterable[Job], lease: str, options: L
 
 
 def missing_lines(store: Store, ended: Sequence[Lease]) -> list[tuple[Job, Attempt]]:
-    """Attempts that these launchers ended; they may have died before they wrote their lines."""
-    dead = {one.id for one in ended}
+    """The ended attempts of these launchers' workflows that are of no launcher which lives: they may have no
+    lines. Whoever ended one may have died before he wrote it, and so may who found that one dead.
+    """
+    live = {one.id for one in store.leases()}
     workflows = {one.workflow for one in ended}
     jobs = {job.id: job for name in workflows for job in store.jobs(JobFilter(workflow=name))}
     return [
         (jobs[attempt.job], attempt)
         for attempt in store.attempts(list(jobs))
-        if attempt.lease in dead and attempt.result is not None
+        if attempt.lease not in live and attempt.result is not None
     ]
 
 

@@ -74,18 +74,19 @@ class Journal:
 
     def missing(self, workflow: str, ended: Iterable[tuple[Job, Attempt]]) -> None:
         """Append the lines of attempts that have none yet."""
-        lines = [attempt_line(job, attempt) for job, attempt in ended]
-        if lines:
-            self._thread.submit(self._write_missing, self._data / workflow / "attempts.jsonl", lines)
+        pairs = list(ended)
+        if pairs:
+            self._thread.submit(self._write_missing, self._data / workflow / "attempts.jsonl", pairs)
 
-    def _write_missing(self, path: Path, lines: list[dict[str, Any]]) -> None:
+    def _write_missing(self, path: Path, pairs: list[tuple[Job, Attempt]]) -> None:
         """In the thread."""
         try:
             with _turn(path, self._several):
                 known = _Keys(path).look()
-                append_lines(path, [line for line in lines if (line["job"], line["number"]) not in known])
+                new = [(job, attempt) for job, attempt in pairs if (job.id, attempt.number) not in known]
+                append_lines(path, [attempt_line(job, attempt) for job, attempt in new])
         except OSError as error:
-            self._on_note(f"{path} cannot be written: {error.strerror}; {len(lines)} lines may be missing")
+            self._on_note(f"{path} cannot be written: {error.strerror}; {len(pairs)} lines may be missing")
 
     def launcher(self, workflow: str, line: dict[str, Any]) -> None:
         """Append what became of the launcher or of its capacity."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -106,8 +107,8 @@ class Together:
         """Listen, and look after the others."""
         launcher, soon = self._launcher, self._soon
         hooks = WatchHooks(
-            settled=partial(soon, self._settled),
-            ended=partial(soon, self._write_lines),
+            settled=self._settled,
+            ended=self._write_lines,
             lost=partial(soon, launcher.fatal),
             note=launcher.note,
         )
@@ -173,14 +174,19 @@ class Together:
         self._look()
 
     def _settled(self, closed: Sequence[Finished], cancelled: Sequence[Job]) -> None:
+        self._write_lines((), [(one.job, one.attempt) for one in closed if one.attempt is not None])
+        self._soon(self._take_settled, closed, cancelled)
+
+    def _take_settled(self, closed: Sequence[Finished], cancelled: Sequence[Job]) -> None:
         launcher = self._launcher
-        launcher.journal.attempts((one.job, one.attempt) for one in closed if one.attempt is not None)
         final = [one for one in closed if one.job.state in FINAL]
         launcher.on_finished(final, cancelled)
         launcher.looks.soon(everything=True)  # what a dead one held has no event
 
     def _write_lines(self, ended: Sequence[Lease], lines: Sequence[tuple[Job, Attempt]]) -> None:
-        joining.write_lines(self._launcher.journal, lines, ended, self._launcher.options.lease_s)
+        """In the watch's thread: also while the launcher ends."""
+        with suppress(RuntimeError):  # the journal is closed: who finds the next dead one finds these, too
+            joining.write_lines(self._launcher.journal, lines, ended, self._launcher.options.lease_s)
 
     # -- who else there is ---------------------------------------------------------------------------
     def _look(self) -> None:

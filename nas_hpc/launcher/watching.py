@@ -32,7 +32,7 @@ class WatchHooks:
     settled: Callable[[Sequence[Finished], Sequence[Job]], None]
     """Attempts of dead launchers were ended; the evaluations, as they were, that went with their searches."""
     ended: Callable[[Sequence[Lease], Sequence[tuple[Job, Attempt]]], None]
-    """These died, and had ended these attempts: they may have no lines."""
+    """These died; these attempts may have no lines."""
     lost: Callable[[LeaseLost], None]
     """The own lease has ended."""
     note: Callable[[str], None]

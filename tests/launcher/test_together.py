@@ -21,9 +21,9 @@ from nas_hpc.launcher.together import Around, share
 from nas_hpc.processes import sessions
 from nas_hpc.records import App, Attempt, Job, Lease, Result, new_id
 from nas_hpc.site import Site
-from nas_hpc.states import Actor, Outcome
+from nas_hpc.states import Actor, Outcome, State
 from nas_hpc.store import open_store
-from nas_hpc.store.base import Claim, Store
+from nas_hpc.store.base import Claim, Finish, Store
 from tests.launcher.bench import Bench
 
 
@@ -154,6 +154,26 @@ def test_a_lease_that_is_not_renewed_is_dead_only_after_it_was_seen_for_as_long(
         assert deaths.find(store) == []
         clock[0] += 60.0 + joining.SLACK_S + 0.1
         assert [one.id for one in deaths.find(store)] == [other.id]
+    finally:
+        store.close()
+
+
+def test_lines_are_missing_of_who_was_found_dead_by_one_that_is_dead_itself(bench: Bench) -> None:
+    store = open_store(Site(bench.site).database)
+    try:
+        store.put_app(App("PLAIN", "plain"))
+        mine, first, second = lease(), lease(), lease()
+        for one in (mine, first, second):
+            store.open_lease(one, exclusive=False)
+        jobs = [held(store, one) for one in (mine, first, second)]
+        for one, job in zip((mine, first, second), jobs, strict=True):
+            done = Result(Outcome.OK, 1.0, start=1.0, end=2.0)
+            store.finish(one.id, [Finish(job.id, job.attempt, one.id, done, (State.RUN_DONE,))])
+        store.end_leases(second.id, [first])
+        ended = store.end_leases(mine.id, [second])
+        lines = joining.missing_lines(store, ended)
+        assert {attempt.lease for _, attempt in lines} == {first.id, second.id}
+        assert {job.id for job, _ in lines} == {job.id for job in jobs[1:]}
     finally:
         store.close()
 
