@@ -371,5 +371,21 @@ def _end_by(number: int, trial: Trial) -> None:
     os._exit(128 + number)  # it is ignored by who is the first of a namespace
 
 
+def _let_go_of_full_logs() -> None:
+    """What cannot be written to a log is given up: Python would try again at its end, and make 120 of the
+    exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError):
+            continue  # it was closed before the start, or since
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    _let_go_of_full_logs()
+    sys.exit(code)

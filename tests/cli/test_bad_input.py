@@ -277,7 +277,7 @@ CASES = [
     Case((*HPS, "-p", "mine.Number", "-r", "mine.run"), ("'mine.Number'", "is a int"), prepare=modules),
     Case(
         (*HPS, "-p", "leaves.Problem", "-r", "mine.run"),
-        ("exit code 3", "correct what their modules do"),
+        ("exit code 3", "correct what is done there"),
         prepare=write("leaves.py", "import os; os._exit(3)"),
         name="a module that ends the process",
     ),

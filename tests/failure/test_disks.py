@@ -85,7 +85,8 @@ def test_a_site_that_becomes_read_only_during_a_run_is_told_and_goes_on_when_it_
     launcher = scene.launcher()
     wait_until(lambda: scene.ended() >= 10, 60, "the first evaluations")
     with read_only(disk, tmp_path / "aside"):
-        assert launcher.wait(60) == 1
+        wait_until(lambda: launcher.poll() is not None, 120, scene.log)
+        assert launcher.returncode == 1
         assert "read-only" in scene.log().lower()
         assert "Traceback" not in scene.log()
         assert "--debug" not in scene.log()
