@@ -289,6 +289,11 @@ class Dispatcher(Waiting):
             self.placing.pool.set_aside(name)
             self.capacity_changed()
 
+    def brought_back(self, names: Iterable[str]) -> None:
+        """Something may be started on these nodes again."""
+        self._strikes.forgive(names)
+        self.capacity_changed()
+
     def _check_places(self, reasons: Iterable[str]) -> None:
         """Without a node on which anything can be started there is nothing left to do."""
         nodes = [node.name for node in self.placing.pool.job_nodes]

@@ -249,7 +249,7 @@ class Fleet:
         for name in remote.nodes:
             self._pool.bring_back(name)
         self.crew.welcome(remote, hello)
-        self._dispatcher.capacity_changed()
+        self._dispatcher.brought_back(remote.nodes)
 
     def _settle(self, nodes: Collection[str] | None) -> None:
         """Nobody will present what was left on these nodes (None: on all whose agent is not here)."""

@@ -34,7 +34,7 @@ def blames_place(reason: str) -> bool:
 
 
 class Strikes:
-    """Counts failed starts by node; a start that succeeds clears those of its nodes.
+    """Counts failed starts by node; a start that succeeds clears those of its nodes that are not given up.
 
     Failures of one thing alone, whatever that is, are no node's fault.
     """
@@ -44,7 +44,13 @@ class Strikes:
         self._failed: dict[str, list[object]] = {}
 
     def worked(self, nodes: Iterable[str]) -> None:
-        """Something was started on these."""
+        """Something was started on these. One that is given up stays so: it may have been started before."""
+        for name in nodes:
+            if not self._is_over(name):
+                self._failed.pop(name, None)
+
+    def forgive(self, nodes: Iterable[str]) -> None:
+        """These are used again."""
         for name in nodes:
             self._failed.pop(name, None)
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.failure.scene import Scene
-from tests.support import wait_until
+from tests.support import DISK, wait_until
 
 LEASE_S = 6.0
 EVALUATIONS = 60
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A directory on a disk, where a commit takes a while: a stop is to come upon a launcher within one."""
+    path = Path(tempfile.mkdtemp(prefix="nhfence", dir=DISK))
+    yield path
+    shutil.rmtree(path)
 
 
 def begun(
@@ -67,9 +78,9 @@ def test_a_launcher_stopped_beyond_its_lease_writes_nothing_afterwards(
 @pytest.mark.slow
 @pytest.mark.parametrize("unreadable", [False, True], ids=["in a transaction", "in the index of the log"])
 def test_a_launcher_stopped_while_it_holds_the_database_is_ended_once_its_lease_is_over(
-    tmp_path: Path, test_id: str, monkeypatch: pytest.MonkeyPatch, unreadable: bool
+    on_disk: Path, test_id: str, monkeypatch: pytest.MonkeyPatch, unreadable: bool
 ) -> None:
-    scene, first = begun(tmp_path, test_id, monkeypatch)
+    scene, first = begun(on_disk, test_id, monkeypatch)
     stop(first, scene.site / "db.sqlite3", inside=True)
     if unreadable:
         tear_index(scene.site / "db.sqlite3-shm")

@@ -35,6 +35,17 @@ def test_a_start_that_works_clears_its_nodes() -> None:
     assert strikes.failed(["n"], PLACE, "c") == []
 
 
+def test_what_ends_on_a_node_that_is_given_up_was_started_before() -> None:
+    strikes = Strikes()
+    for job in "abc":
+        strikes.failed(["n"], PLACE, job)
+    strikes.worked(["n"])
+    assert strikes.covers(["n"])
+    strikes.forgive(["n"])
+    assert not strikes.covers(["n"])
+    assert strikes.failed(["n"], PLACE, "d") == []
+
+
 def test_a_node_that_the_reason_names_is_blamed_alone() -> None:
     strikes = Strikes()
     over = [strikes.failed(["n", "m"], 'no answer from "m"', job) for job in "abc"]
@@ -95,3 +106,15 @@ async def test_a_launcher_whose_nodes_start_nothing_says_so_and_burns_nothing(st
     assert "nothing can be started on any node: cannot make the directory" in str(stage.task.exception())
     evaluations = [job for job in stage.jobs() if job.creator]
     assert {job.state for job in evaluations} == {State.RESTART_READY}
+
+
+@on_stage()
+async def test_an_evaluation_that_ends_well_after_that_keeps_no_launcher_waiting(stage: Stage) -> None:
+    await stage.search()
+    keys = await stage.evaluations(1, 2, 3, 4)
+    for key in keys[:3]:
+        stage.agent.end(key, Outcome.START_FAILED, reason=PLACE)
+    await stage.until(lambda: stage.launcher.pool.aside, "the node to be set aside")
+    stage.agent.end(keys[3], Outcome.OK, 1.0)
+    await asyncio.wait([stage.task], timeout=60)
+    assert "nothing can be started on any node" in str(stage.task.exception())
