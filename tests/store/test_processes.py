@@ -48,6 +48,12 @@ def line(process: Worker) -> str:
     return text.strip()
 
 
+def rest_of(process: Worker) -> list[str]:
+    """What it printed behind the lines that were read; ``communicate`` would leave out what is read ahead."""
+    assert process.stdout is not None
+    return process.stdout.read().split()
+
+
 @pytest.mark.slow
 def test_four_processes_win_each_job_once(store: SqlStore, url: str, checkout: Path) -> None:
     jobs = store.add_jobs([evaluation("s", seq) for seq in range(1, 501)], Actor.SEARCH)
@@ -86,7 +92,7 @@ def test_what_a_killed_process_had_acknowledged_is_there_and_no_batch_is_torn(
         for _ in range(chance.randint(1, 12)):
             acknowledged = int(line(adder))
         adder.send_signal(signal.SIGKILL)
-        rest = adder.communicate()[0].split()
+        rest = rest_of(adder)
     acknowledged = int(rest[-1]) if rest else acknowledged
     found = store.jobs(JobFilter(creator=creator))
     assert [job.seq for job in found] == list(range(1, len(found) + 1)), f"seed {seed}"
@@ -105,7 +111,7 @@ def test_a_killed_launcher_leaves_each_job_finished_running_or_untouched(
         dead = line(launcher)
         acknowledged = {line(launcher) for _ in range(40)}
         launcher.send_signal(signal.SIGKILL)
-        acknowledged |= set(launcher.communicate()[0].split())
+        acknowledged |= set(rest_of(launcher))
     finished = {one.job.id for one in store.finished(search)}
     assert acknowledged <= finished
     assert len(finished - acknowledged) <= 1
