@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From the first question to a judged answer: a proxy task for a search of trials, on real data, with a trainer in numpy.
 #
-#   proxy_chain.sh [DIRECTORY]      three minutes on two cores; without a DIRECTORY in proxy_chain
+#   proxy_chain.sh [DIRECTORY]      two minutes on two cores; without a DIRECTORY in proxy_chain
 #
 #   --epochs N    of a full training (30)     --start N          models that the selection begins with (12)
 #   --trials N    of the search (24)          --check N          of them that are trained in full at the end (10)

@@ -4,7 +4,7 @@
 #   quickstart.sh [arguments for the search]        hyperparameters of a network, in under three minutes
 #   quickstart.sh nas [arguments for the search]    architectures of one, with TensorFlow: two minutes after its installation
 #   quickstart.sh trials [arguments for it]         a cheap training for a trainer of one's own, a search with it, the full
-#                                                   training of the best: three minutes (launch_scripts/proxy_chain.sh)
+#                                                   training of the best: two minutes (launch_scripts/proxy_chain.sh)
 #
 # Safe to run again: what is installed stays, and a search that was interrupted goes on.
 set -euo pipefail
